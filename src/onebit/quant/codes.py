@@ -1,0 +1,80 @@
+"""Codes: small integers and the factors that turn them back into weights.
+
+Everything that rounds returns this one type, so that a weight is rounded once and its codes and
+scale travel together from there to the file: value = code * scale, always multiplied.
+
+Shape letters in this package: N out features (rows), K in features (columns), G groups of a row,
+T tokens; S shares of k weights each, a share being what has one scale (the matrix, a row, or a
+group of columns of a row).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onebit.errors import ShapeError
+
+EPSILON = 1e-5
+"""The smallest ternary scale: an all-zero share must not divide by zero. As in BitNet's code."""
+
+
+class Codes(NamedTuple):
+    """Integer codes and their factors: value = (code - zero) * scale."""
+
+    codes_NK: Tensor
+    """int8."""
+    scale_NG: Tensor
+    """float32, not negative. G divides K: each scale serves K // G columns in a row."""
+    zero_NG: Tensor | None = None
+    """int8: the code that stands for 0. None is 0, the symmetric case."""
+
+
+def dequantize(q: Codes) -> Tensor:
+    """Return the float32 weights that the codes stand for, (N, K)."""
+    N, K = q.codes_NK.shape
+    codes_NGk = q.codes_NK.float().view(N, q.scale_NG.shape[1], -1)
+    if q.zero_NG is not None:
+        codes_NGk = codes_NGk - q.zero_NG[..., None]
+    return (codes_NGk * q.scale_NG[..., None]).view(N, K)
+
+
+def split(operation: str, w_NK: Tensor, group: int | None) -> Tensor:
+    """Return the weights as float32 (S, k), one line per share of one scale.
+
+    Args:
+        operation: who asks, for the error.
+        w_NK: weights, any float dtype.
+        group: columns that share a scale; K is a scale per row; None is one for the matrix.
+
+    Raises:
+        ShapeError: not a matrix, empty, or K is not a multiple of `group`.
+    """
+    if w_NK.ndim != 2 or 0 in w_NK.shape:
+        raise ShapeError(
+            f"{operation}: the weights have shape {tuple(w_NK.shape)}. Pass a matrix (N, K) "
+            "with at least one row and one column."
+        )
+    K = w_NK.shape[1]
+    if group is not None and (group < 1 or K % group):
+        raise ShapeError(
+            f"{operation}: {K} columns do not split into groups of {group}. "
+            f"Choose a group that divides {K}, or None for one scale."
+        )
+    return w_NK.detach().float().reshape(-1 if group else 1, group or w_NK.numel())
+
+
+def join(
+    shape: torch.Size, codes_Sk: Tensor, scale_S: Tensor, zero_S: Tensor | None = None
+) -> Codes:
+    """Return the shares of a matrix of `shape` as Codes; the inverse of `split`."""
+    N = shape[0]
+
+    def per_row(value_S: Tensor) -> Tensor:
+        return value_S.expand(N).reshape(N, 1) if value_S.numel() == 1 else value_S.view(N, -1)
+
+    return Codes(
+        codes_Sk.to(torch.int8).view(shape),
+        per_row(scale_S.float()),
+        None if zero_S is None else per_row(zero_S.to(torch.int8)),
+    )

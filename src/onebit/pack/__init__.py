@@ -19,13 +19,13 @@ from onebit.errors import OptionError
 from onebit.pack import plain
 from onebit.pack.b1 import B1
 from onebit.pack.format import CHUNK, Bytes, Format, slices
-from onebit.pack.ggml.k_quants import Q2K, Q3K, Q4K, Q5K, Q6K
+from onebit.pack.ggml.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from onebit.pack.ggml.simple import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from onebit.pack.ggml.ternary import TQ1_0, TQ2_0
-from onebit.pack.hf_2bit import HF2Bit
-from onebit.pack.i2_s import I2S
+from onebit.pack.hf_2bit import HF_2BIT
+from onebit.pack.i2_s import I2_S
 from onebit.pack.i4 import I4
-from onebit.pack.t1_6 import T16
+from onebit.pack.t1_6 import T1_6
 from onebit.pack.t2 import T2
 from onebit.pack.unpacked import Unpacked
 
@@ -34,7 +34,7 @@ __all__ = ["FORMATS", "Format", "Unpacked", "decode", "find"]
 FORMATS: dict[str, Format] = {
     # ours: the scale is stored apart, any width
     "t2": T2(),
-    "t1_6": T16(),
+    "t1_6": T1_6(),
     "b1": B1(),
     "i4": I4(),
     # ggml, in GGUF files
@@ -45,15 +45,15 @@ FORMATS: dict[str, Format] = {
     "q5_0": Q5_0(),
     "q5_1": Q5_1(),
     "q8_0": Q8_0(),
-    "q2_k": Q2K(),
-    "q3_k": Q3K(),
-    "q4_k": Q4K(),
-    "q5_k": Q5K(),
-    "q6_k": Q6K(),
+    "q2_k": Q2_K(),
+    "q3_k": Q3_K(),
+    "q4_k": Q4_K(),
+    "q5_k": Q5_K(),
+    "q6_k": Q6_K(),
     # Microsoft's bitnet.cpp, in GGUF files
-    "i2_s": I2S(),
+    "i2_s": I2_S(),
     # Hugging Face transformers, in safetensors files
-    "hf_2bit": HF2Bit(),
+    "hf_2bit": HF_2BIT(),
 }
 
 
@@ -87,7 +87,7 @@ def decode(
         return plain.decode(format, data, shape)
     codes_NK, scale_NG, minimum_NG = find(format).unpack(data, shape, scale)
     w_NK = np.empty(codes_NK.shape, np.float32)
-    for rows in slices(len(w_NK), max(1, CHUNK // w_NK.shape[1])):  # few temporaries
+    for rows in slices(len(w_NK), max(1, CHUNK // codes_NK.shape[1])):  # few temporaries
         minimum = None if minimum_NG is None else minimum_NG[rows]
         w_NK[rows] = Unpacked(codes_NK[rows], scale_NG[rows], minimum).values()
     return w_NK

@@ -31,7 +31,7 @@ class Format(ABC):
     name: ClassVar[str]
     """Its key in `FORMATS`; other projects' formats keep their spelling, in lower case."""
     scale_inside: ClassVar[bool]
-    """Whether the bytes hold the scale. If not, the scale is stored apart and handed to `unpack`."""
+    """Whether the bytes hold the scale. If not, it is stored apart and handed to `unpack`."""
     packs: ClassVar[bool] = True
     """Whether onebit writes the format; it reads all of them."""
     columns: ClassVar[int] = 1
@@ -117,8 +117,9 @@ class Format(ABC):
     @abstractmethod
     def _size_bytes(self, N: int, K: int) -> int: ...
 
-    @abstractmethod
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes: ...
+    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+        """Formats that are only read, `packs` False, have none."""
+        raise NotImplementedError
 
     @abstractmethod
     def _unpack(self, data: Bytes, N: int, K: int, scale_NG: NDArray[np.float32]) -> Unpacked:

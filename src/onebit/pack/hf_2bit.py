@@ -18,7 +18,7 @@ from onebit.pack.format import DAMAGED, Bytes, Format
 from onebit.pack.unpacked import Unpacked
 
 
-class HF2Bit(Format):
+class HF_2BIT(Format):
     """Four ternary codes to a byte, a quarter of the rows apart."""
 
     name = "hf_2bit"

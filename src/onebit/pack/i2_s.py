@@ -1,12 +1,12 @@
-"""i2_s: the format of Microsoft's bitnet.cpp, ternary codes in bit pairs. Page: docs/formats/i2_s.md.
+"""i2_s: Microsoft's bitnet.cpp, ternary codes in bit pairs. Page: docs/formats/i2_s.md.
 
-Blocks of 128 columns take 32 bytes: byte g of a block holds the codes, plus 1, of columns g (its two
-highest bits), 32 + g, 64 + g and 96 + g (its two lowest). One float32 scale for the whole tensor
-follows the last block, in a tail of 32 bytes.
+Blocks of 128 columns take 32 bytes: byte g of a block holds the codes, plus 1, of columns g (its
+two highest bits), 32 + g, 64 + g and 96 + g (its two lowest). One float32 scale for the whole
+tensor follows the last block, in a tail of 32 bytes.
 
 This is the layout of the official model file and of x86 builds. ARM builds and one x86 build option
-of bitnet.cpp arrange the same number of bytes otherwise, and nothing in such a file tells: the bytes
-are read as the layout above.
+of bitnet.cpp arrange the same number of bytes otherwise, and nothing in such a file tells: the
+bytes are read as the layout above.
 
 Source: https://github.com/microsoft/BitNet, src/ggml-bitnet-mad.cpp
 """
@@ -23,7 +23,7 @@ _TAIL_BYTES = 32
 _SHIFTS = (6, 4, 2, 0)  # of the four quarters of a block
 
 
-class I2S(Format):
+class I2_S(Format):
     """Four ternary codes to a byte, 32 columns apart, and one scale for the tensor."""
 
     name = "i2_s"

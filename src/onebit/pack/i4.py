@@ -21,4 +21,4 @@ class I4(RowFormat):
 
     def _join(self, codes_BJ: NDArray[np.int8]) -> Bytes:
         nibbles_BJ = (codes_BJ + np.int8(8)).view(np.uint8)
-        return nibbles_BJ[:, 0] | (nibbles_BJ[:, 1] << 4)
+        return nibbles_BJ[:, 0] | (nibbles_BJ[:, 1] << np.uint8(4))

@@ -41,7 +41,7 @@ class RowFormat(Format):
         return N * self._row_bytes(K)
 
     def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
-        N, K = codes_NK.shape
+        K = codes_NK.shape[1]
         left = self._row_bytes(K) * self.per_byte - K
         if left:
             codes_NK = np.pad(codes_NK, ((0, 0), (0, left)), constant_values=self.pad)

@@ -1,7 +1,7 @@
 """t1_6: ternary codes, five to a byte, 1.6 bits per weight. Page: docs/formats/t1_6.md.
 
-Five trits t = code + 1 make a number in base 3, the first trit the most significant, and the byte is
-that number as a fraction of 1 in 8 bits, rounded up:
+Five trits t = code + 1 make a number in base 3, the first trit the most significant, and the byte
+is that number as a fraction of 1 in 8 bits, rounded up:
 
     q = 81 t0 + 27 t1 + 9 t2 + 3 t3 + t4        0 <= q <= 242
     byte = ceil(q * 256 / 243)
@@ -39,7 +39,7 @@ def number(trits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return q
 
 
-class T16(RowFormat):
+class T1_6(RowFormat):
     """Five ternary codes to a byte, as a number in base 3."""
 
     name = "t1_6"

@@ -21,7 +21,7 @@ class T2(RowFormat):
     codes = (-1, 1)
     per_byte = 4
     table = (_PAIRS - 1).astype(np.int8)
-    valid = (_PAIRS < 3).all(axis=1)
+    valid = np.asarray((_PAIRS < 3).all(axis=1))
     invalid = pairs.INVALID
 
     def _join(self, codes_BJ: NDArray[np.int8]) -> Bytes:

@@ -6,6 +6,7 @@ the temporaries stay small beside the tensor.
 Shape letters: B blocks, b bytes of a block, k columns of a block, g scales of a block.
 """
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -28,13 +29,9 @@ class BlockFormat(Format):
     """Scales of a block, each for `columns // groups` columns in a row."""
     has_minimum: ClassVar[bool] = False
 
+    @abstractmethod
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
-        """Return codes (B, k), scales (B, g) and minima of the blocks, each block taken as a row."""
-        raise NotImplementedError
-
-    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
-        """Return the bytes (B, b - 2) of the codes, without the factor."""
-        raise NotImplementedError
+        """Return codes (B, k), scales (B, g) and minima (B, g) of blocks, each taken as a row."""
 
     def _size_bytes(self, N: int, K: int) -> int:
         return N * (K // self.columns) * self.block_bytes
@@ -54,17 +51,6 @@ class BlockFormat(Format):
         minimum_NG = None if minimum_Bg is None else minimum_Bg.reshape(N, -1)
         return Unpacked(codes_Bk.reshape(N, K), scale_Bg.reshape(N, -1), minimum_NG)
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
-        codes_Bk = codes_NK.reshape(-1, self.columns)
-        blocks_Bb = np.empty((len(codes_Bk), self.block_bytes), np.uint8)
-        at = self.factors[0]
-        half_B = self._halves(scale_NG, codes_NK.shape[1])
-        blocks_Bb[:, at : at + 2] = half_B[:, None].view(np.uint8)
-        codes_at = slice(2, None) if at == 0 else slice(0, at)
-        for part in slices(len(codes_Bk), CHUNK // self.columns):
-            blocks_Bb[part, codes_at] = self._encode(codes_Bk[part])
-        return blocks_Bb.reshape(-1)
-
     def _read_factors(self, blocks_Bb: Bytes, first: int, K: int) -> NDArray[np.float32]:
         halves = [blocks_Bb[:, at : at + 2].copy().view("<f2") for at in self.factors]
         factors_Bf = np.concatenate(halves, axis=1).astype(np.float32)
@@ -79,6 +65,27 @@ class BlockFormat(Format):
 
     def _check_blocks(self, blocks_Bb: Bytes, first: int, K: int) -> None:
         """Refuse bytes that mean nothing; most formats give every byte a meaning."""
+
+
+class WritableBlockFormat(BlockFormat):
+    """A block format with one factor, its scale, that onebit writes too."""
+
+    packs = True
+
+    @abstractmethod
+    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
+        """Return the bytes (B, b - 2) of the codes, without the scale."""
+
+    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+        codes_Bk = codes_NK.reshape(-1, self.columns)
+        blocks_Bb = np.empty((len(codes_Bk), self.block_bytes), np.uint8)
+        at = self.factors[0]
+        half_B = self._halves(scale_NG, codes_NK.shape[1])
+        blocks_Bb[:, at : at + 2] = half_B[:, None].view(np.uint8)
+        codes_at = slice(2, None) if at == 0 else slice(0, at)
+        for part in slices(len(codes_Bk), CHUNK // self.columns):
+            blocks_Bb[part, codes_at] = self._encode(codes_Bk[part])
+        return blocks_Bb.reshape(-1)
 
     def _halves(self, scale_NG: NDArray[np.float32], K: int) -> NDArray[np.float16]:
         """Return the float16 scale of each block, (B,)."""

@@ -22,6 +22,8 @@ from onebit.pack.format import Bytes
 from onebit.pack.ggml.block import BlockFormat
 from onebit.pack.unpacked import Unpacked
 
+_LOW, _FOUR = np.uint8(15), np.uint8(4)
+
 
 def _planes(data_Bb: Bytes, run: int, bits: int, planes: int) -> NDArray[np.uint8]:
     """Cut runs of `run` bytes into `planes` planes of `bits` bits, the lowest first: (B, columns).
@@ -74,7 +76,7 @@ def _with_minimum(
     )
 
 
-class Q2K(BlockFormat):
+class Q2_K(BlockFormat):
     """2.625 bits per weight: 16 groups of 16."""
 
     name = "q2_k"
@@ -88,10 +90,10 @@ class Q2K(BlockFormat):
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         scales_Bg = blocks_Bb[:, :16]
         codes_Bk = _planes(blocks_Bb[:, 16:80], run=32, bits=2, planes=4)
-        return _with_minimum(codes_Bk, factors_Bf, scales_Bg & 15, scales_Bg >> 4)
+        return _with_minimum(codes_Bk, factors_Bf, scales_Bg & _LOW, scales_Bg >> _FOUR)
 
 
-class Q3K(BlockFormat):
+class Q3_K(BlockFormat):
     """3.4375 bits per weight: 16 groups of 16. A third bit of 0 takes 4 away."""
 
     name = "q3_k"
@@ -108,7 +110,7 @@ class Q3K(BlockFormat):
         return Unpacked(codes_Bk.view(np.int8) - np.int8(4), scale_Bg)
 
 
-class Q4K(BlockFormat):
+class Q4_K(BlockFormat):
     """4.5 bits per weight: 8 groups of 32."""
 
     name = "q4_k"
@@ -124,7 +126,7 @@ class Q4K(BlockFormat):
         return _with_minimum(codes_Bk, factors_Bf, *_scales_4(blocks_Bb[:, 4:16]))
 
 
-class Q5K(BlockFormat):
+class Q5_K(BlockFormat):
     """5.5 bits per weight: 8 groups of 32."""
 
     name = "q5_k"
@@ -137,11 +139,11 @@ class Q5K(BlockFormat):
 
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         fifth_Bk = _planes(blocks_Bb[:, 16:48], run=32, bits=1, planes=8)
-        codes_Bk = _planes(blocks_Bb[:, 48:], run=32, bits=4, planes=2) | (fifth_Bk << 4)
+        codes_Bk = _planes(blocks_Bb[:, 48:], run=32, bits=4, planes=2) | (fifth_Bk << _FOUR)
         return _with_minimum(codes_Bk, factors_Bf, *_scales_4(blocks_Bb[:, 4:16]))
 
 
-class Q6K(BlockFormat):
+class Q6_K(BlockFormat):
     """6.5625 bits per weight: 16 groups of 16. Its halves come in runs of 64 bytes."""
 
     name = "q6_k"

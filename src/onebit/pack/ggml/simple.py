@@ -7,15 +7,15 @@
     q5_1    24     d, m, 4 bytes of fifth bits, 16 of halves  d * q + m
     q8_0    34     d, 32 signed bytes                         d * q
 
-Byte j of the halves holds the low four bits of columns j (low half) and j + 16 (high half). Bit i of
-the fifth bits, counted from the lowest of the first byte, belongs to column i.
+Byte j of the halves holds the low four bits of columns j (low half) and j + 16 (high half). Bit i
+of the fifth bits, counted from the lowest of the first byte, belongs to column i.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onebit.pack.format import Bytes
-from onebit.pack.ggml.block import BlockFormat
+from onebit.pack.ggml.block import BlockFormat, WritableBlockFormat
 from onebit.pack.unpacked import Unpacked
 
 
@@ -83,11 +83,10 @@ class Q5_1(BlockFormat):
         return Unpacked(codes_Bk, factors_Bf[:, :1], factors_Bf[:, 1:])
 
 
-class Q8_0(BlockFormat):
+class Q8_0(WritableBlockFormat):
     """Codes -128 to 127; ggml's own quantizer stops at -127."""
 
     name = "q8_0"
-    packs = True
     columns = 32
     codes = (-128, 127)
     block_bytes = 34

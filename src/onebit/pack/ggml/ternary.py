@@ -19,29 +19,28 @@ from numpy.typing import NDArray
 
 from onebit.pack import pairs
 from onebit.pack.format import Bytes
-from onebit.pack.ggml.block import BlockFormat
+from onebit.pack.ggml.block import WritableBlockFormat
 from onebit.pack.t1_6 import BYTE_OF, TRITS_OF, number
 from onebit.pack.unpacked import Unpacked
 
 
 class _Planes(NamedTuple):
-    """Bytes of `width`, from `byte`, hold `count` planes of as many columns, from `column`."""
+    """Bytes of `width`, from `byte`, hold `planes` planes of as many columns, from `column`."""
 
     byte: int
     width: int
     column: int
-    count: int
+    planes: int
 
 
 _PLANES = (_Planes(0, 32, 0, 5), _Planes(32, 16, 160, 5), _Planes(48, 4, 240, 4))
 _CODE_OF = np.ascontiguousarray(TRITS_OF.T).astype(np.int8) - np.int8(1)  # (5, 256)
 
 
-class TQ1_0(BlockFormat):
+class TQ1_0(WritableBlockFormat):
     """Five trits to a byte. Every byte value has trits, as in ggml; 243 of them are written."""
 
     name = "tq1_0"
-    packs = True
     columns = 256
     codes = (-1, 1)
     block_bytes = 54
@@ -49,9 +48,9 @@ class TQ1_0(BlockFormat):
 
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         codes_Bk = np.empty((len(blocks_Bb), 256), np.int8)
-        for byte, width, column, count in _PLANES:
+        for byte, width, column, planes in _PLANES:
             data = blocks_Bb[:, byte : byte + width]
-            for n in range(count):
+            for n in range(planes):
                 at = column + n * width
                 codes_Bk[:, at : at + width] = _CODE_OF[n][data]
         return Unpacked(codes_Bk, factors_Bf)
@@ -59,19 +58,18 @@ class TQ1_0(BlockFormat):
     def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
         trits_Bk = (codes_Bk + np.int8(1)).view(np.uint8)
         data_Bb = np.empty((len(codes_Bk), 52), np.uint8)
-        for byte, width, column, count in _PLANES:
-            planes = trits_Bk[:, column : column + count * width].reshape(-1, count, width)
-            digits = np.zeros((len(codes_Bk), width, 5), np.uint8)
-            digits[..., :count] = planes.transpose(0, 2, 1)
-            data_Bb[:, byte : byte + width] = BYTE_OF[number(digits)]
+        for byte, width, column, planes in _PLANES:
+            trits_Bpm = trits_Bk[:, column : column + planes * width].reshape(-1, planes, width)
+            digits_Bm5 = np.zeros((len(codes_Bk), width, 5), np.uint8)
+            digits_Bm5[..., :planes] = trits_Bpm.transpose(0, 2, 1)
+            data_Bb[:, byte : byte + width] = BYTE_OF[number(digits_Bm5)]
         return data_Bb
 
 
-class TQ2_0(BlockFormat):
+class TQ2_0(WritableBlockFormat):
     """Bit pairs. Pair 3 would be a weight of twice the scale, and is refused."""
 
     name = "tq2_0"
-    packs = True
     columns = 256
     codes = (-1, 1)
     block_bytes = 66

@@ -119,7 +119,7 @@ class _Head:
         length = self.number("Q", what)
         if limit is not None and length > limit:
             raise FormatError(
-                f"{self.path}: {what:.80} is {length} bytes long; at most {limit} are accepted. "
+                f"{self.path}: {what!r:.80} is {length} bytes long; at most {limit} are accepted. "
                 "The file is damaged."
             )
         if length > self.size - self.position:
@@ -187,12 +187,12 @@ class _Head:
 
     def _ends(self, what: str) -> FormatError:
         return FormatError(
-            f"{self.path}: the file ends inside {what:.80} ({self.size} bytes in all). "
+            f"{self.path}: the file ends inside {what!r:.80} ({self.size} bytes in all). "
             "It is cut short or damaged; fetch it again."
         )
 
     def _not_utf8(self, what: str) -> FormatError:
-        return FormatError(f"{self.path}: {what:.80} is no UTF-8 text. The file is damaged.")
+        return FormatError(f"{self.path}: {what!r:.80} is no UTF-8 text. The file is damaged.")
 
 
 def _start(head: _Head) -> tuple[int, int]:
@@ -254,7 +254,7 @@ def _tensors(head: _Head, count: int, alignment: int) -> dict[str, TensorInfo]:
         size = kind.size_bytes(shape) if kind.block else max(room, 0)
         if size > room or room < 0:
             raise FormatError(
-                f"{head.path}: {name:.80} ({kind.name}, {list(shape)}) needs {size} bytes from "
+                f"{head.path}: {name!r:.80} ({kind.name}, {list(shape)}) needs {size} bytes from "
                 f"offset {start + offset}, and {max(room, 0)} are there before the next tensor or "
                 "the end. The file is cut short or damaged."
             )

@@ -1,0 +1,169 @@
+"""A Hugging Face folder as a checkpoint: config.json and safetensors, packed ternary included.
+
+Hugging Face packs ternary weights four to a byte with a `weight_scale` beside them, under one of
+two conventions: layers of class "bitlinear" store 1 / mean|W| and divide by it, "autobitlinear"
+stores mean|W| and multiplies. Here every scale is multiplied, so the first kind is turned.
+
+Source: transformers, `integrations/bitnet.py`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.errors import FormatError, MissingError, UnsupportedError
+from onebit.io import packed, safetensors
+from onebit.io.json_file import read_json
+from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
+
+_FORMAT_OF = {
+    **{"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f64"},
+    **{"U8": "u8", "I8": "i8", "I16": "i16", "U16": "u16", "I32": "i32", "I64": "i64"},
+}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_PER_BYTE = 4  # ternary codes, of rows R apart
+
+
+class FolderCheckpoint(Checkpoint):
+    """See `Checkpoint`. `path` is the folder, or one .safetensors file beside its config.json.
+
+    Raises:
+        MissingError: config.json or the tensors are not there.
+        FormatError: a file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        folder = path if path.is_dir() else path.parent
+        self.config = read_json(folder / "config.json")
+        if path.is_dir():
+            opened = safetensors.Folder(path)
+            self._reader_of = {name: opened.reader(name) for name in opened.names()}
+            readers = opened.readers
+        else:
+            readers = [safetensors.Reader(path)]
+            self._reader_of = dict.fromkeys(readers[0].tensors, readers[0])
+        self.metadata = {key: text for r in readers for key, text in r.metadata.items()}
+        self._packed = {
+            name: entry for reader in readers for name, entry in self._read_packed(reader).items()
+        }
+        self._hf_packed = self._find_hf_packed()
+        self._scales = {packed.scale_name(n) for n in (*self._packed, *self._hf_packed)}
+        has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+        self.tokenizer = TokenizerSource("files", folder=folder) if has_tokenizer else None
+
+    def names(self) -> list[str]:
+        """Return the names of the tensors, file by file."""
+        return [name for name in self._reader_of if name not in self._scales]
+
+    def tensor(self, name: str) -> StoredTensor:
+        """Return one tensor."""
+        if name not in self._reader_of or name in self._scales:
+            raise MissingError(f"{self.path}: there is no tensor {name}.")
+        reader = self._reader_of[name]
+        info, data = reader.tensors[name], reader.data(name)
+        if name in self._packed:
+            form, shape = self._packed[name]
+            return StoredTensor(name, form, shape, data, self._scale(name, shape))
+        if name in self._hf_packed:
+            shape = self._hf_shape(name, info.shape)
+            scale = self._scale(name, shape)
+            if self._hf_packed[name] != "autobitlinear":
+                scale = self._inverse(name, scale)
+            return StoredTensor(name, "hf_2bit", shape, data, scale)
+        if info.dtype not in _FORMAT_OF:
+            raise UnsupportedError(
+                f"{self.path}: {name} is {info.dtype}, which is not read; "
+                f"read are {', '.join(_FORMAT_OF)}."
+            )
+        return StoredTensor(name, _FORMAT_OF[info.dtype], info.shape, data)
+
+    def _read_packed(self, reader: safetensors.Reader) -> dict[str, packed.Packed]:
+        """Return what "onebit.tensors" of one file says, each held against its tensor."""
+        if packed.TENSORS_KEY not in reader.metadata:
+            return {}
+        found = packed.from_json(reader.metadata[packed.TENSORS_KEY], str(reader.path))
+        for name, entry in found.items():
+            info = reader.tensors.get(name)
+            if info is None:
+                raise MissingError(
+                    f"{reader.path}: {packed.TENSORS_KEY} names {name!r:.80}, which is not there."
+                )
+            if info.dtype != "U8" or len(info.shape) != 2 or info.shape[0] != entry.shape[0]:
+                raise FormatError(
+                    f"{reader.path}: {name!r:.80} holds {entry.shape[0]} rows of {entry.format}; "
+                    f"its tensor is {info.dtype} {list(info.shape)}, and U8 "
+                    f"[{entry.shape[0]}, bytes per row] is expected."
+                )
+        return found
+
+    def _find_hf_packed(self) -> dict[str, str]:
+        """Return the tensors that Hugging Face packed, with their linear_class."""
+        hf = self.config.get("quantization_config")
+        if not isinstance(hf, Mapping) or hf.get("quant_method") != "bitnet":
+            return {}
+        linear_class = hf.get("linear_class") or "bitlinear"
+        if linear_class not in ("bitlinear", "autobitlinear"):
+            raise UnsupportedError(
+                f"{self.path}: linear_class is {linear_class!r:.40}; "
+                "supported: bitlinear, autobitlinear."
+            )
+        return {
+            name: linear_class
+            for name, reader in self._reader_of.items()
+            if name.endswith(".weight")
+            and name not in self._packed
+            and reader.tensors[name].dtype == "U8"
+        }
+
+    def _hf_shape(self, name: str, stored: tuple[int, ...]) -> tuple[int, int]:
+        """Return (N, K) of a tensor stored as [ceil(N / 4), K]; N comes from the config."""
+        if len(stored) != 2 or not all(stored):
+            raise FormatError(f"{self.path}: {name} is packed and of shape {list(stored)}.")
+        N = self._rows(name.split(".")[-2])
+        if N is None:
+            N = _PER_BYTE * stored[0]
+        if stored[0] != -(-N // _PER_BYTE):
+            raise FormatError(
+                f"{self.path}: {name} has {stored[0]} packed rows; "
+                f"the config's {N} rows take {-(-N // _PER_BYTE)}."
+            )
+        return N, stored[1]
+
+    def _rows(self, module: str) -> int | None:
+        """Return the rows that the config gives a linear layer, or None where it does not say."""
+        heads, hidden = self._whole("num_attention_heads"), self._whole("hidden_size")
+        kv_heads = self._whole("num_key_value_heads") or heads
+        width = self._whole("head_dim") or (hidden // heads if hidden and heads else None)
+        if module in ("gate_proj", "up_proj"):
+            return self._whole("intermediate_size")
+        if module in ("o_proj", "down_proj"):
+            return hidden
+        if module in ("k_proj", "v_proj", "q_proj") and width and heads and kv_heads:
+            return width * (heads if module == "q_proj" else kv_heads)
+        return None
+
+    def _whole(self, key: str) -> int | None:
+        value = self.config.get(key)
+        return value if type(value) is int and 0 < value < packed.MAX_WIDTH else None
+
+    def _scale(self, name: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+        own = packed.scale_name(name)
+        reader = self._reader_of.get(own)
+        if reader is None:
+            raise MissingError(f"{self.path}: {name} has no scale; {own} is not there.")
+        info = reader.tensors[own]
+        form = _FORMAT_OF.get(info.dtype, info.dtype)
+        return packed.read_scale(name, form, reader.data(own), info.shape, shape)
+
+    def _inverse(self, name: str, scale: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn 1 / mean|W|, as "bitlinear" stores it, into the factor mean|W|."""
+        if not (np.isfinite(scale) & (scale != 0)).all():
+            raise FormatError(
+                f"{self.path}: {packed.scale_name(name)} is not finite and non-zero, and "
+                "linear_class bitlinear divides by it."
+            )
+        inverse: NDArray[np.float32] = np.float32(1) / scale
+        return inverse

@@ -1,0 +1,168 @@
+"""A GGUF file as a checkpoint: Hugging Face names, config and row order over GGUF's.
+
+What the file does not say is filled in from what its types mean. I2_S is Microsoft's type for
+models trained with BitNet b1.58, whose activations are int8 per token; TQ1_0 and TQ2_0 hold any
+ternary weights, and mean int8 activations only in a file of a BitNet architecture.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit import scheme
+from onebit.errors import FormatError, MissingError, ShapeError, UnsupportedError
+from onebit.io import gguf_names, packed, rope_rows
+from onebit.io.gguf import READABLE, Reader
+from onebit.io.gguf_config import ROPE_FACTORS_NAME, metadata_to_config
+from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
+
+_TERNARY = ("tq1_0", "tq2_0", "i2_s")
+_I2_S_ROW_BLOCK, _I2_S_TAIL_BYTES = 128, 32
+
+
+class GgufCheckpoint(Checkpoint):
+    """See `Checkpoint`. The names, the config and every shape are checked on opening.
+
+    Raises:
+        MissingError, FormatError: the file is not there, damaged or incomplete.
+        UnsupportedError: the model is none that onebit builds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = Reader(path)
+        self.metadata = self._reader.metadata
+        self._packed = self._read_packed()
+        scales = {packed.scale_name(name) for name in self._packed}
+        self._gguf_name = {
+            gguf_names.to_huggingface(name): name
+            for name in self._reader.tensors
+            if name not in scales and name != ROPE_FACTORS_NAME
+        }
+        shapes = {name: self._described(name)[1] for name in self._gguf_name.values()}
+        self.config = metadata_to_config(self.metadata, shapes, self._rope_factors())
+        self._imply_scheme()
+        self._heads = self._permuted_heads()
+        self.tokenizer = self._tokenizer()
+
+    def names(self) -> list[str]:
+        """Return the Hugging Face names of the tensors, in the order of the file."""
+        return list(self._gguf_name)
+
+    def tensor(self, name: str) -> StoredTensor:
+        """Return one tensor; rows of q and k are in Hugging Face's order."""
+        if name not in self._gguf_name:
+            raise MissingError(f"{self.path}: there is no tensor {name}.")
+        own = self._gguf_name[name]
+        form, shape = self._described(own)
+        data = self._reader.data(own)
+        if own not in self._packed and form not in READABLE:
+            raise UnsupportedError(
+                f"{self.path}: {own} is of type {form}, which is not read. "
+                f"Read are {', '.join(READABLE)}; convert the model to one of them."
+            )
+        scale = self._scale(own, shape) if own in self._packed else None
+        heads = self._heads.get(name.rsplit(".", 2)[-2])
+        if heads:
+            data, scale = self._unpermuted(own, form, shape, data, scale, heads)
+        return StoredTensor(name, form, shape, data, scale)
+
+    def _described(self, own: str) -> tuple[str, tuple[int, ...]]:
+        """Return the format and the logical shape of a tensor by its GGUF name."""
+        if own in self._packed:
+            return self._packed[own]
+        info = self._reader.tensors[own]
+        return info.type.name, info.shape
+
+    def _read_packed(self) -> dict[str, packed.Packed]:
+        """Return what "onebit.tensors" says, each held against the tensor it speaks of."""
+        if packed.TENSORS_KEY not in self.metadata:
+            return {}
+        found = packed.from_json(self.metadata[packed.TENSORS_KEY], str(self.path))
+        for name, entry in found.items():
+            info = self._reader.tensors.get(name)
+            if info is None:
+                raise MissingError(
+                    f"{self.path}: {packed.TENSORS_KEY} names {name!r:.80}, which is not there."
+                )
+            if info.type.name != "i8" or len(info.shape) != 2 or info.shape[0] != entry.shape[0]:
+                raise FormatError(
+                    f"{self.path}: {name!r:.80} holds {entry.shape[0]} rows of {entry.format}; "
+                    f"its tensor is {info.type.name} {list(info.shape)}, and i8 "
+                    f"[{entry.shape[0]}, bytes per row] is expected."
+                )
+        return found
+
+    def _scale(self, own: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        name = packed.scale_name(own)
+        info = self._reader.tensors.get(name)
+        if info is None:
+            raise MissingError(f"{self.path}: {own} has no scale; {name} is not there.")
+        return packed.read_scale(own, info.type.name, self._reader.data(name), info.shape, shape)
+
+    def _rope_factors(self) -> NDArray[np.float32] | None:
+        info = self._reader.tensors.get(ROPE_FACTORS_NAME)
+        if info is None:
+            return None
+        if info.type.name != "f32":
+            raise FormatError(f"{self.path}: {ROPE_FACTORS_NAME} is {info.type.name}, not f32.")
+        return packed.floats("f32", self._reader.data(ROPE_FACTORS_NAME), info.shape)
+
+    def _imply_scheme(self) -> None:
+        """Give the config the scheme that the tensors' types mean, where the file names none."""
+        forms = {
+            name.removesuffix(".weight"): self._described(own)[0]
+            for name, own in self._gguf_name.items()
+            if scheme.role_of(name.removesuffix(".weight")) not in ("", "embed", "head")
+        }
+        used = set(forms.values())
+        if "onebit_scheme" in self.config or not used.intersection(_TERNARY):
+            return
+        trained = "i2_s" in used or self.config["model_type"] == "bitnet"
+        implied = scheme.SCHEMES["bitnet-b1.58" if trained else "ternary-weights"]
+        exempt = {module: scheme.FP for module, form in forms.items() if form not in _TERNARY}
+        self.config["onebit_scheme"] = scheme.Scheme(
+            implied.name, {**exempt, **implied.layers}
+        ).to_dict()
+
+    def _permuted_heads(self) -> dict[str, int]:
+        """Return the modules whose rows are permuted, with their number of heads."""
+        if self.metadata["general.architecture"] != "llama":
+            return {}
+        return {
+            "q_proj": self.config["num_attention_heads"],
+            "k_proj": self.config["num_key_value_heads"],
+        }
+
+    def _unpermuted(
+        self,
+        own: str,
+        form: str,
+        shape: tuple[int, ...],
+        data: NDArray[np.uint8],
+        scale: NDArray[np.float32] | None,
+        heads: int,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Put the rows of q or k, and their scales, in Hugging Face's order."""
+        tail = _I2_S_TAIL_BYTES if form == "i2_s" else 0
+        if tail and shape[-1] % _I2_S_ROW_BLOCK:
+            raise UnsupportedError(
+                f"{self.path}: {own} is i2_s with rows of {shape[-1]}, which are no multiple of "
+                f"{_I2_S_ROW_BLOCK}: its permuted rows share bytes and are not read."
+            )
+        body = data[: data.size - tail]
+        try:
+            rows = rope_rows.unpermute(body.reshape(shape[0], -1), heads).reshape(-1)
+            if scale is not None and scale.shape and scale.shape[0] == shape[0] > 1:
+                scale = rope_rows.unpermute(scale, heads)
+        except (ShapeError, ValueError) as error:
+            raise FormatError(f"{self.path}: {own}: {error}") from error
+        return (np.concatenate([rows, data[body.size :]]) if tail else rows), scale
+
+    def _tokenizer(self) -> TokenizerSource | None:
+        keys: dict[str, Any] = {
+            key: value for key, value in self.metadata.items() if key.startswith("tokenizer.")
+        }
+        return TokenizerSource("gguf", metadata=keys) if "tokenizer.ggml.tokens" in keys else None

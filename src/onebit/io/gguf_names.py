@@ -1,0 +1,67 @@
+"""One table of tensor names: GGUF's ("blk.0.attn_q.weight") and Hugging Face's.
+
+The norm inside a linear layer, which GGUF files of BitNet embedding models call `attn_q_norm_in`,
+is `q_proj.rms_norm` in Hugging Face's BitNet layers.
+"""
+
+import re
+
+from onebit.errors import UnsupportedError
+
+_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LINEARS = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER = {
+    **_LINEARS,
+    **{f"{gguf}_norm_in": f"{module}.rms_norm" for gguf, module in _LINEARS.items()},
+    "attn_norm": "input_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_sub_norm": "self_attn.attn_sub_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_sub_norm": "mlp.ffn_sub_norm",
+}
+_WHOLE_BACK = {hf: gguf for gguf, hf in _WHOLE.items()}
+_LAYER_BACK = {hf: gguf for gguf, hf in _LAYER.items()}
+_KINDS = "weight|bias|weight_scale"
+_GGUF_LAYER = re.compile(rf"blk\.(0|[1-9]\d{{0,3}})\.([a-z_]+)\.({_KINDS})")
+_HF_LAYER = re.compile(rf"model\.layers\.(0|[1-9]\d{{0,3}})\.([a-z_.]+)\.({_KINDS})")
+
+
+def to_huggingface(name: str) -> str:
+    """Return the Hugging Face name of a GGUF tensor.
+
+    Raises:
+        UnsupportedError: no model that onebit builds has such a tensor.
+    """
+    stem, _, kind = name.rpartition(".")
+    if stem in _WHOLE and kind in _KINDS.split("|"):
+        return f"{_WHOLE[stem]}.{kind}"
+    layer = _GGUF_LAYER.fullmatch(name)
+    if layer and layer[2] in _LAYER:
+        return f"model.layers.{layer[1]}.{_LAYER[layer[2]]}.{layer[3]}"
+    raise UnsupportedError(
+        f"{name!r:.80}: no model that onebit builds has a GGUF tensor of this name."
+    )
+
+
+def to_gguf(name: str) -> str:
+    """Return the GGUF name of a Hugging Face tensor.
+
+    Raises:
+        UnsupportedError: GGUF has none for it.
+    """
+    stem, _, kind = name.rpartition(".")
+    if stem in _WHOLE_BACK and kind in _KINDS.split("|"):
+        return f"{_WHOLE_BACK[stem]}.{kind}"
+    layer = _HF_LAYER.fullmatch(name)
+    if layer and layer[2] in _LAYER_BACK:
+        return f"blk.{layer[1]}.{_LAYER_BACK[layer[2]]}.{layer[3]}"
+    raise UnsupportedError(f"{name!r:.80}: GGUF has no name for a tensor of this name.")

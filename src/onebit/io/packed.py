@@ -1,0 +1,102 @@
+"""Tensors in onebit's own formats: plain integers in a standard container, named in its metadata.
+
+The key "onebit.tensors" holds a JSON object, name -> {"format": "t1_6", "shape": [N, K]}, for each
+integer tensor whose bytes are packed codes; `<name>_scale` is its scale. docs/formats/container.md
+is the specification.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.errors import FormatError
+from onebit.io.json_file import parse_object
+
+TENSORS_KEY = "onebit.tensors"
+SCHEME_KEY = "onebit.scheme"
+MAX_WIDTH = 1 << 31
+
+_FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8}
+
+
+class Packed(NamedTuple):
+    """How the bytes of a packed tensor are to be read."""
+
+    format: str
+    shape: tuple[int, int]
+
+
+def scale_name(name: str) -> str:
+    """Return the name of the scale of the packed tensor `name`."""
+    return f"{name}_scale"
+
+
+def to_json(tensors: Mapping[str, Packed]) -> str:
+    """Return the value of the key "onebit.tensors"."""
+    return json.dumps(
+        {name: {"format": p.format, "shape": list(p.shape)} for name, p in tensors.items()}
+    )
+
+
+def from_json(text: object, where: str) -> dict[str, Packed]:
+    """Read the value of the key "onebit.tensors"; `where` names the file in errors.
+
+    Raises:
+        FormatError: it is not what `to_json` writes.
+    """
+    if not isinstance(text, str):
+        raise FormatError(f"{where}: {TENSORS_KEY} must be a string of JSON.")
+    return {
+        name: _entry(name, entry, where)
+        for name, entry in parse_object(text, f"{where}: {TENSORS_KEY}").items()
+    }
+
+
+def _entry(name: str, entry: object, where: str) -> Packed:
+    if isinstance(entry, dict) and set(entry) == {"format", "shape"}:
+        form, shape = entry["format"], entry["shape"]
+        if (
+            isinstance(form, str)
+            and re.fullmatch(r"[a-z][a-z0-9_]{0,23}", form)
+            and isinstance(shape, list)
+            and len(shape) == 2
+            and all(type(width) is int and 0 < width <= MAX_WIDTH for width in shape)
+        ):
+            return Packed(form, (shape[0], shape[1]))
+    raise FormatError(
+        f"{where}: {TENSORS_KEY} says {entry!r:.80} of {name!r:.80}; "
+        'expected {"format": a name, "shape": [N, K]}.'
+    )
+
+
+def floats(form: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return float32 values of bytes in f32, f16, bf16 or f64."""
+    if form == "bf16":
+        wide = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return wide.view(np.float32).reshape(shape)
+    code = {"f32": "<f4", "f16": "<f2", "f64": "<f8"}[form]
+    return np.frombuffer(data, code).astype(np.float32).reshape(shape)
+
+
+def read_scale(
+    name: str, form: str, data: NDArray[np.uint8], stored: tuple[int, ...], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return the scale of a packed tensor of `shape` (N, K), checked to broadcast to (N, G).
+
+    Raises:
+        FormatError: it is not of floats, or its shape is none of (), (1,), (N,), (N, 1), (N, G).
+    """
+    N, K = shape[0], shape[-1]
+    fits = stored in ((), (1,), (N,)) or (
+        len(stored) == 2 and stored[0] == N and stored[1] > 0 and K % stored[1] == 0
+    )
+    if form not in _FLOAT_BYTES or not fits:
+        raise FormatError(
+            f"{scale_name(name)}: is {form} of shape {list(stored)}; a scale of {N} x {K} weights "
+            f"is floats of shape [], [1], [{N}] or [{N}, G], where G divides {K}."
+        )
+    return floats(form, data, stored)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onebit.errors import OptionError, UnsupportedError
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet")
@@ -144,6 +147,48 @@ class Architecture:
             "rope_theta": theta,
             "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else list(eos),
         }
+
+    def inv_freq(self) -> NDArray[np.float32]:
+        """Return the angles that the pairs of a head turn per position (RoPE), [head_dim / 2].
+
+        Raises:
+            OptionError: theta or a parameter of the scaling is missing or absurd.
+
+        Source: RoFormer, section 3.2.2, https://arxiv.org/abs/2104.09864; linear and llama3 scaling
+            as in transformers, `modeling_rope_utils.py`.
+        """
+        if not 1 <= self.rope_theta <= 1e12:
+            raise OptionError(f"config: rope_theta is {self.rope_theta}; it must be 1 to 1e12.")
+        exponent = np.arange(0, self.head_dim, 2) / self.head_dim
+        freq = 1.0 / self.rope_theta**exponent
+        kind = self.rope_scaling.get("rope_type")
+        if kind != "default":
+            factor = _scaling_number(self.rope_scaling, "factor")
+            freq = _llama3(freq, factor, self.rope_scaling) if kind == "llama3" else freq / factor
+        return freq.astype(np.float32)
+
+
+def _llama3(
+    freq: NDArray[np.float64], factor: float, scaling: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Slow the low frequencies by `factor`, keep the high ones, and go over smoothly between."""
+    low = _scaling_number(scaling, "low_freq_factor")
+    high = _scaling_number(scaling, "high_freq_factor")
+    context = _scaling_number(scaling, "original_max_position_embeddings")
+    if high <= low:
+        raise OptionError(
+            f"config: rope high_freq_factor {high} must be larger than low_freq_factor {low}."
+        )
+    turns = context * freq / (2 * np.pi)  # full circles within the original context
+    keep = np.clip((turns - low) / (high - low), 0, 1)
+    return freq * (keep + (1 - keep) / factor)
+
+
+def _scaling_number(scaling: Mapping[str, Any], name: str) -> float:
+    value = scaling.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e9:
+        raise OptionError(f"config: rope {name} is {value!r}; it must be a number above 0.")
+    return float(value)
 
 
 _HF_CLASS = {

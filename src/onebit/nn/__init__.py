@@ -1,0 +1,21 @@
+"""Layers: what a model is built from, in torch."""
+
+from onebit.nn.attention import Attention
+from onebit.nn.bitlinear import BitLinear
+from onebit.nn.convert import bit_linears, convert, unfreeze
+from onebit.nn.glu import GLU
+from onebit.nn.rms_norm import RMSNorm
+from onebit.nn.rope import Rope, Rotation, rotate
+
+__all__ = [
+    "GLU",
+    "Attention",
+    "BitLinear",
+    "RMSNorm",
+    "Rope",
+    "Rotation",
+    "bit_linears",
+    "convert",
+    "rotate",
+    "unfreeze",
+]

@@ -44,8 +44,7 @@ def rounded(x: Tensor, kind: str) -> Activations:
     """Return what `quantize` does, with the codes still float32: what a float product takes."""
     if kind not in RULES:
         raise OptionError(f"activation: {kind!r} is not a rule; accepted: {', '.join(RULES)}.")
-    with torch.autocast(x.device.type, enabled=False):
-        return RULES[kind](x.detach().float())
+    return RULES[kind](x.detach().float())
 
 
 def int8_absmax(x: Tensor) -> Activations:

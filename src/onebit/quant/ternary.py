@@ -64,19 +64,20 @@ def quantize_least_squares(w_NK: Tensor, group: int | None = None) -> Codes:
     return join(w_NK.shape, w_Sk.sign() * kept_Sk, scale_S.clamp(min=EPSILON))
 
 
-def latent_absmean(q: Codes) -> Tensor:
+def latent_absmean(q: Codes, group: int | None = None) -> Tensor:
     """Return float weights, (N, K), that `quantize_absmean` rounds to these codes and scale.
 
     The codes times the scale do not do: their mean magnitude is the scale times the share p of
     non-zero codes, so rounding them again would shrink the scale by p. Divided by p, they do; this
-    is how training goes on from packed weights without a jump. Codes without a zero-point.
+    is how training goes on from packed weights without a jump.
+
+    Args:
+        q: ternary codes whose scale is constant within each group.
+        group: as `quantize_absmean` will be called.
     """
-    w_NK = dequantize(q)
-    G = q.scale_NG.shape[1]
-    one_scale = G == 1 and bool((q.scale_NG == q.scale_NG[0, 0]).all())
-    nonzero_Sk = q.codes_NK.ne(0).float().view(1 if one_scale else w_NK.shape[0] * G, -1)
-    share_S = nonzero_Sk.mean(dim=1).clamp(min=1 / nonzero_Sk.shape[1])
-    return (w_NK.view(nonzero_Sk.shape) / share_S[:, None]).view_as(w_NK)
+    w_Sk = split("latent_absmean", dequantize(q), group)
+    share_S = w_Sk.ne(0).float().mean(dim=1).clamp(min=1 / w_Sk.shape[1])
+    return (w_Sk / share_S[:, None]).view(q.codes_NK.shape)
 
 
 def _round(shape: torch.Size, w_Sk: Tensor, scale_S: Tensor) -> Codes:

@@ -1,0 +1,39 @@
+"""A new model with its first weights."""
+
+import math
+
+import torch
+from torch import nn
+
+from onebit.architecture import Architecture
+from onebit.models.language_model import LanguageModel
+from onebit.scheme import Scheme
+
+STD = 0.02
+"""Of every matrix. Source: GPT-2, section 2.3, and Llama's `initializer_range`."""
+RESIDUAL = ("o_proj.weight", "down_proj.weight")
+
+
+def build(architecture: Architecture, scheme: Scheme, seed: int) -> LanguageModel:
+    """Return a model with random weights, the same for the same seed under every scheme.
+
+    Matrices are Gaussian with a standard deviation of 0.02, divided by sqrt(2 * layers) where they
+    write into the residual stream; biases are 0 and norms 1. A ternary model and its float twin of
+    one seed begin with equal float weights.
+
+    Raises:
+        OptionError, ShapeError: the scheme does not fit; see `LanguageModel`.
+    """
+    with torch.device("meta"):  # the modules' own random weights would be drawn for nothing
+        model = LanguageModel(architecture, scheme)
+    model.to_empty(device="cpu")
+    model.model.rope.inv_freq_P.copy_(torch.from_numpy(architecture.inv_freq()))
+    random = torch.Generator().manual_seed(seed)
+    residual = STD / math.sqrt(2 * architecture.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.constant_(parameter, float(not name.endswith("bias")))
+        else:
+            std = residual if name.endswith(RESIDUAL) else STD
+            nn.init.normal_(parameter, std=std, generator=random)
+    return model

@@ -1,0 +1,97 @@
+"""Turn the linear layers of a model into those of a scheme. The only code that walks a module tree.
+
+The float weights are kept as they are, the same tensors: converting a float model gives the model
+that is "rounded after training", converting it back gives the float model again.
+"""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from onebit.errors import OptionError
+from onebit.nn.bitlinear import BitLinear
+from onebit.nn.rms_norm import RMSNorm
+from onebit.scheme import FP, LinearScheme, Scheme
+
+
+def convert(model: nn.Module, scheme: Scheme, eps: float = 1e-5) -> nn.Module:
+    """Give every linear layer of `model` the form that `scheme` names for it, in place.
+
+    Args:
+        model: any module tree; a layer's scheme is found by its full name in it.
+        scheme: what to convert to. Frozen codes stay where it rounds weights by the same rule.
+        eps: of the norms that it puts inside layers.
+
+    Returns:
+        `model`, whose attribute `scheme` is now `scheme`.
+
+    Raises:
+        OptionError: the scheme quantizes an embedding, takes the norm out of a layer, or has no
+            such rule.
+        ShapeError: a group of the scheme does not divide a layer's width.
+    """
+    changes = []
+    for name, module in list(model.named_modules()):
+        wanted = scheme.linear(name)
+        if isinstance(module, nn.Embedding) and wanted != FP:
+            raise OptionError(
+                f"scheme {scheme.name}: {name} is an embedding; it stays float. "
+                'Take "embed" out of the scheme.'
+            )
+        if isinstance(module, nn.Linear) and _scheme_of(module) != wanted:
+            changes.append((name, _convert(name, module, wanted, eps)))
+    for name, module in changes:  # only when every layer could be converted
+        model.set_submodule(name, module)
+    model.scheme = scheme  # type: ignore[assignment]
+    return model
+
+
+def bit_linears(model: nn.Module) -> Iterator[tuple[str, BitLinear]]:
+    """Yield the name and module of every BitLinear in the tree."""
+    for name, module in model.named_modules():
+        if isinstance(module, BitLinear):
+            yield name, module
+
+
+def unfreeze(model: nn.Module) -> nn.Module:
+    """Make the packed weights of `model` trainable again, in place; return it."""
+    for _, module in bit_linears(model):
+        module.unfreeze()
+    return model
+
+
+def _scheme_of(linear: nn.Linear) -> LinearScheme:
+    return linear.scheme if isinstance(linear, BitLinear) else FP
+
+
+def _convert(name: str, old: nn.Linear, wanted: LinearScheme, eps: float) -> nn.Linear:
+    """Return a layer of the wanted scheme around the weights, bias and norm of `old`."""
+    old_norm = old.rms_norm if isinstance(old, BitLinear) else None
+    if old_norm is not None and not wanted.norm:
+        raise OptionError(
+            f"{name} has an RMSNorm inside, which the scheme to convert to lacks. "
+            "Choose one with norm = true, or build the model anew."
+        )
+    shape, bias = (old.in_features, old.out_features), old.bias is not None
+    new: nn.Linear
+    if wanted == FP:
+        new = nn.Linear(*shape, bias, device="meta")
+    else:
+        new = BitLinear(*shape, bias, wanted, eps, device="meta")
+        if wanted.norm:
+            device = old.weight.device
+            new.rms_norm = (
+                RMSNorm(old.in_features, eps).to(device) if old_norm is None else old_norm
+            )
+    new.weight, new.bias = old.weight, old.bias
+    new.train(old.training)
+    if isinstance(old, BitLinear) and old.frozen:
+        if isinstance(new, BitLinear) and _weight_rule(wanted) == _weight_rule(old.scheme):
+            new.freeze(old.codes())
+        else:
+            new.weight = nn.Parameter(old.weight.detach())
+    return new
+
+
+def _weight_rule(scheme: LinearScheme) -> tuple[str, str, str]:
+    return scheme.weight, scheme.weight_rule, scheme.weight_scale

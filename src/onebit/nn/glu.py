@@ -1,0 +1,59 @@
+"""The gated feed-forward layer: down(act(gate(x)) * up(x)).
+
+Shape letters: T tokens (any leading shape), C model width, F hidden width.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import OptionError
+from onebit.nn.rms_norm import RMSNorm
+
+
+def relu2(x: Tensor) -> Tensor:
+    """Squared ReLU. Source: BitNet a4.8, equation 5, https://arxiv.org/abs/2411.04965"""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu2": relu2}
+
+
+class GLU(nn.Module):
+    """Module names are Hugging Face's: gate_proj, up_proj, down_proj, ffn_sub_norm."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str,
+        eps: float,
+        bias: bool = False,
+        sub_norm: bool = False,
+    ) -> None:
+        """Build the layer; `sub_norm` puts an RMSNorm before the down projection (BitNet 2B4T).
+
+        Raises:
+            OptionError: `activation` is not one of ACTIVATIONS.
+
+        Source: Shazeer, https://arxiv.org/abs/2002.05202
+        """
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise OptionError(
+                f"GLU: {activation!r} is not an activation; accepted: {', '.join(ACTIVATIONS)}."
+            )
+        self.activation = activation
+        self.gate_proj = nn.Linear(width, hidden, bias)
+        self.up_proj = nn.Linear(width, hidden, bias)
+        self.down_proj = nn.Linear(hidden, width, bias)
+        self.ffn_sub_norm = RMSNorm(hidden, eps) if sub_norm else None
+
+    def forward(self, x_TC: Tensor) -> Tensor:
+        h_TF = ACTIVATIONS[self.activation](self.gate_proj(x_TC)) * self.up_proj(x_TC)
+        if self.ffn_sub_norm is not None:
+            h_TF = self.ffn_sub_norm(h_TF)
+        y: Tensor = self.down_proj(h_TF)
+        return y

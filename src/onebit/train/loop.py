@@ -1,0 +1,230 @@
+"""The training loop: text in, a model folder out, and exactly continued after any interruption.
+
+One process, one machine. For a run of steps or tokens, everything that follows from the recipe is
+deterministic on one machine: weights, order of the text, losses. A checkpoint holds all of the
+state, so the run that was killed and the run that was not give the same losses to the bit.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onebit import models
+from onebit.io.atomic import write_bytes
+from onebit.train import checkpoint, metrics, plot, recipe
+from onebit.train.checkpoint import Position
+from onebit.train.config import TrainConfig
+from onebit.train.folder import claim
+from onebit.train.metrics import Metrics
+from onebit.train.progress import Progress, Silent
+from onebit.train.text import Text, prepare
+from onebit.train.trainer import Trainer, resolve_precision, threads
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made."""
+
+    folder: str
+    """Of the run; the model is in `model` inside it."""
+    scheme: str
+    """Its scheme's name."""
+    parameters: int
+    """Trained weights, embeddings included."""
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Tokens trained on."""
+    time_s: float
+    """Seconds spent in training steps."""
+    rate_tokens_per_s: float
+    """Tokens per second over all steps."""
+    train_loss: float
+    """Of the last step, nats per token."""
+    held_out_bits_per_byte: float
+    """Over the whole held-out text."""
+    precision: str
+    """Of the matrix products in training."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}/model: {self.scheme}, {self.parameters:,} weights, "
+            f"{self.tokens:,} tokens in {self.time_s:.0f} s, "
+            f"held-out text {self.held_out_bits_per_byte:.3f} bits per byte"
+        )
+
+
+def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -> Result:
+    """Train a model in `folder`, or go on from the last checkpoint there.
+
+    Args:
+        config: the run.
+        folder: of the run; made if it is not there.
+        progress: who watches; nobody by default.
+
+    Returns:
+        The result, at once if the run was already finished.
+
+    Raises:
+        OptionError: the folder holds another run, the config does not fit the text, or the loss
+            became infinite.
+        FileError: a file is missing, damaged or cannot be written.
+    """
+    progress = progress or Silent()
+    with claim(folder, config):
+        finished = folder / "result.json"
+        if finished.exists():
+            progress.say(f"{folder}: already finished. Remove the folder to train again.")
+            return Result(**json.loads(finished.read_text("utf-8")))
+        text = prepare(config.data, folder / "data", progress)
+        saved = checkpoint.latest(folder / "checkpoints")
+        position = checkpoint.position(saved) if saved else _beginning(config)
+        with threads(position.threads):
+            run = _Run(config, folder, text, position, progress)
+            if saved:
+                checkpoint.load(saved, run.trainer.model, run.trainer.optimizer, position)
+                progress.say(f"going on from {saved}")
+            run.to_the_end()
+            result = run.finish()
+        write_bytes(finished, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+        return result
+
+
+def _beginning(config: TrainConfig) -> Position:
+    return Position(
+        step=0,
+        elapsed_s=0.0,
+        loss=0.0,
+        sampler={},
+        metrics_bytes=0,
+        threads=config.threads or torch.get_num_threads(),
+        precision=resolve_precision(config.precision),
+    )
+
+
+class _Run:
+    """A run under way: the trainer, the text, and where it stands."""
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, text: Text, position: Position, progress: Progress
+    ) -> None:
+        self.config, self.folder, self.text, self.progress = config, folder, text, progress
+        tokenizer = text.tokenizer
+        architecture = config.model.architecture(
+            tokenizer.vocab_size, config.data.context, tokenizer.bos_id, tokenizer.eos_ids
+        )
+        self.model = models.build(architecture, config.scheme, config.seed)
+        torch.manual_seed(config.seed)
+        self.trainer = Trainer(self.model, config, position.precision)
+        self.sampler = text.sampler(config, position.sampler)
+        self.metrics = Metrics(folder / "metrics.jsonl", position.metrics_bytes)
+        self.position = position
+        self.step, self.elapsed_s, self.loss = position.step, position.elapsed_s, position.loss
+        self.last_step_s = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.step * self.config.tokens_per_step
+
+    def share(self, ahead: float = 0.0) -> float:
+        """Return the share of the run that is done, 0 to 1, `ahead` steps from now."""
+        if self.config.steps is not None:
+            return min((self.step + ahead) / self.config.steps, 1.0)
+        assert self.config.budget.max_minutes is not None
+        soon_s = self.elapsed_s + ahead * self.last_step_s
+        return min(soon_s / (60 * self.config.budget.max_minutes), 1.0)
+
+    def to_the_end(self) -> None:
+        """Train until the budget is spent, with a checkpoint at the end."""
+        while self.share() < 1:
+            before = self.share()
+            self._train_step()
+            due = int(self.share() * self.config.evaluations)
+            if due > int(before * self.config.evaluations) and self.share() < 1:
+                self._evaluate(self.config.held_out_windows)
+            if self.step % self.config.checkpoint_every == 0 or self.share() == 1:
+                self._save()
+
+    def finish(self) -> Result:
+        """Measure on the whole held-out text, save the model, draw the curve."""
+        self.progress.say("measuring on the whole held-out text")
+        bits_per_byte = self._evaluate(0)
+        self.metrics.close()
+        self._save_model()
+        lines = metrics.read(self.folder / "metrics.jsonl")
+        plot.loss_curve(
+            lines, f"{self.folder.name} ({self.config.scheme.name})", self.folder / "loss.png"
+        )
+        return Result(
+            folder=str(self.folder),
+            scheme=self.config.scheme.name,
+            parameters=sum(weight.numel() for weight in self.model.parameters()),
+            steps=self.step,
+            tokens=self.tokens,
+            time_s=self.elapsed_s,
+            rate_tokens_per_s=self.tokens / self.elapsed_s,
+            train_loss=self.loss,
+            held_out_bits_per_byte=bits_per_byte,
+            precision=self.position.precision,
+        )
+
+    def _train_step(self) -> None:
+        begin_s = time.perf_counter()
+        batches = [self.sampler.next() for _ in range(self.config.optim.accumulate)]
+        done = self.trainer.step(batches, self.share(ahead=0.5))
+        self.last_step_s = time.perf_counter() - begin_s
+        self.elapsed_s += self.last_step_s
+        self.step += 1
+        self.loss = done.loss
+        rate = self.tokens / self.elapsed_s
+        if self.step % self.config.log_every == 0 or self.step == 1 or self.share() == 1:
+            self.metrics.write(
+                step=self.step, tokens=self.tokens, **done._asdict(), time_s=self.elapsed_s
+            )
+        left_s = self.elapsed_s * (1 / self.share() - 1)
+        self.progress.step(self.step, self.share(), self.loss, rate, left_s)
+
+    def _evaluate(self, windows: int) -> float:
+        bits_per_byte = self.text.measure(self.model, self.config.data.context, windows)
+        self.metrics.write(
+            step=self.step,
+            tokens=self.tokens,
+            held_out_bits_per_byte=bits_per_byte,
+            windows=windows or "all",
+        )
+        self.progress.say(f"step {self.step}  held-out text {bits_per_byte:.3f} bits per byte")
+        return bits_per_byte
+
+    def _save(self) -> None:
+        self.position = Position(
+            step=self.step,
+            elapsed_s=self.elapsed_s,
+            loss=self.loss,
+            sampler=self.sampler.state(),
+            metrics_bytes=self.metrics.sync(),
+            threads=self.position.threads,
+            precision=self.position.precision,
+        )
+        checkpoint.save(
+            self.folder / "checkpoints", self.model, self.trainer.optimizer, self.position
+        )
+
+    def _save_model(self) -> None:
+        """Write the model under a temporary name, then rename, so that `model` is whole."""
+        temporary, final = self.folder / ".model", self.folder / "model"
+        for old in (temporary, final):
+            shutil.rmtree(old, ignore_errors=True)
+        models.save(self.model, temporary, self.text.tokenizer)
+        write_bytes(temporary / "recipe.toml", recipe.write(self.config).encode())
+        os.rename(temporary, final)

@@ -1,0 +1,44 @@
+"""AdamW for a language model: which weights decay, and how gradients are clipped."""
+
+from itertools import chain
+
+import torch
+from torch import nn
+
+from onebit.scheme import role_of
+from onebit.train.config import OptimConfig
+from onebit.train.schedule import Rates
+
+
+def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW over all weights, in two groups: matrices, which decay, and the rest.
+
+    Norms and biases have no scale to spare, and a row of the embedding that a batch does not
+    mention would only shrink; neither decays.
+    """
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        is_matrix = weight.ndim >= 2 and role_of(name.removesuffix(".weight")) != "embed"
+        (decaying if is_matrix else others).append(weight)
+    return torch.optim.AdamW(
+        [{"params": decaying, "decays": True}, {"params": others, "decays": False}],
+        lr=0.0,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=0.0,
+        fused=True,
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    """Write the step's learning rate and weight decay into the groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates.lr
+        group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
+
+
+def clip(optimizer: torch.optim.Optimizer, largest: float) -> float:
+    """Scale all gradients down together to norm `largest` if it is above; return what it was."""
+    weights = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    return float(nn.utils.clip_grad_norm_(weights, largest))

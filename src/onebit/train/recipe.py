@@ -1,0 +1,188 @@
+"""Recipes: a `TrainConfig` as a TOML file, with changes from the command line.
+
+    scheme = "bitnet-b1.58"
+    [model]
+    hidden_size = 256
+    ...
+
+Nothing in a file is ignored: a key that no table knows is an error that names the ones it does.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from onebit import scheme as schemes
+from onebit.errors import FormatError, MissingError, OptionError
+from onebit.scheme import SCHEMES, Scheme
+from onebit.train.config import TrainConfig
+from onebit.train.setting import dotted
+
+_MAX_BYTES = 1 << 20  # a recipe is a page of text; a larger file is something else
+
+
+def find(recipe: Path) -> Path:
+    """Return the file that a recipe's path names, or recipes/NAME.toml for a bare name.
+
+    Raises:
+        MissingError: there is neither.
+    """
+    if recipe.is_file():
+        return recipe
+    named = Path("recipes") / f"{recipe}.toml"
+    if len(recipe.parts) == 1 and named.is_file():
+        return named
+    known = sorted(file.stem for file in Path("recipes").glob("*.toml"))
+    raise MissingError(
+        f"{recipe}: no such recipe. Name a .toml file"
+        + (f", or one of recipes/: {', '.join(known)}." if known else ".")
+    )
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a recipe and apply changes to it.
+
+    Args:
+        path: a TOML file.
+        overrides: "key=value" each; the key dotted ("schedule.lr") or, where only one table has
+            it, bare ("lr"); the value as TOML writes it, quotes around a word optional.
+
+    Raises:
+        MissingError: there is no such file.
+        FormatError: it is not TOML.
+        OptionError: a key is unknown or missing, or a value cannot be used.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path}: no such recipe. Name a .toml file.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise FormatError(f"{path}: larger than {_MAX_BYTES:,} bytes; that is no recipe.")
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: not TOML: {error}.") from error
+    for override in overrides:
+        apply(table, override)
+    return from_dict(table)
+
+
+def apply(table: dict[str, Any], override: str) -> None:
+    """Write one "key=value" into the plain tables of a recipe, in place."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise OptionError(f"--set {override!r:.80}: write it as key=value, for instance lr=2e-3.")
+    *path, name = _full_name(key).split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise OptionError(f"--set {key}: {part} is a value, not a table.")
+    table[name] = _parse(text.strip())
+
+
+def from_dict(table: Mapping[str, Any]) -> TrainConfig:
+    """Build the config from plain tables, as `tomllib` returns them.
+
+    Raises:
+        OptionError: a key is unknown or missing, or a value cannot be used.
+    """
+    config: TrainConfig = _build(TrainConfig, table, "")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return plain tables that `from_dict` reads back to an equal config; None is left out."""
+    table: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, Scheme):
+            value = value.name if SCHEMES.get(value.name) == value else value.to_dict()
+        elif is_dataclass(value):
+            value = to_dict(value)
+        if value is not None:
+            table[item.name] = value
+    return table
+
+
+def write(config: TrainConfig) -> str:
+    """Return the config as TOML, every setting spelled out."""
+    return "\n".join(_lines(to_dict(config), ())).lstrip("\n") + "\n"
+
+
+def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """Return the full names of the settings in which two configs differ."""
+    left, right = _flat(to_dict(a), ""), _flat(to_dict(b), "")
+    return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
+
+
+def _build(kind: Any, table: Any, where: str) -> Any:
+    """Build the dataclass `kind` from a table, refusing what it does not know."""
+    known = {item.name: item for item in fields(kind)}
+    if not isinstance(table, Mapping):
+        raise OptionError(f"recipe: {where} is {table!r:.80}; accepted: a table [{where}].")
+    for name in table:
+        if name not in known:
+            raise OptionError(
+                f"recipe: {dotted(where, name)} is not a setting. Accepted: {', '.join(known)}."
+            )
+    for name, item in known.items():
+        if name not in table and item.default is MISSING and item.default_factory is MISSING:
+            raise OptionError(f"recipe: {dotted(where, name)} is missing.")
+    hints = get_type_hints(kind)
+    return kind(**{name: _value(hints[name], table[name], name, where) for name in table})
+
+
+def _value(kind: Any, value: Any, name: str, where: str) -> Any:
+    if kind is Scheme:
+        return schemes.find(value) if isinstance(value, str) else Scheme.from_dict(value)
+    return _build(kind, value, dotted(where, name)) if is_dataclass(kind) else value
+
+
+def _full_name(key: str) -> str:
+    """Return "schedule.lr" for "lr": the one setting of that name, if a single table has it."""
+    tables = {name: kind for name, kind in get_type_hints(TrainConfig).items() if _is_table(kind)}
+    if "." in key or key in {item.name for item in fields(TrainConfig)}:
+        return key
+    homes = [name for name, kind in tables.items() if key in {item.name for item in fields(kind)}]
+    return f"{homes[0]}.{key}" if len(homes) == 1 else key
+
+
+def _is_table(kind: Any) -> bool:
+    return is_dataclass(kind) and kind is not Scheme
+
+
+def _parse(text: str) -> Any:
+    """Read a TOML value; what TOML cannot read is taken as a word."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        full = dotted(where, name)
+        flat |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
+    return flat
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    """Write a table: its values first, then the tables in it, as TOML wants them."""
+    values = [(name, value) for name, value in table.items() if not isinstance(value, Mapping)]
+    # JSON's strings, numbers and booleans are TOML's too
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values]
+    if path:
+        lines.insert(0, "\n[" + ".".join(map(_key, path)) + "]")
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, (*path, name))
+    return lines
+
+
+def _key(name: str) -> str:
+    bare = name.replace("_", "").replace("-", "")
+    return name if bare.isascii() and bare.isalnum() else json.dumps(name, ensure_ascii=False)

@@ -160,10 +160,11 @@ class FolderCheckpoint(Checkpoint):
 
     def _inverse(self, name: str, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn 1 / mean|W|, as "bitlinear" stores it, into the factor mean|W|."""
-        if not (np.isfinite(scale) & (scale != 0)).all():
+        with np.errstate(over="ignore", divide="ignore"):
+            inverse: NDArray[np.float32] = np.float32(1) / scale
+        if not np.isfinite(inverse).all():
             raise FormatError(
-                f"{self.path}: {packed.scale_name(name)} is not finite and non-zero, and "
-                "linear_class bitlinear divides by it."
+                f"{self.path}: {packed.scale_name(name)} holds a zero or nearly one, and "
+                "linear_class bitlinear divides by it. The file is damaged."
             )
-        inverse: NDArray[np.float32] = np.float32(1) / scale
         return inverse

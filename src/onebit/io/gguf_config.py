@@ -159,7 +159,7 @@ class _Keys:
         arch = metadata.get("general.architecture")
         if arch is None:
             raise MissingError("GGUF: the key general.architecture is not there.")
-        if arch not in MODEL_TYPE_OF if isinstance(arch, str) else True:
+        if not isinstance(arch, str) or arch not in MODEL_TYPE_OF:
             raise UnsupportedError(
                 f"GGUF: architecture {arch!r:.40}; supported: {', '.join(MODEL_TYPE_OF)}."
             )
@@ -186,13 +186,13 @@ class _Keys:
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
-        """Return a finite number above 0."""
+        """Return a number above 0, far from where float32 ends."""
         value = self.get(key)
         if value is None:
             value = default
         if value is None:
             raise MissingError(f"GGUF: the key {self.arch}.{key} is not there.")
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not 1e-30 < value < 1e30:
             raise FormatError(
                 f"GGUF: {self.arch}.{key} is {value!r:.40}; expected a number over 0."
             )

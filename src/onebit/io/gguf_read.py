@@ -248,7 +248,7 @@ def _tensors(head: _Head, count: int, alignment: int) -> dict[str, TensorInfo]:
     order = sorted(described, key=lambda name: described[name][2])
     ends = [start + described[name][2] for name in order[1:]] + [max(head.size, start)]
     placed = {}
-    for name, end in zip(order, ends, strict=True):
+    for name, end in zip(order, ends, strict=False):  # one end too many if there is no tensor
         kind, shape, offset = described[name]
         room = end - (start + offset)
         size = kind.size_bytes(shape) if kind.block else max(room, 0)

@@ -5,6 +5,7 @@ never asked for costs nothing.
 """
 
 import mmap
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         FileError: the system refuses to open it.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileError(f"{path}: is no regular file.")
         with open(path, "rb") as file:
             if not file.seek(0, 2):
                 raise FormatError(f"{path}: the file is empty. Fetch or write it again.")

@@ -79,7 +79,8 @@ def floats(form: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArra
         wide = np.frombuffer(data, "<u2").astype(np.uint32) << 16
         return wide.view(np.float32).reshape(shape)
     code = {"f32": "<f4", "f16": "<f2", "f64": "<f8"}[form]
-    return np.frombuffer(data, code).astype(np.float32).reshape(shape)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
+        return np.frombuffer(data, code).astype(np.float32).reshape(shape)
 
 
 def read_scale(
@@ -99,4 +100,7 @@ def read_scale(
             f"{scale_name(name)}: is {form} of shape {list(stored)}; a scale of {N} x {K} weights "
             f"is floats of shape [], [1], [{N}] or [{N}, G], where G divides {K}."
         )
-    return floats(form, data, stored)
+    scale = floats(form, data, stored)
+    if not np.isfinite(scale).all():
+        raise FormatError(f"{scale_name(name)}: is not finite everywhere. The file is damaged.")
+    return scale

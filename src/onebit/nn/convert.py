@@ -79,10 +79,7 @@ def _convert(name: str, old: nn.Linear, wanted: LinearScheme, eps: float) -> nn.
     else:
         new = BitLinear(*shape, bias, wanted, eps, device="meta")
         if wanted.norm:
-            device = old.weight.device
-            new.rms_norm = (
-                RMSNorm(old.in_features, eps).to(device) if old_norm is None else old_norm
-            )
+            new.rms_norm = old_norm or RMSNorm(old.in_features, eps).to(old.weight.device)
     new.weight, new.bias = old.weight, old.bias
     new.train(old.training)
     if isinstance(old, BitLinear) and old.frozen:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onebit.errors import OptionError
 from onebit.quant import activation, binary, blockwise, integer, ternary
-from onebit.quant.codes import Codes, dequantize
+from onebit.quant.codes import Codes, dequantize, fewest_scales
 from onebit.quant.grid import on_grid
 from onebit.quant.straight_through import straight_through
 from onebit.scheme import LinearScheme
@@ -24,6 +24,7 @@ __all__ = [
     "binary",
     "blockwise",
     "dequantize",
+    "fewest_scales",
     "group_of",
     "integer",
     "on_grid",

@@ -39,6 +39,24 @@ def dequantize(q: Codes) -> Tensor:
     return (codes_NGk * q.scale_NG[..., None]).view(N, K)
 
 
+def fewest_scales(q: Codes) -> Codes:
+    """Return codes of the same values with one scale per row, if the groups of each row allow it.
+
+    Formats with a scale per block repeat one scale, and give blocks of zeros any scale at all,
+    often 0; zero codes do not care. Codes without a zero-point.
+    """
+    N, G = q.scale_NG.shape
+    live_NG = q.codes_NK.view(N, G, -1).ne(0).any(dim=2)
+    if G == 1 or not bool(live_NG.any()):
+        return Codes(q.codes_NK, q.scale_NG[:, :1])
+    least_N = q.scale_NG.where(live_NG, float("inf")).amin(dim=1)
+    most_N = q.scale_NG.where(live_NG, float("-inf")).amax(dim=1)
+    dead_N = ~live_NG.any(dim=1)
+    if not bool(((least_N == most_N) | dead_N).all()):
+        return q
+    return Codes(q.codes_NK, most_N.where(~dead_N, most_N.max())[:, None])
+
+
 def split(operation: str, w_NK: Tensor, group: int | None) -> Tensor:
     """Return the weights as float32 (S, k), one line per share of one scale.
 

@@ -1,0 +1,94 @@
+"""A checkpoint in any format we read, as a torch model, tensor by tensor."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from onebit.architecture import Architecture
+from onebit.errors import FormatError, MissingError, UnsupportedError
+from onebit.io import Checkpoint, StoredTensor, open_checkpoint
+from onebit.models import stored_weight
+from onebit.models.language_model import LanguageModel
+from onebit.nn import BitLinear, Rope
+from onebit.scheme import Scheme, of_config
+
+_DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
+
+
+def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Return the model in a folder, a .safetensors or .gguf file, or of a catalog name.
+
+    Packed weights, and float ones that lie on their scheme's grid already, keep their codes and
+    scale: those layers are frozen and round nothing. `nn.unfreeze` makes them trainable.
+
+    Args:
+        path: what `io.open_checkpoint` takes.
+        dtype: of the float weights; frozen codes and scales do not depend on it.
+
+    Raises:
+        FileError: the files are missing, damaged or do not fit their config.
+        OptionError, UnsupportedError: the config or scheme is not one we build.
+    """
+    checkpoint = open_checkpoint(path)
+    architecture = Architecture.from_config(checkpoint.config)
+    scheme = of_config(checkpoint.config)
+    _check_inner_norms(checkpoint, scheme, architecture)
+    with torch.device("meta"):
+        model = LanguageModel(architecture, scheme).to(dtype)
+    model.model.rope = Rope(architecture.inv_freq())
+    wanted = dict(model.named_parameters())
+    _check_names(checkpoint, set(wanted), architecture)
+    for name, parameter in wanted.items():
+        stored = checkpoint.tensor(name)
+        if stored.shape != tuple(parameter.shape):
+            raise FormatError(
+                f"{checkpoint.path}: {name} has shape {list(stored.shape)}, and the config asks "
+                f"for {list(parameter.shape)}. Config and weights are not of one model."
+            )
+        _put(model, stored, dtype)
+    return model
+
+
+def _put(model: LanguageModel, stored: StoredTensor, dtype: torch.dtype) -> None:
+    """Give a tensor to its module."""
+    module_name, _, leaf = stored.name.rpartition(".")
+    module = model.get_submodule(module_name)
+    if isinstance(module, BitLinear) and leaf == "weight" and module.scheme.weight != "fp":
+        codes = stored_weight.codes(stored, module.scheme)
+        if codes is not None:
+            module.freeze(codes)
+            return
+    values = torch.from_numpy(stored_weight.values(stored))
+    setattr(module, leaf, nn.Parameter(values.to(dtype)))
+
+
+def _check_names(checkpoint: Checkpoint, wanted: set[str], a: Architecture) -> None:
+    """Refuse a file that lacks a tensor, or holds one that would silently not be used."""
+    there = set(checkpoint.names())
+    if missing := sorted(wanted - there):
+        raise MissingError(
+            f"{checkpoint.path}: {missing[0]} is not there"
+            f"{f', nor are {len(missing) - 1} others' if missing[1:] else ''}. "
+            "The file is incomplete or of another architecture than its config says."
+        )
+    spare = {name for name in there - wanted if not name.endswith(_DERIVED)}
+    if a.tie_word_embeddings:
+        spare.discard("lm_head.weight")
+    if spare:
+        raise UnsupportedError(
+            f"{checkpoint.path}: {min(spare)!r:.100} has no place in a {a.model_type} model"
+            f"{f', nor have {len(spare) - 1} others' if len(spare) > 1 else ''}. "
+            "It is a variant that we do not build; its output would be wrong without them."
+        )
+
+
+def _check_inner_norms(checkpoint: Checkpoint, scheme: Scheme, a: Architecture) -> None:
+    """The norms inside layers take the model's epsilon; Hugging Face lets theirs differ."""
+    hf = checkpoint.config.get("quantization_config")
+    eps = hf.get("rms_norm_eps", 1e-6) if isinstance(hf, dict) else a.rms_norm_eps
+    if any(linear.norm for linear in scheme.layers.values()) and eps != a.rms_norm_eps:
+        raise UnsupportedError(
+            f"{checkpoint.path}: quantization_config.rms_norm_eps is {eps!r} and rms_norm_eps "
+            f"{a.rms_norm_eps!r}; only equal ones are supported."
+        )

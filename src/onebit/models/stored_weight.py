@@ -1,0 +1,105 @@
+"""A tensor of a checkpoint, as the layer of a model wants it: codes and scale, or floats.
+
+A weight is quantized once. Codes that are packed in the file are kept with their scale; floats are
+first asked whether they already lie on a grid; only what is neither is a float master.
+
+Shape letters: N rows, K columns, G groups of a row.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onebit import pack, quant
+from onebit.errors import FormatError, NotTernaryError, OnebitError
+from onebit.io import StoredTensor
+from onebit.quant import Codes
+from onebit.scheme import LinearScheme
+
+FLOAT_FORMATS = ("f32", "f16", "bf16", "f64")
+
+
+def values(stored: StoredTensor) -> NDArray[np.float32]:
+    """Return the tensor as float32, of its own shape; a new array.
+
+    Raises:
+        FormatError: it holds plain integers, or its bytes are damaged.
+    """
+    with _named(stored):
+        if stored.format == "f64":
+            return stored.data.view("<f8").astype(np.float32).reshape(stored.shape)
+        if stored.format not in FLOAT_FORMATS and stored.format not in pack.FORMATS:
+            raise FormatError(
+                f"holds {stored.format}, and weights are floats ({', '.join(FLOAT_FORMATS)}) or "
+                "packed codes. The file is damaged or is not a model."
+            )
+        return pack.decode(stored.format, stored.data, stored.shape, stored.scale)
+
+
+def codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
+    """Return the codes of a matrix that is quantized already, or None for float masters.
+
+    Args:
+        stored: a matrix (N, K).
+        scheme: what the model says of its layer; its weight is not "fp".
+
+    Raises:
+        NotTernaryError: it is packed, and not as codes of this scheme. Rounding it again would be
+            rounding twice.
+        FormatError: its bytes are damaged.
+    """
+    if stored.format in pack.FORMATS:
+        with _named(stored):
+            N, K = stored.shape
+            found = pack.FORMATS[stored.format].unpack(stored.data, (N, K), stored.scale)
+        q = Codes(torch.from_numpy(found.codes_NK), torch.from_numpy(found.scale_NG))
+        if found.minimum_NG is None and _fits(q, scheme):
+            return quant.fewest_scales(q)
+    on_grid = grid(torch.from_numpy(values(stored)), scheme)
+    if on_grid is None and stored.format in pack.FORMATS:
+        raise NotTernaryError(
+            f"{stored.name}: packed as {stored.format}, and its values are no codes of the scheme "
+            f"({scheme.weight} per {scheme.weight_scale}). Take the file it was made from."
+        )
+    return on_grid
+
+
+def grid(w_NK: torch.Tensor, scheme: LinearScheme) -> Codes | None:
+    """Return the codes of float weights that lie on a grid of this scheme, or None.
+
+    One scale for the matrix suits every scheme; one for a row, or a group, only those that share
+    their scale as little.
+    """
+    K = w_NK.shape[1]
+    groups: list[int | None] = [None]
+    if scheme.weight_scale != "tensor":
+        groups.append(K)
+    if scheme.group:
+        groups.append(scheme.group)
+    for group in groups:
+        q = quant.on_grid(w_NK, group)
+        if q is not None and _fits(q, scheme):
+            return q
+    return None
+
+
+def _fits(q: Codes, scheme: LinearScheme) -> bool:
+    """Whether the codes are among those that the scheme's weights may have."""
+    least, most = int(q.codes_NK.min()), int(q.codes_NK.max())
+    if scheme.weight in ("ternary", "binary"):
+        zeros = scheme.weight == "ternary" or bool(q.codes_NK.all())
+        return zeros and least >= -1 and most <= 1
+    half: int = 2 ** (int(scheme.weight.removeprefix("int")) - 1)
+    return least >= -half and most < half
+
+
+@contextmanager
+def _named(stored: StoredTensor) -> Iterator[None]:
+    """Put the tensor's name in front of errors raised inside."""
+    try:
+        yield
+    except OnebitError as error:
+        raise type(error)(f"{stored.name}: {error}") from error

@@ -15,7 +15,7 @@ Shape letters: N rows (out features), K columns (in features), G groups of a row
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onebit.errors import OptionError
+from onebit.errors import InputError, OptionError
 from onebit.pack import plain
 from onebit.pack.b1 import B1
 from onebit.pack.format import CHUNK, Bytes, Format, slices
@@ -83,7 +83,9 @@ def decode(
         OptionError: the format is unknown.
         ShapeError, FormatError, InputError: as `Format.unpack`.
     """
-    if format in plain.SIZE_BYTES and scale is None:
+    if format in plain.SIZE_BYTES:
+        if scale is not None:
+            raise InputError(f"{format}: floats take no scale, and one was given. Pass None.")
         return plain.decode(format, data, shape)
     codes_NK, scale_NG, minimum_NG = find(format).unpack(data, shape, scale)
     w_NK = np.empty(codes_NK.shape, np.float32)

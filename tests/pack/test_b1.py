@@ -32,7 +32,7 @@ def test_every_byte_value_comes_back():
 
 
 def test_zero_is_no_sign():
-    with pytest.raises(NotTernaryError, match="row 1, column 0 is 0; accepted: -1 and 1. Pack"):
+    with pytest.raises(NotTernaryError, match=r"row 1, column 0 is 0; accepted: -1 and 1\. Pack"):
         pack([[1, 1], [0, 1]])
 
 

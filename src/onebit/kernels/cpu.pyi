@@ -60,6 +60,14 @@ def linear(w: Matrix, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.
     """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts),
     "int8_absmax", "int8_absmax_tensor", "int4_absmean"."""
 
+def exp(x_N: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The exponential that attention and SiLU use; the same bits on every instruction set."""
+
+def f32_to_f16(x_N: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Bits of IEEE half precision, rounded to nearest even."""
+
+def f16_to_f32(x_N: NDArray[np.uint16]) -> NDArray[np.float32]: ...
+
 class Cache:
     """Keys and values of one sequence."""
 

@@ -1,0 +1,115 @@
+// AVX2 and F16C. A vector of 64 bytes is two registers, of 8 rows each.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "ops.h"
+#include "target.h"
+
+ONEBIT_TARGET_BEGIN("avx2,f16c")
+
+namespace onebit {
+namespace avx2 {
+namespace {
+
+#define ONEBIT_PIECE 32
+#include "lanes.inl"
+
+constexpr int kTokens = 4;
+constexpr int kFloatTokens = 2;
+
+ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + 8 * i)));
+  return r;
+}
+ONEBIT_INLINE void store_f16(uint16_t* y, const Lanes& a) {
+  for (int i = 0; i < 2; ++i)
+    _mm_storeu_si128((__m128i*)(y + 8 * i),
+                     _mm256_cvtps_ph((__m256)a.p[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
+ONEBIT_INLINE __m256i four(const int8_t* x) {  // four activations, in every row
+  int32_t v;
+  memcpy(&v, x, 4);
+  return _mm256_set1_epi32(v);
+}
+ONEBIT_INLINE __m256i half_of(const uint8_t* w, int h) {
+  return _mm256_load_si256((const __m256i*)(w + 32 * h));
+}
+
+// Codes of 2 or 4 bits. vpmaddubsw adds two products in int16; the products of a byte's codes still
+// fit there together: 4 * 2 * 2 * 128 = 2048 and 2 * 2 * 15 * 128 = 7680.
+template <int Bits>
+struct Codes {
+  static constexpr int kCodes = 8 / Bits;
+  static constexpr size_t kColumns = 4 * kCodes;
+
+  template <int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t x_stride,
+                                 size_t vectors, IntLanes (&u)[T]) {
+    const __m256i mask = _mm256_set1_epi8((1 << Bits) - 1), ones = _mm256_set1_epi16(1);
+    __m256i sum[T][2];
+    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+    for (size_t b = 0; b < vectors; ++b, w += 64, x += kColumns)
+      for (int h = 0; h < 2; ++h) {
+        const __m256i v = half_of(w, h);
+        __m256i code[kCodes];
+        for (int m = 0; m < kCodes; ++m)
+          code[m] = _mm256_and_si256(_mm256_srli_epi16(v, Bits * m), mask);
+        for (int t = 0; t < T; ++t) {
+          const int8_t* xt = x + t * x_stride;
+          __m256i pairs = _mm256_maddubs_epi16(code[0], four(xt));
+          for (int m = 1; m < kCodes; ++m)
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(code[m], four(xt + 4 * m)));
+          sum[t][h] = _mm256_add_epi32(sum[t][h], _mm256_madd_epi16(pairs, ones));
+        }
+      }
+    for (int t = 0; t < T; ++t)
+      for (int h = 0; h < 2; ++h) u[t].p[h] = (IntPiece)sum[t][h];
+  }
+};
+using T2 = Codes<2>;
+using I4 = Codes<4>;
+
+// Codes of 8 bits: two products of 255 * 128 pass int16, so even and odd bytes are widened first.
+struct I8 {
+  static constexpr size_t kColumns = 4;
+
+  template <int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t x_stride,
+                                 size_t vectors, IntLanes (&u)[T]) {
+    const __m256i low_byte = _mm256_set1_epi16(0xff);
+    __m256i sum[T][2];
+    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+    for (size_t b = 0; b < vectors; ++b, w += 64, x += kColumns)
+      for (int t = 0; t < T; ++t) {
+        const __m256i v = four(x + t * x_stride);
+        const __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
+        const __m256i x_odd = _mm256_srai_epi16(v, 8);
+        for (int h = 0; h < 2; ++h) {
+          const __m256i even = _mm256_and_si256(half_of(w, h), low_byte);
+          const __m256i odd = _mm256_srli_epi16(half_of(w, h), 8);
+          sum[t][h] = _mm256_add_epi32(sum[t][h], _mm256_add_epi32(_mm256_madd_epi16(even, x_even),
+                                                                   _mm256_madd_epi16(odd, x_odd)));
+        }
+      }
+    for (int t = 0; t < T; ++t)
+      for (int h = 0; h < 2; ++h) u[t].p[h] = (IntPiece)sum[t][h];
+  }
+};
+
+#include "float_ops.inl"
+#include "products.inl"
+
+}  // namespace
+}  // namespace avx2
+
+const Ops kAvx2 = avx2::make_ops("avx2");
+
+}  // namespace onebit
+
+ONEBIT_TARGET_END
+#endif

@@ -1,0 +1,52 @@
+// Memory aligned to a cache line, of checked size.
+#pragma once
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <memory>
+#include <new>
+
+namespace onebit {
+
+// a * b, or std::bad_alloc where it does not fit.
+inline size_t checked_product(size_t a, size_t b) {
+  size_t product;
+  if (__builtin_mul_overflow(a, b, &product)) throw std::bad_alloc();
+  return product;
+}
+
+// `count` values of zero, 64-byte aligned. The system hands out large zeros page by page as they are
+// touched, so an unused end costs nothing.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t count) : size_(count) {
+    if (!count) return;
+    const size_t bytes = checked_product(count, sizeof(T));
+    if (bytes > PTRDIFF_MAX - 64) throw std::bad_alloc();
+    memory_.reset(calloc(bytes + 64, 1));
+    if (!memory_) throw std::bad_alloc();
+    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) & ~uintptr_t{63});
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  size_t size() const { return size_; }
+  size_t size_bytes() const { return size_ * sizeof(T); }
+
+  // At least `count` values. Contents are lost when it grows.
+  void grow(size_t count) {
+    if (count > size_) *this = Buffer(count);
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { free(p); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace onebit

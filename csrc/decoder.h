@@ -1,0 +1,107 @@
+// The forward pass of the llama and bitnet families, from token ids to logits.
+//
+// Prompts go through in chunks, so working memory does not grow with their length. Every operation
+// treats a token alone, apart from attention, which reads the cache; so a prompt in one call, in
+// chunks or token by token gives the same bits. For the same reason "int8_absmax_tensor" takes its
+// scale per token here, as BitNet b1 does at inference (https://arxiv.org/abs/2310.11453, section 2.1).
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cache.h"
+#include "linear.h"
+
+namespace onebit {
+
+// The fields of onebit.Architecture that the forward pass needs.
+struct Shape {
+  size_t vocab = 0, hidden = 0, intermediate = 0, layers = 0;
+  size_t heads = 0, kv_heads = 0, head_dim = 0;
+  float eps = 1e-5f;
+  bool relu2 = false;      // the gate's activation; else silu
+  bool tied = false;       // the head is the embedding, unless a head is set
+  bool qkv_bias = false, out_bias = false, mlp_bias = false;
+  bool qk_norm = false;    // RMSNorm over each head of q and k, before RoPE
+  bool sub_norms = false;  // RMSNorm before the attention output and the down projection
+  std::vector<float> inv_freq;  // [head_dim / 2]
+};
+
+enum class Logits { last, all, none };
+
+// All methods but the constructor lock, so that threads may share a decoder. What a caller got wrong
+// is a std::invalid_argument that says what, and leaves everything as it was.
+class Decoder {
+ public:
+  explicit Decoder(Shape shape);
+
+  void set_matrix(const std::string& name, Linear linear);
+  void set_norm(const std::string& name, std::vector<float> weight);
+  void finish();  // throws if a part is missing
+
+  std::unique_ptr<Cache> new_cache(size_t capacity, int kv_bits);
+
+  // Rows that `forward` will write to `logits`, each of vocab() floats.
+  static size_t rows_of(Logits logits, size_t tokens);
+  size_t vocab() const { return shape_.vocab; }
+
+  // Appends tokens [T] to the cache. An exception leaves the cache's length as it was.
+  void forward(const int32_t* tokens, size_t T, Cache& cache, Logits which, float* logits);
+
+ private:
+  friend class Cache;
+
+  struct Layer {
+    Linear q, k, v, o, gate, up, down;
+    std::vector<float> input_norm, post_norm;  // before attention, before the MLP
+    std::vector<float> q_norm, k_norm, attention_sub_norm, ffn_sub_norm;
+  };
+
+  // What a name of set_matrix or set_norm means: where it goes, and its shape.
+  struct MatrixSlot {
+    Linear* linear;
+    size_t rows, columns;
+    bool bias;
+  };
+  struct NormSlot {
+    std::vector<float>* weight;
+    size_t size;
+  };
+  bool split_name(const std::string& name, size_t* layer, std::string* part) const;
+  MatrixSlot matrix_slot(const std::string& name);
+  NormSlot norm_slot(const std::string& name);
+  void check_layer(size_t index);
+  void check_tokens(const int32_t* tokens, size_t T, const Cache& cache) const;
+
+  void reserve(size_t T, size_t positions);
+  void embed(const int32_t* tokens, size_t T);
+  void rope_angles(size_t first, size_t T);
+  void norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
+            size_t K);
+  void multiply(const Ops& ops, const float* x, size_t T, size_t K, const Linear* const* linears,
+                float* const* outputs, size_t count);
+  void attention(const Ops& ops, Layer& layer, size_t index, size_t T, size_t first, Cache& cache);
+  void mlp(const Ops& ops, Layer& layer, size_t T);
+  void head(const Ops& ops, size_t first, size_t T, float* logits);
+
+  Shape shape_;
+  std::mutex mutex_;
+  bool finished_ = false;
+
+  Linear embedding_, head_;
+  std::vector<float> final_norm_;
+  std::vector<Layer> layers_;
+
+  // Working memory of one chunk.
+  Buffer<float> h_, x_;            // [T][hidden]
+  Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
+  Buffer<float> gate_, up_;        // [T][intermediate]
+  Buffer<float> cos_, sin_;        // [T][head_dim / 2]
+  Buffer<float> scores_;           // [threads][positions]
+  size_t score_stride_ = 0;
+  Input inputs_[3];
+  Products products_;
+};
+
+}  // namespace onebit

@@ -1,0 +1,230 @@
+// The float operations, written once and compiled for every instruction set. Needs lanes.inl and, from
+// the instruction set's file, load_f16 and store_f16.
+
+// e^x: x = n ln 2 + r, |r| <= 0.35; a degree-7 polynomial for e^r; 2^n in two halves, so that results
+// below the normal range round once and results above it become infinity.
+ONEBIT_INLINE Lanes exp(const Lanes& a) {
+  const Lanes x = max(min(a, splat(89.0f)), splat(-104.0f));
+  const IntLanes n = round_to_int(x * splat(1.44269504f));
+  const Lanes nf = to_float(n);
+  // ln 2 in two parts; the first has 9 bits, so n * 0.693359375 is exact.
+  const Lanes r = (x - nf * splat(0.693359375f)) - nf * splat(-2.12194440e-4f);
+  Lanes p = splat(1.0f / 5040);
+  p = p * r + splat(1.0f / 720);
+  p = p * r + splat(1.0f / 120);
+  p = p * r + splat(1.0f / 24);
+  p = p * r + splat(1.0f / 6);
+  p = p * r + splat(0.5f);
+  p = (p * r) * r + r;
+  p = p + splat(1.0f);
+  const IntLanes half = n >> 1;
+  const Lanes scale_a = float_of_bits((half + splat(127)) << 23);
+  const Lanes scale_b = float_of_bits(((n - half) + splat(127)) << 23);
+  return (p * scale_a) * scale_b;
+}
+
+void exp_f32(const float* x, float* y, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    store_part(y + i, exp(load_part(x + i, count, 0.0f)), count);
+  }
+}
+
+float absmax(const float* x, size_t n) {
+  Lanes m = splat(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) m = max(abs(load(x + i)), m);
+  if (i < n) m = max(abs(load_part(x + i, n - i, 0.0f)), m);
+  return max_of(m);
+}
+
+// codes = round(x * factor) within low..high. Clamping first gives the same codes and no overflow.
+ONEBIT_INLINE void encode(const float* x, size_t n, float factor, float low, float high,
+                          int8_t* codes) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const Lanes v = (count == 16 ? load(x + i) : load_part(x + i, count, 0.0f)) * splat(factor);
+    int32_t part[16];
+    store(part, round_to_int(max(min(v, splat(high)), splat(low))));
+    if (count == 16) {
+      for (size_t j = 0; j < 16; ++j) codes[i + j] = (int8_t)part[j];
+    } else {
+      for (size_t j = 0; j < count; ++j) codes[i + j] = (int8_t)part[j];
+    }
+  }
+}
+
+float quantize_i8(const float* x, size_t n, float largest, int8_t* codes) {
+  const float m = largest > 1e-5f ? largest : 1e-5f;
+  encode(x, n, 127.0f / m, -128.0f, 127.0f, codes);
+  return m / 127.0f;
+}
+
+float quantize_i4(const float* x, size_t n, int8_t* codes) {
+  double sum[16] = {};
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (size_t j = 0; j < 16; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
+  for (size_t j = 0; i + j < n; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
+  for (int width = 8; width; width /= 2)
+    for (int j = 0; j < width; ++j) sum[j] += sum[j + width];
+  const float mean = (float)(sum[0] / (double)n);
+  const float b = mean > 1e-5f ? mean : 1e-5f;
+  const float sqrt7 = 2.6457513110645906f;
+  encode(x, n, sqrt7 / b, -8.0f, 7.0f, codes);
+  return b / sqrt7;
+}
+
+void dequantize(const int8_t* codes, float scale, float* y, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] = (float)codes[i] * scale;
+}
+
+void sum_by_16(const int8_t* codes, int32_t* sums, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    int32_t sum = 0;
+    for (size_t j = 0; j < 16; ++j) sum += codes[16 * i + j];
+    sums[i] = sum;
+  }
+}
+
+void rms_norm(const float* x, const float* w, float eps, float* y, size_t n) {
+  Lanes sum = splat(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) sum = sum + load(x + i) * load(x + i);
+  if (i < n) {
+    const Lanes v = load_part(x + i, n - i, 0.0f);
+    sum = sum + v * v;
+  }
+  const float r = 1.0f / __builtin_sqrtf(sum_of(sum) / (float)n + eps);
+  for (size_t j = 0; j < n; ++j) y[j] = (x[j] * r) * w[j];
+}
+
+void glu_silu(const float* gate, const float* up, float* y, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const bool whole = count == 16;
+    const Lanes g = whole ? load(gate + i) : load_part(gate + i, count, 0.0f);
+    const Lanes u = whole ? load(up + i) : load_part(up + i, count, 0.0f);
+    const Lanes out = (g / (splat(1.0f) + exp(splat(0.0f) - g))) * u;
+    if (whole)
+      store(y + i, out);
+    else
+      store_part(y + i, out, count);
+  }
+}
+
+void glu_relu2(const float* gate, const float* up, float* y, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const float g = gate[i] > 0.0f ? gate[i] : 0.0f;
+    y[i] = (g * g) * up[i];
+  }
+}
+
+void add(const float* x, float* y, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+void rope(float* x, const float* cos, const float* sin, size_t half) {
+  for (size_t i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * cos[i] - b * sin[i];
+    x[i + half] = b * cos[i] + a * sin[i];
+  }
+}
+
+void f32_to_f16(const float* x, uint16_t* y, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    uint16_t part[16];
+    store_f16(part, load_part(x + i, count, 0.0f));
+    for (size_t j = 0; j < count; ++j) y[i + j] = part[j];
+  }
+}
+
+void f16_to_f32(const uint16_t* x, float* y, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    uint16_t part[16] = {};
+    for (size_t j = 0; j < count; ++j) part[j] = x[i + j];
+    store_part(y + i, load_f16(part), count);
+  }
+}
+
+// How sixteen stored numbers become floats.
+struct F32 {
+  typedef float Stored;
+  static ONEBIT_INLINE Lanes lanes(const float* x) { return load(x); }
+};
+struct F16 {
+  typedef uint16_t Stored;
+  static ONEBIT_INLINE Lanes lanes(const uint16_t* x) { return load_f16(x); }
+};
+struct BF16 {
+  typedef uint16_t Stored;
+  static ONEBIT_INLINE Lanes lanes(const uint16_t* x) {
+    int32_t bits[16];
+    for (int i = 0; i < 16; ++i) bits[i] = (int32_t)((uint32_t)x[i] << 16);
+    return float_of_bits(load(bits));
+  }
+};
+
+// y[t] = the 16 dot products of a tile (K columns of 16 rows) with x[t], for T tokens.
+template <class W, int T>
+ONEBIT_INLINE void dots(const typename W::Stored* w, const float* x, size_t x_stride, size_t K,
+                        Lanes (&y)[T]) {
+  Lanes sum[T][4];
+  for (int t = 0; t < T; ++t)
+    for (int j = 0; j < 4; ++j) sum[t][j] = splat(0.0f);
+  size_t k = 0;
+  for (; k + 4 <= K; k += 4)
+    for (int j = 0; j < 4; ++j) {
+      const Lanes column = W::lanes(w + 16 * (k + j));
+      for (int t = 0; t < T; ++t)
+        sum[t][j] = sum[t][j] + column * splat(x[t * x_stride + k + j]);
+    }
+  for (int j = 0; k + j < K; ++j) {
+    const Lanes column = W::lanes(w + 16 * (k + j));
+    for (int t = 0; t < T; ++t) sum[t][j] = sum[t][j] + column * splat(x[t * x_stride + k + j]);
+  }
+  for (int t = 0; t < T; ++t) y[t] = (sum[t][0] + sum[t][1]) + (sum[t][2] + sum[t][3]);
+}
+
+// out[16 * P lanes] = sum over t of p[t] * v[t], in the order of t, times `factor`.
+template <class KV, int P>
+ONEBIT_INLINE void mix(const Attention& a, const typename KV::Stored* v, size_t first, float factor) {
+  Lanes sum[P];
+  for (int j = 0; j < P; ++j) sum[j] = splat(0.0f);
+  for (size_t t = 0; t < a.n; ++t)
+    for (int j = 0; j < P; ++j)
+      sum[j] = sum[j] + splat(a.scores[t]) * KV::lanes(v + t * a.v_stride + first + 16 * j);
+  for (int j = 0; j < P; ++j) {
+    const size_t d = first + 16 * j;
+    const size_t count = a.head_dim - d < 16 ? a.head_dim - d : 16;
+    store_part(a.out + d, sum[j] * splat(factor), count);
+  }
+}
+
+template <class KV>
+void attend(const Attention& a) {
+  const auto* k = (const typename KV::Stored*)a.k;
+  const auto* v = (const typename KV::Stored*)a.v;
+  Lanes largest = splat(-__builtin_inff());
+  for (size_t t = 0; t < a.n; t += 16) {
+    Lanes score[1];
+    dots<KV, 1>(k + t * a.head_dim, a.q, 0, a.head_dim, score);
+    store(a.scores + t, score[0] * splat(a.scale));
+    for (size_t i = a.n; i < t + 16; ++i) a.scores[i] = -__builtin_inff();
+    largest = max(load(a.scores + t), largest);
+  }
+  const Lanes top = splat(max_of(largest));
+  Lanes sum = splat(0.0f);
+  for (size_t t = 0; t < a.n; t += 16) {
+    const Lanes e = exp(load(a.scores + t) - top);
+    store(a.scores + t, e);
+    sum = sum + e;
+  }
+  const float factor = 1.0f / sum_of(sum);
+  size_t d = 0;
+  for (; d + 64 <= a.v_stride; d += 64) mix<KV, 4>(a, v, d, factor);
+  for (; d < a.v_stride; d += 16) mix<KV, 1>(a, v, d, factor);
+}

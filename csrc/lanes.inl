@@ -1,0 +1,152 @@
+// Sixteen floats or integers side by side, whatever the registers of the instruction set hold.
+// Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64), is set.
+// Each lane goes through the same IEEE operations everywhere, so results are equal bit for bit.
+
+constexpr int kPieces = 64 / ONEBIT_PIECE;
+constexpr int kPieceLanes = ONEBIT_PIECE / 4;
+typedef float Piece __attribute__((vector_size(ONEBIT_PIECE)));
+typedef int32_t IntPiece __attribute__((vector_size(ONEBIT_PIECE)));
+
+struct Lanes {
+  Piece p[kPieces];
+};
+struct IntLanes {
+  IntPiece p[kPieces];
+};
+
+#define ONEBIT_EACH for (int i = 0; i < kPieces; ++i)
+
+ONEBIT_INLINE Lanes load(const float* x) {
+  Lanes r;
+  ONEBIT_EACH memcpy(&r.p[i], x + i * kPieceLanes, ONEBIT_PIECE);
+  return r;
+}
+ONEBIT_INLINE IntLanes load(const int32_t* x) {
+  IntLanes r;
+  ONEBIT_EACH memcpy(&r.p[i], x + i * kPieceLanes, ONEBIT_PIECE);
+  return r;
+}
+ONEBIT_INLINE void store(float* y, const Lanes& a) {
+  ONEBIT_EACH memcpy(y + i * kPieceLanes, &a.p[i], ONEBIT_PIECE);
+}
+ONEBIT_INLINE void store(int32_t* y, const IntLanes& a) {
+  ONEBIT_EACH memcpy(y + i * kPieceLanes, &a.p[i], ONEBIT_PIECE);
+}
+ONEBIT_INLINE Lanes splat(float x) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = x - Piece{};
+  return r;
+}
+ONEBIT_INLINE IntLanes splat(int32_t x) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = x - IntPiece{};
+  return r;
+}
+ONEBIT_INLINE Lanes operator+(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] + b.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes operator-(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] - b.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes operator*(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] * b.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes operator/(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] / b.p[i];
+  return r;
+}
+ONEBIT_INLINE IntLanes operator+(const IntLanes& a, const IntLanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] + b.p[i];
+  return r;
+}
+ONEBIT_INLINE IntLanes operator-(const IntLanes& a, const IntLanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] - b.p[i];
+  return r;
+}
+ONEBIT_INLINE IntLanes operator>>(const IntLanes& a, int bits) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] >> bits;
+  return r;
+}
+ONEBIT_INLINE IntLanes operator<<(const IntLanes& a, int bits) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] << bits;
+  return r;
+}
+
+// a where a > b (or a < b), else b: so a NaN in a gives b, as the CPU's own instructions do.
+ONEBIT_INLINE Lanes max(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes min(const Lanes& a, const Lanes& b) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] < b.p[i] ? a.p[i] : b.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes abs(const Lanes& a) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = (Piece)((IntPiece)a.p[i] & 0x7fffffff);
+  return r;
+}
+ONEBIT_INLINE IntLanes bits_of(const Lanes& a) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = (IntPiece)a.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes float_of_bits(const IntLanes& a) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = (Piece)a.p[i];
+  return r;
+}
+ONEBIT_INLINE Lanes to_float(const IntLanes& a) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = __builtin_convertvector(a.p[i], Piece);
+  return r;
+}
+
+// The nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits.
+constexpr float kRound = 12582912.0f;
+ONEBIT_INLINE IntLanes round_to_int(const Lanes& a) {
+  return bits_of(a + splat(kRound)) - bits_of(splat(kRound));
+}
+
+// The first n of 16 floats; the rest are `fill`.
+ONEBIT_INLINE Lanes load_part(const float* x, size_t n, float fill) {
+  float part[16];
+  for (size_t i = 0; i < 16; ++i) part[i] = i < n ? x[i] : fill;
+  return load(part);
+}
+ONEBIT_INLINE void store_part(float* y, const Lanes& a, size_t n) {
+  float part[16];
+  store(part, a);
+  for (size_t i = 0; i < n; ++i) y[i] = part[i];
+}
+
+// Across lanes, always in this order: halves, quarters, pairs.
+ONEBIT_INLINE float sum_of(const Lanes& a) {
+  float part[16];
+  store(part, a);
+  for (int width = 8; width; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+ONEBIT_INLINE float max_of(const Lanes& a) {
+  float part[16];
+  store(part, a);
+  float m = part[0];
+  for (int i = 1; i < 16; ++i) m = part[i] > m ? part[i] : m;
+  return m;
+}
+
+#undef ONEBIT_EACH

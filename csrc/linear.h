@@ -1,0 +1,84 @@
+// Linear layers: from float activations to float outputs, whatever the weights and the scheme.
+//
+// A layer is an optional RMSNorm, an activation quantizer, a matrix and an optional bias. Layers that
+// read the same input in the same way (q, k and v; gate and up) share its codes, and their products
+// run as one parallel region.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "matrix.h"
+#include "ops.h"
+
+namespace onebit {
+
+// How a layer takes its input. "fp" asks for no quantization: matrices of floats then multiply floats,
+// and matrices of codes multiply int8 codes with a scale for each 32 columns.
+enum class Activation { fp, int8_absmax, int8_absmax_tensor, int4_absmean };
+
+// Throws std::invalid_argument for a name that is none of these.
+Activation activation_of(const std::string& name);
+
+struct Linear {
+  std::shared_ptr<const Matrix> matrix;
+  Activation activation = Activation::fp;
+  std::vector<float> norm;  // [K], or empty
+  std::vector<float> bias;  // [N], or empty
+};
+
+// Activations made ready for a matrix: codes with scales, or floats.
+class Input {
+ public:
+  // Memory for T tokens of K columns; nothing is allocated after the largest was seen.
+  void reserve(size_t T, size_t K);
+
+  // Reads x [T][K], which must live until the product is done.
+  void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps);
+
+  // Takes codes [T][K] as they are, with no scale: for integer sums.
+  void take_codes(const Ops& ops, const int8_t* codes, size_t T, size_t K);
+
+  // Whether what `linear` needs of the same x is what was prepared for `other`.
+  static bool same(const Linear& linear, const Linear& other);
+
+ private:
+  friend class Products;
+
+  size_t tokens_ = 0, columns_ = 0, blocks_ = 1;
+  size_t code_stride_ = 0;         // K rounded up to 64, zeros beyond K
+  const float* values_ = nullptr;  // what a matrix of floats reads, [T][K]
+  Buffer<float> floats_;           // [T][K]: normed, or codes times scale
+  Buffer<int8_t> codes_;           // [T][code_stride]
+  Buffer<float> scale_;            // [T][blocks]
+  Buffer<int32_t> sum16_;          // [T][code_stride / 16]
+};
+
+// Up to three products that run together.
+class Products {
+ public:
+  void clear() { count_ = 0; }
+  void reserve(size_t T, size_t K);
+  // y [T][N]; bias [N] or null.
+  void add(const Matrix& matrix, const Input& input, const float* bias, float* y);
+  void add_sums(const Matrix& matrix, const Input& input, int32_t* sums);
+  void run(const Ops& ops) const;
+
+ private:
+  static constexpr size_t kMost = 3;
+
+  struct Item {
+    Product product;
+    ProductFn fn(const Ops& ops) const;
+    Layout layout = Layout::f32;
+    size_t tiles = 0;
+    Buffer<int32_t> step_sum;
+  };
+  Item& push(const Matrix& matrix, const Input& input, bool whole_row);
+
+  Item items_[kMost];
+  size_t count_ = 0;
+};
+
+}  // namespace onebit

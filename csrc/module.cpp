@@ -1,0 +1,346 @@
+// onebit.kernels.cpu: checks arguments, frees the GIL, calls. No arithmetic here.
+// What a caller got wrong raises ValueError; see src/onebit/kernels/cpu.pyi for the contract.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "cache.h"
+#include "decoder.h"
+#include "dispatch.h"
+#include "linear.h"
+#include "matrix.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace onebit {
+namespace {
+
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T, nb::c_contig>;
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+template <class Array>
+void check_dims(const char* what, const Array& x, size_t dims) {
+  if (x.ndim() != dims)
+    fail(std::string(what) + " has " + std::to_string(x.ndim()) + " dimensions; expected " +
+         std::to_string(dims) + ".");
+}
+
+// A new array that Python owns. Its memory is not set.
+template <class T>
+Out<T> new_array(std::initializer_list<size_t> shape) {
+  size_t count = 1;
+  for (size_t n : shape) count = checked_product(count, n);
+  T* data = new T[count ? count : 1];
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return Out<T>(data, shape, owner);
+}
+
+std::vector<float> copy(const char* what, const std::optional<In<float>>& x) {
+  if (!x) return {};
+  check_dims(what, *x, 1);
+  return {x->data(), x->data() + x->shape(0)};
+}
+
+// --- matrices and their products
+
+std::shared_ptr<Matrix> from_codes(const std::string& layout, In<int8_t> codes, In<float> scale,
+                                   std::optional<In<float>> minimum) {
+  check_dims("codes_NK", codes, 2);
+  check_dims("scale_NG", scale, 2);
+  const size_t N = codes.shape(0), K = codes.shape(1), G = scale.shape(1);
+  if (!N || !K) fail("codes_NK is empty.");
+  if (scale.shape(0) != N)
+    fail("scale_NG has " + std::to_string(scale.shape(0)) + " rows, codes_NK " +
+         std::to_string(N) + ".");
+  if (minimum && (minimum->ndim() != 2 || minimum->shape(0) != N || minimum->shape(1) != G))
+    fail("minimum_NG must have the shape of scale_NG.");
+  nb::gil_scoped_release release;
+  return std::make_shared<Matrix>(matrix_of_codes(layout, codes.data(), N, K, scale.data(),
+                                                  minimum ? minimum->data() : nullptr, G));
+}
+
+std::shared_ptr<Matrix> from_floats(nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> values) {
+  check_dims("values_NK", values, 2);
+  const size_t N = values.shape(0), K = values.shape(1);
+  if (!N || !K) fail("values_NK is empty.");
+  const nb::dlpack::dtype type = values.dtype();
+  Layout layout;
+  if (type == nb::dtype<float>())
+    layout = Layout::f32;
+  else if (type == nb::dtype<uint16_t>())
+    layout = Layout::bf16;
+  else if (type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && type.bits == 16)
+    layout = Layout::f16;
+  else
+    fail("values_NK must be float32, float16, or the bits of bfloat16 as uint16.");
+  nb::gil_scoped_release release;
+  return std::make_shared<Matrix>(matrix_of_floats(layout, values.data(), N, K));
+}
+
+Out<float> rows(const Matrix& m, In<int32_t> index) {
+  check_dims("index_T", index, 1);
+  const size_t T = index.shape(0);
+  for (size_t t = 0; t < T; ++t)
+    if (index.data()[t] < 0 || static_cast<size_t>(index.data()[t]) >= m.rows)
+      fail("row " + std::to_string(index.data()[t]) + " is outside 0 to " +
+           std::to_string(m.rows - 1) + ".");
+  Out<float> y = new_array<float>({T, m.columns});
+  nb::gil_scoped_release release;
+  for (size_t t = 0; t < T; ++t)
+    m.row(static_cast<size_t>(index.data()[t]), y.data() + t * m.columns);
+  return y;
+}
+
+template <class T>
+void check_columns(const Matrix& m, const In<T>& x) {
+  check_dims("x_TK", x, 2);
+  if (x.shape(1) != m.columns)
+    fail("the matrix has " + std::to_string(m.columns) + " columns, the input " +
+         std::to_string(x.shape(1)) + ".");
+}
+
+Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
+  check_columns(m, x);
+  if (!m.has_codes()) fail("int_sums needs a matrix of codes; this one is " +
+                           std::string(name_of(m.layout)) + ".");
+  const size_t T = x.shape(0);
+  Out<int32_t> y = new_array<int32_t>({T, m.rows});
+  nb::gil_scoped_release release;
+  const Ops& ops = active_ops();
+  Input input;
+  input.take_codes(ops, x.data(), T, m.columns);
+  Products products;
+  products.add_sums(m, input, y.data());
+  products.run(ops);
+  return y;
+}
+
+Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& activation) {
+  check_columns(*m, x);
+  const size_t T = x.shape(0);
+  Linear layer;
+  layer.matrix = m;
+  layer.activation = activation_of(activation);
+  Out<float> y = new_array<float>({T, m->rows});
+  nb::gil_scoped_release release;
+  const Ops& ops = active_ops();
+  Input input;
+  input.prepare(ops, x.data(), T, m->columns, layer, 0.0f);
+  Products products;
+  products.add(*m, input, nullptr, y.data());
+  products.run(ops);
+  return y;
+}
+
+// --- single operations
+
+nb::tuple quantize_i8(In<float> x, int64_t block) {
+  check_dims("x_TK", x, 2);
+  const size_t T = x.shape(0), K = x.shape(1);
+  if (!K) fail("x_TK has no columns.");
+  if (block < 0) fail("block is " + std::to_string(block) + "; 0 means a scale per row.");
+  const size_t span = block ? static_cast<size_t>(block) : K, B = (K - 1) / span + 1;
+  Out<int8_t> codes = new_array<int8_t>({T, K});
+  Out<float> scale = new_array<float>({T, B});
+  {
+    nb::gil_scoped_release release;
+    const Ops& ops = active_ops();
+    for (size_t t = 0; t < T; ++t)
+      for (size_t b = 0; b < B; ++b) {
+        const size_t at = t * K + b * span, n = b + 1 < B ? span : K - b * span;
+        const float* from = x.data() + at;
+        scale.data()[t * B + b] = ops.quantize_i8(from, n, ops.absmax(from, n), codes.data() + at);
+      }
+  }
+  return nb::make_tuple(codes, scale);
+}
+
+nb::tuple quantize_i4(In<float> x) {
+  check_dims("x_TK", x, 2);
+  const size_t T = x.shape(0), K = x.shape(1);
+  if (!K) fail("x_TK has no columns.");
+  Out<int8_t> codes = new_array<int8_t>({T, K});
+  Out<float> scale = new_array<float>({T, 1});
+  {
+    nb::gil_scoped_release release;
+    const Ops& ops = active_ops();
+    for (size_t t = 0; t < T; ++t)
+      scale.data()[t] = ops.quantize_i4(x.data() + t * K, K, codes.data() + t * K);
+  }
+  return nb::make_tuple(codes, scale);
+}
+
+template <class From, class To, void (*Ops::*Op)(const From*, To*, size_t)>
+Out<To> elementwise(In<From> x) {
+  check_dims("x_N", x, 1);
+  Out<To> y = new_array<To>({x.shape(0)});
+  nb::gil_scoped_release release;
+  (active_ops().*Op)(x.data(), y.data(), x.shape(0));
+  return y;
+}
+
+// --- the decoder
+
+size_t size_in(nb::handle fields, const char* name, size_t limit) {
+  int64_t n = 0;
+  if (!nb::try_cast<int64_t>(fields[name], n) || n < 1 || n > static_cast<int64_t>(limit))
+    fail("architecture: " + std::string(name) + " must be a whole number from 1 to " +
+         std::to_string(limit) + ".");
+  return static_cast<size_t>(n);
+}
+
+Shape shape_of(nb::handle fields) {
+  Shape s;
+  s.vocab = size_in(fields, "vocab_size", 1 << 22);
+  s.hidden = size_in(fields, "hidden_size", 1 << 17);
+  s.intermediate = size_in(fields, "intermediate_size", 1 << 19);
+  s.layers = size_in(fields, "num_hidden_layers", 1024);
+  s.heads = size_in(fields, "num_attention_heads", 1024);
+  s.kv_heads = size_in(fields, "num_key_value_heads", 1024);
+  s.head_dim = size_in(fields, "head_dim", 1024);
+  if (s.heads % s.kv_heads || s.head_dim % 2)
+    fail("architecture: num_attention_heads must be a multiple of num_key_value_heads, and "
+         "head_dim even.");
+  s.eps = nb::cast<float>(fields["rms_norm_eps"]);
+  const auto act = nb::cast<std::string>(fields["hidden_act"]);
+  if (act != "silu" && act != "relu2")
+    fail("architecture: hidden_act is " + act + "; accepted: silu, relu2.");
+  s.relu2 = act == "relu2";
+  s.tied = nb::cast<bool>(fields["tie_word_embeddings"]);
+  s.qkv_bias = nb::cast<bool>(fields["qkv_bias"]);
+  s.out_bias = nb::cast<bool>(fields["out_bias"]);
+  s.mlp_bias = nb::cast<bool>(fields["mlp_bias"]);
+  s.qk_norm = nb::cast<bool>(fields["qk_norm"]);
+  s.sub_norms = nb::cast<bool>(fields["sub_norms"]);
+  const auto inv_freq = nb::cast<In<float>>(fields["inv_freq"]);
+  if (inv_freq.ndim() != 1 || inv_freq.shape(0) != s.head_dim / 2)
+    fail("architecture: inv_freq must be [head_dim / 2].");
+  s.inv_freq.assign(inv_freq.data(), inv_freq.data() + inv_freq.shape(0));
+  return s;
+}
+
+void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matrix> matrix,
+                const std::string& activation, std::optional<In<float>> norm,
+                std::optional<In<float>> bias) {
+  Linear linear;
+  linear.matrix = std::move(matrix);
+  linear.activation = activation_of(activation);
+  linear.norm = copy("norm", norm);
+  linear.bias = copy("bias", bias);
+  nb::gil_scoped_release release;
+  decoder.set_matrix(name, std::move(linear));
+}
+
+std::unique_ptr<Cache> new_cache(Decoder& decoder, int64_t capacity, int kv_bits) {
+  if (capacity < 1)
+    fail("cache: capacity is " + std::to_string(capacity) + "; it must be at least 1 token.");
+  try {
+    return decoder.new_cache(static_cast<size_t>(capacity), kv_bits);
+  } catch (const std::bad_alloc&) {
+    PyErr_Format(PyExc_MemoryError,
+                 "cache: no memory for %lld tokens of %d-bit keys and values. "
+                 "Choose a smaller capacity.",
+                 static_cast<long long>(capacity), kv_bits);
+    throw nb::python_error();
+  }
+}
+
+Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std::string& logits) {
+  check_dims("tokens_T", tokens, 1);
+  if (logits != "last" && logits != "all" && logits != "none")
+    fail("logits is " + logits + "; accepted: last, all, none.");
+  const Logits which = logits == "last"  ? Logits::last
+                       : logits == "all" ? Logits::all
+                                         : Logits::none;
+  const size_t T = tokens.shape(0);
+  Out<float> y = new_array<float>({Decoder::rows_of(which, T), decoder.vocab()});
+  nb::gil_scoped_release release;
+  decoder.forward(tokens.data(), T, cache, which, y.data());
+  return y;
+}
+
+void set_length(Cache& cache, int64_t length) {
+  if (length < 0) fail("cache: length is " + std::to_string(length) + "; it cannot be negative.");
+  nb::gil_scoped_release release;
+  cache.set_length(static_cast<size_t>(length));
+}
+
+size_t length(const Cache& cache) {
+  nb::gil_scoped_release release;
+  return cache.length();
+}
+
+void set_thread_count(int64_t n) {
+  if (n < 1 || n > 1024)
+    fail("threads: " + std::to_string(n) + "; accepted: 1 to 1024.");
+  nb::gil_scoped_release release;
+  set_threads(static_cast<size_t>(n));
+}
+
+}  // namespace
+}  // namespace onebit
+
+NB_MODULE(cpu, m) {
+  using namespace onebit;
+  m.doc() = "The native engine. Contracts: cpu.pyi.";
+
+  m.def("isas", &isas);
+  m.def("active_isa", [] { return std::string(active_ops().isa); });
+  m.def("set_threads", &set_thread_count, "n"_a);
+  m.def("threads", &threads);
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def_static("from_codes", &from_codes, "layout"_a, "codes_NK"_a, "scale_NG"_a,
+                  "minimum_NG"_a = nb::none())
+      .def_static("from_floats", &from_floats, "values_NK"_a)
+      .def_prop_ro("layout", [](const Matrix& m) { return std::string(name_of(m.layout)); })
+      .def_prop_ro("shape", [](const Matrix& m) { return nb::make_tuple(m.rows, m.columns); })
+      .def_prop_ro("size_bytes", &Matrix::size_bytes)
+      .def("rows", &rows, "index_T"_a);
+
+  m.def("quantize_i8", &quantize_i8, "x_TK"_a, "block"_a);
+  m.def("quantize_i4", &quantize_i4, "x_TK"_a);
+  m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
+  m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a);
+  m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
+  m.def("f32_to_f16", &elementwise<float, uint16_t, &Ops::f32_to_f16>, "x_N"_a);
+  m.def("f16_to_f32", &elementwise<uint16_t, float, &Ops::f16_to_f32>, "x_N"_a);
+
+  nb::class_<Cache>(m, "Cache")
+      .def_prop_rw("length", &length, &set_length)
+      .def_prop_ro("capacity", &Cache::capacity)
+      .def_prop_ro("size_bytes", &Cache::size_bytes);
+
+  nb::class_<Decoder>(m, "Decoder")
+      .def(
+          "__init__",
+          [](Decoder* self, nb::handle architecture) { new (self) Decoder(shape_of(architecture)); },
+          "architecture"_a)
+      .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
+           "norm"_a = nb::none(), "bias"_a = nb::none())
+      .def(
+          "set_norm",
+          [](Decoder& self, const std::string& name, In<float> weight) {
+            self.set_norm(name, copy("weight", weight));
+          },
+          "name"_a, "weight"_a)
+      .def("finish", &Decoder::finish, nb::call_guard<nb::gil_scoped_release>())
+      .def("new_cache", &new_cache, "capacity"_a, "kv_bits"_a, nb::keep_alive<0, 1>())
+      .def("forward", &forward, "tokens_T"_a, "cache"_a, "logits"_a);
+}

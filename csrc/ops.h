@@ -1,0 +1,118 @@
+// The CPU operations, as one table of pointers per instruction set.
+//
+// Every table computes the same bits: the integer sums are exact, and the float code is written once
+// (lanes.inl, float_ops.inl, products.inl) over 16 lanes in a fixed order, then compiled for each set.
+// Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have checked before.
+//
+// Shape letters: N rows of weights (out features), K columns (in features), T tokens.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace onebit {
+
+constexpr size_t kTileRows = 16;  // rows that a kernel computes side by side, one per lane
+constexpr size_t kBlock = 32;     // activations that share a scale where a scheme asks for none
+
+// One product y_TN = x_TK * W_NK^T (+ bias), for matrices of codes and of floats alike.
+struct Product {
+  // Weights, in one of the layouts of matrix.h.
+  const uint8_t* w = nullptr;  // tiles of 16 rows, tile_bytes apart, 64-byte aligned
+  size_t tile_bytes = 0;
+  size_t rows = 0;     // N; the last tile may hold fewer than 16
+  size_t columns = 0;  // K
+  // Codes only: value = (unsigned code + low) * scale + minimum.
+  const float* scale = nullptr;    // [tile][groups][16]
+  const float* minimum = nullptr;  // the same shape, or null for zero
+  size_t groups = 1;
+  int32_t low = 0;
+
+  // Activations: int8 codes for matrices of codes, floats for matrices of floats.
+  const int8_t* x = nullptr;  // T rows, x_stride apart, zeros from K to the next multiple of 64
+  const float* x_float = nullptr;  // T rows, x_stride apart
+  size_t x_stride = 0;
+  size_t tokens = 0;               // T
+  const float* x_scale = nullptr;  // [T][x_blocks]
+  size_t x_blocks = 1;             // scales of a token: 1, or one for each kBlock columns
+
+  // Codes only: K is walked in steps, inside which neither scale changes.
+  size_t step = 0;                    // columns; K, or a multiple of 16
+  size_t steps = 1;                   // K / step, rounded up
+  const int32_t* step_sum = nullptr;  // [T][steps]: sum of the activation codes of a step
+
+  const float* bias = nullptr;  // [N] or null
+  float* y = nullptr;           // [T][N]
+  int32_t* sums = nullptr;      // [T][N]; if set, the integer sums go here and y is not written
+};
+
+// Computes the tiles [begin, end) of a product. Tiles do not depend on one another.
+//   codes, per step:  y += float(sum of code * x) * (x_scale * scale)  then, with a minimum,
+//                     y += minimum * (x_scale * float(step_sum));  last, y += bias.
+//                     sums are int32 and exact while K < 131072.
+//   floats:           four partial sums by k % 4, joined as (s0 + s1) + (s2 + s3); multiply, then add.
+using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
+
+// One query of one head against the n first positions of a cache.
+//   score[t] = scale * dot(q, k[t]);  p = softmax(score);  out[d] = sum over t of p[t] * v[t][d]
+struct Attention {
+  const float* q;       // [head_dim]
+  const void* k;        // tiles of 16 positions, [head_dim][16] each: positions in lanes
+  const void* v;        // [n][v_stride]
+  size_t v_stride;      // head_dim rounded up to 16
+  size_t head_dim;
+  size_t n;
+  float scale;
+  float* scores;        // scratch, n rounded up to 16
+  float* out;           // [head_dim]
+};
+
+struct Ops {
+  const char* isa;
+
+  // Products: gemv for one token, gemm for any number. gemv_t2_i8: weights t2, activations i8.
+  ProductFn gemv_t2_i8, gemm_t2_i8;
+  ProductFn gemv_i4_i8, gemm_i4_i8;
+  ProductFn gemv_i8_i8, gemm_i8_i8;
+  ProductFn gemv_f32_f32, gemm_f32_f32;
+  ProductFn gemv_f16_f32, gemm_f16_f32;
+  ProductFn gemv_bf16_f32, gemm_bf16_f32;
+
+  // Largest |x[i]|; 0 for n = 0. A NaN counts as 0.
+  float (*absmax)(const float* x, size_t n);
+  // codes = round_half_even(x * (127 / m)) within -128..127, m = max(absmax, 1e-5); returns m / 127.
+  float (*quantize_i8)(const float* x, size_t n, float absmax, int8_t* codes);
+  // b = max(mean |x|, 1e-5), summed in double; codes = round_half_even(x * (sqrt 7 / b)) within -8..7;
+  // returns b / sqrt 7. BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
+  float (*quantize_i4)(const float* x, size_t n, int8_t* codes);
+  // y = codes * scale
+  void (*dequantize)(const int8_t* codes, float scale, float* y, size_t n);
+  // sums[i] = sum of codes[16 i .. 16 i + 15], for i < n
+  void (*sum_by_16)(const int8_t* codes, int32_t* sums, size_t n);
+
+  // y = (x * (1 / sqrt(mean(x^2) + eps))) * w. y may be x.
+  void (*rms_norm)(const float* x, const float* w, float eps, float* y, size_t n);
+  // y = silu(gate) * up, silu(g) = g / (1 + exp(-g));  y = max(gate, 0)^2 * up. y may be gate.
+  void (*glu_silu)(const float* gate, const float* up, float* y, size_t n);
+  void (*glu_relu2)(const float* gate, const float* up, float* y, size_t n);
+  // y += x
+  void (*add)(const float* x, float* y, size_t n);
+  // In place: (a, b) = (a cos - b sin, b cos + a sin) for a = x[i], b = x[i + half]
+  void (*rope)(float* x, const float* cos, const float* sin, size_t half);
+  // Within 2 ulp; 0 below -104, infinity above 89.
+  void (*exp)(const float* x, float* y, size_t n);
+
+  // IEEE half precision, round to nearest even.
+  void (*f32_to_f16)(const float* x, uint16_t* y, size_t n);
+  void (*f16_to_f32)(const uint16_t* x, float* y, size_t n);
+
+  void (*attend_f32)(const Attention& a);
+  void (*attend_f16)(const Attention& a);
+};
+
+extern const Ops kScalar;
+#if defined(__x86_64__)
+extern const Ops kAvx2;
+extern const Ops kAvx512Vnni;
+#endif
+
+}  // namespace onebit

@@ -1,0 +1,32 @@
+// Threads that wait for work and split it by rows.
+//
+// Work is cut into equal runs of consecutive units, one per thread, and no unit's result depends on
+// another, so results are the same for any number of threads.
+#pragma once
+#include <stddef.h>
+
+namespace onebit {
+
+// Threads that a product may use, the calling one included. The default is the number of CPUs that
+// this process may use: its affinity mask, and the quota of its control group.
+size_t threads();
+void set_threads(size_t n);  // n >= 1
+
+// Calls fn(context, begin, end, thread) for runs that cover 0..n-1, and returns when all are done.
+// `thread` is below threads(). fn must not throw. With n <= grain, one thread, or the threads busy
+// with another caller's work, everything runs on the calling thread.
+using ParallelFn = void (*)(void* context, size_t begin, size_t end, size_t thread);
+void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context);
+
+// The same for a callable: parallel_for(n, grain, [&](size_t begin, size_t end, size_t thread) {...}).
+template <class F>
+void parallel_for(size_t n, size_t grain, F&& f) {
+  run_parallel(
+      n, grain,
+      [](void* context, size_t begin, size_t end, size_t thread) {
+        (*static_cast<F*>(context))(begin, end, thread);
+      },
+      &f);
+}
+
+}  // namespace onebit

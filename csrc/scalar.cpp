@@ -1,0 +1,64 @@
+// The reference: plain loops over the layouts of matrix.h, for any CPU. Every other instruction set
+// must compute exactly these integers.
+#include <math.h>
+#include <string.h>
+
+#include "half.h"
+#include "ops.h"
+#include "target.h"
+
+namespace onebit {
+namespace scalar {
+namespace {
+
+#define ONEBIT_PIECE 16
+#include "lanes.inl"
+
+constexpr int kTokens = 4;
+constexpr int kFloatTokens = 2;
+
+ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
+  float part[16];
+  for (int i = 0; i < 16; ++i) part[i] = float_of_half(x[i]);
+  return load(part);
+}
+ONEBIT_INLINE void store_f16(uint16_t* y, const Lanes& a) {
+  float part[16];
+  store(part, a);
+  for (int i = 0; i < 16; ++i) y[i] = half_of_float(part[i]);
+}
+
+// A byte of row r holds Codes codes of Bits bits; code m belongs to column 4 * Codes * b + 4 m + j.
+template <int Bits>
+struct Codes {
+  static constexpr int kCodes = 8 / Bits;
+  static constexpr size_t kColumns = 4 * kCodes;
+
+  template <int T>
+  static void sums(const uint8_t* w, const int8_t* x, size_t x_stride, size_t vectors,
+                   IntLanes (&u)[T]) {
+    int32_t sum[T][16] = {};
+    for (size_t b = 0; b < vectors; ++b)
+      for (int m = 0; m < kCodes; ++m)
+        for (int r = 0; r < 16; ++r)
+          for (int j = 0; j < 4; ++j) {
+            const int32_t code = (w[64 * b + 4 * r + j] >> (Bits * m)) & ((1 << Bits) - 1);
+            for (int t = 0; t < T; ++t)
+              sum[t][r] += code * x[t * x_stride + kColumns * b + 4 * m + j];
+          }
+    for (int t = 0; t < T; ++t) u[t] = load(sum[t]);
+  }
+};
+using T2 = Codes<2>;
+using I4 = Codes<4>;
+using I8 = Codes<8>;
+
+#include "float_ops.inl"
+#include "products.inl"
+
+}  // namespace
+}  // namespace scalar
+
+const Ops kScalar = scalar::make_ops("scalar");
+
+}  // namespace onebit

@@ -1,0 +1,238 @@
+"""The one door to the native kernels: NumPy in, NumPy out, without torch.
+
+Arguments are checked here, once; what a user can cause is an `OnebitError`. Weights are repacked at
+load into the order in which a kernel reads them, and stay in memory only in that form:
+
+    matrix = ops.repack(pack.FORMATS["tq2_0"].unpack(data, (N, K)))
+    y_TN = ops.linear(matrix, x_TK, "int8_absmax")
+
+The environment variable ONEBIT_ISA names an instruction set by hand ("scalar" is the reference); it is
+read at every call, and results are the same bits under each.
+
+Shape letters: N rows of weights (out features), K columns (in features), T tokens, G scale groups.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.errors import OptionError, ShapeError, UnsupportedError
+from onebit.kernels import cpu
+from onebit.kernels.cpu import Matrix
+from onebit.pack.unpacked import Unpacked
+
+__all__ = [
+    "ACTIVATIONS",
+    "Matrix",
+    "active_isa",
+    "int_sums",
+    "isas",
+    "linear",
+    "quantize_i4",
+    "quantize_i8",
+    "repack",
+    "set_threads",
+    "threads",
+]
+
+ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
+
+MAX_COLUMNS = 131_071
+"""Of codes: up to here, sums of products of two int8 numbers are exact in int32."""
+
+
+def isas() -> list[str]:
+    """Return the instruction sets that run on this CPU and system, best first."""
+    return cpu.isas()
+
+
+def active_isa() -> str:
+    """Return the instruction set in use: the one ONEBIT_ISA names, or the best.
+
+    Raises:
+        UnsupportedError: ONEBIT_ISA names one that does not run here.
+    """
+    try:
+        return cpu.active_isa()
+    except ValueError as error:
+        raise UnsupportedError(str(error)) from None
+
+
+def threads() -> int:
+    """Return how many threads the kernels use; by default the CPUs this process may use."""
+    return cpu.threads()
+
+
+def set_threads(n: int) -> None:
+    """Use `n` threads. Results do not depend on it.
+
+    Raises:
+        OptionError: `n` is not from 1 to 1024.
+    """
+    if not 1 <= n <= 1024:
+        raise OptionError(f"threads is {n}; it must be from 1 to 1024.")
+    cpu.set_threads(n)
+
+
+def repack(weights: Unpacked | NDArray[Any]) -> Matrix:
+    """Bring weights into the order of the kernels.
+
+    Codes go to the narrowest layout that holds them: "t2" for -1..1, "i4" for a range of 16 values,
+    else "i8". Floats stay as they are: float32, float16, or bfloat16 (the `ml_dtypes` type, or its
+    bits as uint16).
+
+    Args:
+        weights: codes with scales, or a float array, (N, K).
+
+    Raises:
+        ShapeError: a dimension is empty or too wide, or the groups do not fit the kernels.
+        OptionError: the array's type is not one of those above.
+    """
+    if isinstance(weights, Unpacked):
+        return _repack_codes(weights)
+    if weights.ndim != 2 or 0 in weights.shape:
+        raise ShapeError(f"repack: the weights have shape {weights.shape}; expected (N, K).")
+    if weights.dtype.name == "bfloat16":
+        weights = weights.view(np.uint16)
+    if weights.dtype not in (np.float32, np.float16, np.uint16):
+        raise OptionError(
+            f"repack: weights are {weights.dtype}; accepted: float32, float16, bfloat16. Cast them."
+        )
+    return Matrix.from_floats(np.ascontiguousarray(weights))
+
+
+def layout_of(codes_NK: NDArray[np.int8]) -> str:
+    """Return the narrowest layout that holds the codes: "t2", "i4" or "i8"."""
+    low, high = int(codes_NK.min()), int(codes_NK.max())
+    if low >= -1 and high <= 1:
+        return "t2"
+    return "i4" if high - low < 16 else "i8"
+
+
+def _repack_codes(w: Unpacked) -> Matrix:
+    if w.codes_NK.ndim != 2 or 0 in w.codes_NK.shape or w.codes_NK.dtype != np.int8:
+        raise ShapeError(
+            f"repack: codes are {w.codes_NK.dtype} {w.codes_NK.shape}; expected int8 (N, K)."
+        )
+    N, K = w.codes_NK.shape
+    if K > MAX_COLUMNS:
+        raise ShapeError(
+            f"repack: {K} columns of codes; at most {MAX_COLUMNS} keep sums exact. Split the matrix."
+        )
+    for name, factor in (("scale_NG", w.scale_NG), ("minimum_NG", w.minimum_NG)):
+        if factor is not None and (factor.ndim != 2 or factor.shape != (N, w.scale_NG.shape[-1])):
+            raise ShapeError(f"repack: {name} has shape {factor.shape} for {N} rows; give (N, G).")
+    scale, minimum = _even_groups(w)
+    return Matrix.from_codes(
+        layout_of(w.codes_NK),
+        np.ascontiguousarray(w.codes_NK),
+        np.ascontiguousarray(scale, np.float32),
+        None if minimum is None else np.ascontiguousarray(minimum, np.float32),
+    )
+
+
+def _even_groups(w: Unpacked) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the scale and minimum, with one group where all groups of each row are the same."""
+    N, K = w.codes_NK.shape
+    G = w.scale_NG.shape[1]
+    if G == 0 or K % G:
+        raise ShapeError(f"repack: {K} columns do not split into {G} groups.")
+    factors = [w.scale_NG] + ([] if w.minimum_NG is None else [w.minimum_NG])
+    if G > 1 and all((f == f[:, :1]).all() for f in factors):
+        factors = [f[:, :1] for f in factors]
+    elif G > 1 and K // G % 16:
+        raise ShapeError(
+            f"repack: groups of {K // G} columns; the kernels need a multiple of 16, or one scale "
+            "a row. Quantize with such a group."
+        )
+    return factors[0], factors[1] if len(factors) > 1 else None
+
+
+def quantize_i8(
+    x_TK: NDArray[np.float32], block: int = 0
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round activations to int8 by their largest magnitude.
+
+    Args:
+        x_TK: activations, float32.
+        block: columns that share a scale; 0 for the whole row. The last block may be shorter.
+
+    Returns:
+        codes (T, K) and scale (T, B), for which code * scale approximates x.
+
+    Raises:
+        ShapeError: `x_TK` is not (T, K), or K is 0.
+        OptionError: `block` is negative.
+    """
+    if block < 0:
+        raise OptionError(f"quantize_i8: block is {block}; give columns, or 0 for the whole row.")
+    active_isa()
+    return cpu.quantize_i8(_matrix("quantize_i8", x_TK), block)
+
+
+def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round activations to -8..7 by their mean magnitude, per token (BitNet a4.8, equation 7).
+
+    Returns:
+        codes (T, K) and scale (T, 1).
+
+    Raises:
+        ShapeError: `x_TK` is not (T, K), or K is 0.
+    """
+    active_isa()
+    return cpu.quantize_i4(_matrix("quantize_i4", x_TK))
+
+
+def int_sums(matrix: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Return the sums over k of code * x, (T, N), exact; scales are not applied.
+
+    Raises:
+        ShapeError: the input's columns are not the matrix's.
+        OptionError: the matrix holds floats, or the input is not int8.
+    """
+    if matrix.layout not in ("t2", "i4", "i8"):
+        raise OptionError(f"int_sums: the matrix is {matrix.layout}; it must hold codes.")
+    if x_TK.dtype != np.int8:
+        raise OptionError(f"int_sums: the input is {x_TK.dtype}; it must be int8.")
+    active_isa()
+    _check_columns("int_sums", matrix, x_TK)
+    return cpu.int_sums(matrix, np.ascontiguousarray(x_TK))
+
+
+def linear(
+    matrix: Matrix, x_TK: NDArray[np.float32], activation: str = "fp"
+) -> NDArray[np.float32]:
+    """Return x * W^T, (T, N) float32.
+
+    Args:
+        matrix: from `repack`.
+        x_TK: activations, float32.
+        activation: "int8_absmax" (per token), "int8_absmax_tensor" (one scale for all tokens),
+            "int4_absmean" (per token), or "fp": then codes meet int8 activations in blocks of 32,
+            and floats meet floats.
+
+    Raises:
+        ShapeError: the input's columns are not the matrix's.
+        OptionError: the activation is unknown.
+    """
+    if activation not in ACTIVATIONS:
+        raise OptionError(
+            f"linear: activation is {activation!r}; accepted: {', '.join(ACTIVATIONS)}."
+        )
+    active_isa()
+    x_TK = _matrix("linear", x_TK)
+    _check_columns("linear", matrix, x_TK)
+    return cpu.linear(matrix, x_TK, activation)
+
+
+def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+    if x_TK.ndim != 2 or not x_TK.shape[1]:
+        raise ShapeError(f"{op}: the input has shape {x_TK.shape}; expected (T, K).")
+    return np.ascontiguousarray(x_TK, np.float32)
+
+
+def _check_columns(op: str, matrix: Matrix, x_TK: NDArray[Any]) -> None:
+    K = matrix.shape[1]
+    if x_TK.ndim != 2 or x_TK.shape[1] != K:
+        raise ShapeError(f"{op}: the matrix has {K} columns, the input has shape {x_TK.shape}.")

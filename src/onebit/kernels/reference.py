@@ -1,0 +1,119 @@
+"""The slow truth: what each kernel computes, in plain NumPy.
+
+The tests hold every instruction set to these functions: integer sums and codes are equal, and where a
+scale takes part the result is equal bit for bit when a single step covers the row.
+
+Shape letters: N rows of weights, K columns, T tokens, G scale groups of a row, B activation blocks.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.pack.unpacked import Unpacked
+
+BLOCK = 32
+"""Columns that share an activation scale where the scheme asks for no activation quantization."""
+
+_SQRT7 = np.float32(np.sqrt(7.0))
+_SMALLEST = np.float32(1e-5)
+
+
+def quantize_i8(
+    x_TK: NDArray[np.float32], block: int = 0
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round each block of a row to int8 by its largest magnitude.
+
+    BitNet b1.58, https://arxiv.org/abs/2402.17764, in the form of the official training tips.
+
+    Args:
+        x_TK: activations.
+        block: columns that share a scale; 0 for the whole row. The last block may be shorter.
+
+    Returns:
+        codes (T, K) in -128..127 and scale (T, B); code * scale approximates x.
+    """
+    K = x_TK.shape[1]
+    span = block or K
+    codes_TK = np.empty(x_TK.shape, np.int8)
+    scales = []
+    for k in range(0, K, span):
+        part = x_TK[:, k : k + span]
+        largest = np.maximum(np.abs(part).max(axis=1, keepdims=True), _SMALLEST)
+        factor = np.float32(127) / largest
+        codes_TK[:, k : k + span] = np.clip(np.round(part * factor), -128, 127)
+        scales.append(largest / np.float32(127))
+    return codes_TK, np.concatenate(scales, axis=1)
+
+
+def quantize_i8_tensor(
+    x_TK: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round all rows to int8 by one scale: codes (T, K), scale (T, 1) with equal entries."""
+    codes, scale = quantize_i8(x_TK.reshape(1, -1))
+    return codes.reshape(x_TK.shape), np.repeat(scale, x_TK.shape[0], axis=0)
+
+
+def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round each row to -8..7 by its mean magnitude.
+
+    BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
+
+    Returns:
+        codes (T, K) and scale (T, 1).
+    """
+    mean = np.abs(x_TK).mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    mean = np.maximum(mean, _SMALLEST)
+    codes = np.clip(np.round(x_TK * (_SQRT7 / mean)), -8, 7).astype(np.int8)
+    return codes, mean / _SQRT7
+
+
+def int_sums(codes_NK: NDArray[np.int8], x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Return the sums over k of code * x, (T, N)."""
+    sums: NDArray[np.int64] = x_TK.astype(np.int64) @ codes_NK.astype(np.int64).T
+    return sums.astype(np.int32)
+
+
+def linear(w: Unpacked, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """Multiply quantized activations with codes, (T, N) float32.
+
+    With one scale a row and one a token this is float(sum) * (x_scale * w_scale), bit for bit.
+    Otherwise the steps, inside which no scale changes, are added in order of k.
+    """
+    quantize = {
+        "fp": lambda x: quantize_i8(x, BLOCK),
+        "int8_absmax": quantize_i8,
+        "int8_absmax_tensor": quantize_i8_tensor,
+        "int4_absmean": quantize_i4,
+    }[activation]
+    codes_TK, x_scale_TB = quantize(x_TK)
+    T, K = x_TK.shape
+    N, G = w.scale_NG.shape
+    group, block = K // G, BLOCK if activation == "fp" else K
+    y = np.zeros((T, N), np.float32)
+    for k in _steps(K, G, block):
+        x = codes_TK[:, k]
+        w_scale = w.scale_NG[:, k.start // group]
+        x_scale = x_scale_TB[:, k.start // block, None]
+        y += int_sums(w.codes_NK[:, k], x).astype(np.float32) * (x_scale * w_scale)
+        if w.minimum_NG is not None:
+            x_sum = x.sum(axis=1, keepdims=True, dtype=np.int32).astype(np.float32)
+            y += w.minimum_NG[:, k.start // group] * (x_scale * x_sum)
+    return y
+
+
+def _steps(K: int, G: int, block: int) -> list[slice]:
+    """Return the longest runs of columns inside which neither scale changes in the kernels."""
+    if block >= K:
+        size = K // G
+    else:
+        size = block if G == 1 else int(np.gcd(K // G, block))
+    return [slice(k, min(k + size, K)) for k in range(0, K, size)]
+
+
+def linear_float(values_NK: NDArray[np.float32], x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply floats in the kernels' order: four partial sums by k % 4, joined in pairs, (T, N)."""
+    partial = np.zeros((4, x_TK.shape[0], values_NK.shape[0]), np.float32)
+    for k in range(x_TK.shape[1]):
+        partial[k % 4] += x_TK[:, k, None] * values_NK[:, k]
+    total: NDArray[np.float32] = (partial[0] + partial[1]) + (partial[2] + partial[3])
+    return total

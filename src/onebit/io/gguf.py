@@ -11,7 +11,16 @@ How onebit uses it is in docs/formats/container.md.
 """
 
 from onebit.io.gguf_read import Reader, TensorInfo
-from onebit.io.gguf_types import READABLE, TENSOR_IDS, TensorType
+from onebit.io.gguf_types import READABLE, TENSOR_IDS, TENSOR_TYPES, TensorType
 from onebit.io.gguf_write import Declared, Writer
 
-__all__ = ["READABLE", "TENSOR_IDS", "Declared", "Reader", "TensorInfo", "TensorType", "Writer"]
+__all__ = [
+    "READABLE",
+    "TENSOR_IDS",
+    "TENSOR_TYPES",
+    "Declared",
+    "Reader",
+    "TensorInfo",
+    "TensorType",
+    "Writer",
+]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError, MissingError, UnsupportedError
-from onebit.io.gguf_types import TENSOR_TYPES, VALUE_TYPES, TensorType, ValueType
+from onebit.io.gguf_types import ALIGNMENTS, TENSOR_TYPES, VALUE_TYPES, TensorType, ValueType
 from onebit.io.mapped import map_file
 
 MAX_KEYS = 1 << 16
@@ -25,7 +25,6 @@ MAX_TENSORS = 1 << 17
 MAX_ELEMENTS = 1 << 24  # of all arrays together; the largest vocabularies come to under 2^21
 MAX_NAME_BYTES = 1 << 16
 MAX_DIMENSIONS = 4
-MAX_ALIGNMENT = 1 << 16
 
 
 class TensorInfo(NamedTuple):
@@ -226,12 +225,11 @@ def _alignment(path: Path, metadata: dict[str, Any], kinds: dict[str, str]) -> i
     alignment = metadata.get("general.alignment", 32)
     if (
         kinds.get("general.alignment", "uint32") not in ("uint32", "uint64")
-        or not 1 <= alignment <= MAX_ALIGNMENT
-        or alignment & (alignment - 1)
+        or alignment not in ALIGNMENTS
     ):
         raise FormatError(
             f"{path}: general.alignment is {alignment!r:.40}; "
-            f"accepted: a power of two up to {MAX_ALIGNMENT}."
+            f"accepted: a power of two up to {ALIGNMENTS[-1]}."
         )
     return int(alignment)
 

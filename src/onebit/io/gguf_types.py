@@ -98,6 +98,9 @@ TENSOR_TYPES = {
 }
 TENSOR_IDS = {kind.name: number for number, kind in TENSOR_TYPES.items() if kind.block}
 
+ALIGNMENTS = [1 << power for power in range(17)]
+"""What a file may say that every tensor's offset is a multiple of."""
+
 PLAIN = ("f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64")
 READABLE = (
     *PLAIN,

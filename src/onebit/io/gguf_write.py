@@ -14,7 +14,7 @@ import numpy as np
 
 from onebit.errors import OptionError, ShapeError
 from onebit.io.atomic import SlotFile
-from onebit.io.gguf_types import TENSOR_IDS, TENSOR_TYPES, VALUE_IDS, VALUE_TYPES
+from onebit.io.gguf_types import ALIGNMENTS, TENSOR_IDS, TENSOR_TYPES, VALUE_IDS, VALUE_TYPES
 
 MAX_TENSOR_NAME_BYTES = 63  # llama.cpp refuses longer ones
 _RANGE = {"uint32": (0, 2**32), "int32": (-(2**31), 2**31), "uint64": (0, 2**64)}
@@ -57,9 +57,12 @@ class Writer(SlotFile):
         kinds: Mapping[str, str] | None = None,
     ) -> None:
         declared = list(tensors)
-        alignment = int(metadata.get("general.alignment", 32))
-        if alignment < 1 or alignment & (alignment - 1):
-            raise OptionError(f"general.alignment is {alignment}; accepted: a power of two.")
+        alignment = metadata.get("general.alignment", 32)
+        if alignment not in ALIGNMENTS:
+            raise OptionError(
+                f"gguf: general.alignment is {alignment!r:.40}; "
+                f"accepted: a power of two up to {ALIGNMENTS[-1]}."
+            )
         head = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(declared), len(metadata)))
         for key, value in metadata.items():
             head += _text(key) + _value(key, value, (kinds or {}).get(key))

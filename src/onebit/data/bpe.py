@@ -21,6 +21,7 @@ from onebit.errors import OptionError, UnsupportedError
 
 END_OF_TEXT = "<|endoftext|>"
 """The only special token of a vocabulary that we train: begins, ends and separates documents."""
+END_OF_TEXT_ID = 0
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # section 2.2
 _LLAMA3 = (

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from onebit.errors import FormatError, OptionError
 
@@ -31,21 +32,27 @@ MAX_CHARS = 1 << 25
 """Of everything a template makes on its way. A conversation of a million tokens has some 2^22."""
 MAX_NUMBER = 1 << 63
 
-FILTERS = """
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FILTERS = _words("""
     abs capitalize count d default dictsort e escape first float forceescape groupby int items
     last length list lower map max min reject rejectattr reverse round safe select selectattr
     sort string title trim unique upper
-""".split()
+""")
 """Jinja's own filters that are kept: none makes more than it is given."""
 
 METHODS = {
-    str: """capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit
+    str: _words("""
+        capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit
         isidentifier islower isnumeric isprintable isspace istitle isupper join lower lstrip
         partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split
-        splitlines startswith strip swapcase title upper""".split(),
-    dict: "copy get items keys values".split(),
-    list: "copy count index".split(),
-    tuple: "count index".split(),
+        splitlines startswith strip swapcase title upper"""),
+    dict: _words("copy get items keys values"),
+    list: _words("copy count index"),
+    tuple: _words("count index"),
 }
 """Methods of plain values that a template may call."""
 
@@ -172,12 +179,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it makes a number above {MAX_NUMBER}")
         return result
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call something that the template may call; a step, paid by the result's size."""
         __self._step()
         owner = getattr(__obj, "__self__", None)
         if owner is not None and not isinstance(owner, Sandbox):
-            allowed = next((METHODS[kind] for kind in METHODS if isinstance(owner, kind)), [])
+            allowed = next(
+                (METHODS[kind] for kind in METHODS if isinstance(owner, kind)), frozenset()
+            )
             if __obj.__name__ not in allowed:
                 raise SecurityError(f"the method {__obj.__name__} is not offered")
             if __obj.__name__ in ("join", "replace"):
@@ -260,7 +269,7 @@ def _literal_chars(node: nodes.Node) -> int:
     return sum(len(data.data) for data in node.find_all(nodes.TemplateData))
 
 
-def _filtered(value: nodes.Expr, name: str, args: list[nodes.Expr]) -> nodes.Filter:
+def _filtered(value: Any, name: str, args: list[nodes.Expr]) -> nodes.Filter:
     return nodes.Filter(value, name, args, [], None, None, lineno=value.lineno)
 
 

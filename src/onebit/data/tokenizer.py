@@ -71,7 +71,7 @@ class Tokenizer:
             OptionError: `vocab_size` is below 257.
         """
         backend = bpe.train(texts, vocab_size)
-        end = backend.token_to_id(bpe.END_OF_TEXT)
+        end = bpe.END_OF_TEXT_ID
         return cls(backend, Settings(bos_id=end, eos_ids=(end,), chat_template=chat_template))
 
     @property

@@ -1,7 +1,7 @@
-"""The native extension: csrc/module.cpp. Checks its arguments, frees the GIL, does no arithmetic itself.
+"""The native extension: csrc/module.cpp, which checks its arguments and frees the GIL.
 
-Wrong arguments raise ValueError; kernels/ops.py and runtime/ turn what a user can cause into OnebitError
-before it gets here.
+Wrong arguments raise ValueError; kernels/ops.py and runtime/ turn what a user can cause into
+OnebitError before it gets here.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ def isas() -> list[str]:
     """Instruction sets that run on this CPU and OS, best first; ends with "scalar"."""
 
 def active_isa() -> str:
-    """The one in use: ONEBIT_ISA (read at every call) or the best. ValueError if it does not run here."""
+    """The one in use: ONEBIT_ISA, read at every call, or the best.
+
+    ValueError if ONEBIT_ISA names one that does not run here.
+    """
 
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
@@ -45,9 +48,11 @@ class Matrix:
 def quantize_i8(
     x_TK: NDArray[np.float32], block: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Absmax int8: codes (T, K) and scale (T, B). block 0: a scale per row (B = 1); else K // block, rounded up.
+    """Absmax int8: codes (T, K) and scale (T, B).
 
-    scale = max(absmax, 1e-5) / 127 is what multiplies; codes = round_half_even(x * (127 / max(absmax, 1e-5))).
+    block 0: a scale per row (B = 1); else a scale for each `block` columns, the last perhaps fewer.
+    scale = m / 127 is what multiplies, with m = max(absmax, 1e-5);
+    codes = round_half_even(x * (127 / m)).
     """
 
 def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -81,18 +86,20 @@ class Decoder:
     """The forward pass of the llama and bitnet families."""
 
     def __init__(self, architecture: Mapping[str, Any]) -> None:
-        """Fields as in onebit.Architecture, with `inv_freq`, float32 [head_dim / 2], in place of the rope ones."""
+        """Fields as in onebit.Architecture, with `inv_freq`, float32 [head_dim / 2], in place of
+        the rope ones."""
 
     def set_matrix(
         self,
         name: str,  # "model.embed_tokens", "lm_head", "model.layers.3.self_attn.q_proj", ...
         matrix: Matrix,
-        activation: str = "fp",
+        activation: str = "fp",  # "int8_absmax_tensor" is taken per token here, as "int8_absmax"
         norm: NDArray[np.float32] | None = None,  # [K], RMSNorm inside the layer
         bias: NDArray[np.float32] | None = None,  # [N]
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
-        """ "model.norm", "model.layers.3.input_layernorm", "...self_attn.q_norm", "...mlp.ffn_sub_norm", ..."""
+        """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",
+        "...self_attn.q_norm", "...k_norm", "...attn_sub_norm", "...mlp.ffn_sub_norm"."""
 
     def finish(self) -> None:
         """Check that every part is there with the right shape. ValueError names the missing one."""
@@ -103,4 +110,8 @@ class Decoder:
     def forward(
         self, tokens_T: NDArray[np.int32], cache: Cache, logits: str
     ) -> NDArray[np.float32]:
-        """Append the tokens to the cache. logits: "last" (1, V), "all" (T, V) or "none" (0, V)."""
+        """Append the tokens to the cache. logits: "last" (1, V), "all" (T, V) or "none" (0, V).
+
+        ValueError for a token id out of range, a full cache or another decoder's cache; the cache
+        then holds what it held. Threads may share a decoder: their calls take turns.
+        """

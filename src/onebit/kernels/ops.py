@@ -6,8 +6,8 @@ load into the order in which a kernel reads them, and stay in memory only in tha
     matrix = ops.repack(pack.FORMATS["tq2_0"].unpack(data, (N, K)))
     y_TN = ops.linear(matrix, x_TK, "int8_absmax")
 
-The environment variable ONEBIT_ISA names an instruction set by hand ("scalar" is the reference); it is
-read at every call, and results are the same bits under each.
+The environment variable ONEBIT_ISA names an instruction set by hand ("scalar" is the reference);
+it is read at every call, and results are the same bits under each.
 
 Shape letters: N rows of weights (out features), K columns (in features), T tokens, G scale groups.
 """
@@ -118,7 +118,8 @@ def _repack_codes(w: Unpacked) -> Matrix:
     N, K = w.codes_NK.shape
     if K > MAX_COLUMNS:
         raise ShapeError(
-            f"repack: {K} columns of codes; at most {MAX_COLUMNS} keep sums exact. Split the matrix."
+            f"repack: {K} columns of codes; at most {MAX_COLUMNS} keep sums exact. "
+            "Split the matrix."
         )
     for name, factor in (("scale_NG", w.scale_NG), ("minimum_NG", w.minimum_NG)):
         if factor is not None and (factor.ndim != 2 or factor.shape != (N, w.scale_NG.shape[-1])):
@@ -134,7 +135,7 @@ def _repack_codes(w: Unpacked) -> Matrix:
 
 def _even_groups(w: Unpacked) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return the scale and minimum, with one group where all groups of each row are the same."""
-    N, K = w.codes_NK.shape
+    K = w.codes_NK.shape[1]
     G = w.scale_NG.shape[1]
     if G == 0 or K % G:
         raise ShapeError(f"repack: {K} columns do not split into {G} groups.")

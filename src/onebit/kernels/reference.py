@@ -1,7 +1,7 @@
 """The slow truth: what each kernel computes, in plain NumPy.
 
-The tests hold every instruction set to these functions: integer sums and codes are equal, and where a
-scale takes part the result is equal bit for bit when a single step covers the row.
+The tests hold every instruction set to these functions. Integer sums and codes are equal, and so is
+what the scales make of them, since it is written here in the kernels' own order.
 
 Shape letters: N rows of weights, K columns, T tokens, G scale groups of a row, B activation blocks.
 """
@@ -76,8 +76,8 @@ def int_sums(codes_NK: NDArray[np.int8], x_TK: NDArray[np.int8]) -> NDArray[np.i
 def linear(w: Unpacked, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
     """Multiply quantized activations with codes, (T, N) float32.
 
-    With one scale a row and one a token this is float(sum) * (x_scale * w_scale), bit for bit.
-    Otherwise the steps, inside which no scale changes, are added in order of k.
+    With one scale a row and one a token this is float(sum) * (x_scale * w_scale). Otherwise the
+    steps, inside which no scale changes, are added in order of k.
     """
     quantize = {
         "fp": lambda x: quantize_i8(x, BLOCK),
@@ -102,16 +102,15 @@ def linear(w: Unpacked, x_TK: NDArray[np.float32], activation: str) -> NDArray[n
 
 
 def _steps(K: int, G: int, block: int) -> list[slice]:
-    """Return the longest runs of columns inside which neither scale changes in the kernels."""
-    if block >= K:
-        size = K // G
-    else:
-        size = block if G == 1 else int(np.gcd(K // G, block))
+    """Return the runs of columns, inside which no scale changes, that the kernels add up."""
+    size = K // G
+    if block < K:
+        size = block if G == 1 else int(np.gcd(size, block))
     return [slice(k, min(k + size, K)) for k in range(0, K, size)]
 
 
 def linear_float(values_NK: NDArray[np.float32], x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply floats in the kernels' order: four partial sums by k % 4, joined in pairs, (T, N)."""
+    """Multiply floats as the kernels do, (T, N): four sums by k % 4, joined in pairs."""
     partial = np.zeros((4, x_TK.shape[0], values_NK.shape[0]), np.float32)
     for k in range(x_TK.shape[1]):
         partial[k % 4] += x_TK[:, k, None] * values_NK[:, k]

@@ -32,6 +32,7 @@ __all__ = [
     "quantize_i4",
     "quantize_i8",
     "repack",
+    "repack_floats",
     "set_threads",
     "threads",
 ]
@@ -75,31 +76,57 @@ def set_threads(n: int) -> None:
     cpu.set_threads(n)
 
 
-def repack(weights: Unpacked | NDArray[Any]) -> Matrix:
-    """Bring weights into the order of the kernels.
+def repack(weights: Unpacked) -> Matrix:
+    """Bring codes into the order of the kernels, in the narrowest layout that holds them.
 
-    Codes go to the narrowest layout that holds them: "t2" for -1..1, "i4" for a range of 16 values,
-    else "i8". Floats stay as they are: float32, float16, or bfloat16 (the `ml_dtypes` type, or its
-    bits as uint16).
+    That is "t2" for -1..1, "i4" for a range of 16 values, else "i8".
 
     Args:
-        weights: codes with scales, or a float array, (N, K).
+        weights: codes (N, K) with a scale for each group of columns. A group is a whole row, or a
+            multiple of 16 columns; groups that all have their row's scale count as one.
 
     Raises:
         ShapeError: a dimension is empty or too wide, or the groups do not fit the kernels.
-        OptionError: the array's type is not one of those above.
     """
-    if isinstance(weights, Unpacked):
-        return _repack_codes(weights)
-    if weights.ndim != 2 or 0 in weights.shape:
-        raise ShapeError(f"repack: the weights have shape {weights.shape}; expected (N, K).")
-    if weights.dtype.name == "bfloat16":
-        weights = weights.view(np.uint16)
-    if weights.dtype not in (np.float32, np.float16, np.uint16):
-        raise OptionError(
-            f"repack: weights are {weights.dtype}; accepted: float32, float16, bfloat16. Cast them."
+    codes_NK = weights.codes_NK
+    if codes_NK.ndim != 2 or 0 in codes_NK.shape or codes_NK.dtype != np.int8:
+        raise ShapeError(
+            f"repack: codes are {codes_NK.dtype} {codes_NK.shape}; expected int8 (N, K)."
         )
-    return Matrix.from_floats(np.ascontiguousarray(weights))
+    if codes_NK.shape[1] > MAX_COLUMNS:
+        raise ShapeError(
+            f"repack: {codes_NK.shape[1]} columns of codes; at most {MAX_COLUMNS} keep sums exact. "
+            "Split the matrix."
+        )
+    scale_NG, minimum_NG = _groups(weights)
+    return Matrix.from_codes(
+        layout_of(codes_NK),
+        np.ascontiguousarray(codes_NK),
+        np.ascontiguousarray(scale_NG, np.float32),
+        None if minimum_NG is None else np.ascontiguousarray(minimum_NG, np.float32),
+    )
+
+
+def repack_floats(values_NK: NDArray[Any]) -> Matrix:
+    """Bring float weights into the order of the kernels, as precise as they are.
+
+    Args:
+        values_NK: float32, float16, or bfloat16 (the `ml_dtypes` type, or its bits as uint16).
+
+    Raises:
+        ShapeError: the array is not (N, K), or is empty.
+        OptionError: its type is not one of those above.
+    """
+    if values_NK.ndim != 2 or 0 in values_NK.shape:
+        raise ShapeError(f"repack: the weights have shape {values_NK.shape}; expected (N, K).")
+    if values_NK.dtype.name == "bfloat16":
+        values_NK = values_NK.view(np.uint16)
+    if values_NK.dtype not in (np.float32, np.float16, np.uint16):
+        raise OptionError(
+            f"repack: weights are {values_NK.dtype}; accepted: float32, float16, bfloat16. "
+            "Cast them."
+        )
+    return Matrix.from_floats(np.ascontiguousarray(values_NK))
 
 
 def layout_of(codes_NK: NDArray[np.int8]) -> str:
@@ -110,36 +137,16 @@ def layout_of(codes_NK: NDArray[np.int8]) -> str:
     return "i4" if high - low < 16 else "i8"
 
 
-def _repack_codes(w: Unpacked) -> Matrix:
-    if w.codes_NK.ndim != 2 or 0 in w.codes_NK.shape or w.codes_NK.dtype != np.int8:
-        raise ShapeError(
-            f"repack: codes are {w.codes_NK.dtype} {w.codes_NK.shape}; expected int8 (N, K)."
-        )
+def _groups(w: Unpacked) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the scale and minimum, checked, and of one group where a row's groups are the same."""
     N, K = w.codes_NK.shape
-    if K > MAX_COLUMNS:
+    factors = [w.scale_NG] if w.minimum_NG is None else [w.scale_NG, w.minimum_NG]
+    G = w.scale_NG.shape[-1] if w.scale_NG.ndim == 2 else 0
+    if not G or K % G or any(f.shape != (N, G) for f in factors):
         raise ShapeError(
-            f"repack: {K} columns of codes; at most {MAX_COLUMNS} keep sums exact. "
-            "Split the matrix."
+            f"repack: scales of shape {[f.shape for f in factors]} for codes ({N}, {K}); "
+            "expected (N, G) with G dividing K."
         )
-    for name, factor in (("scale_NG", w.scale_NG), ("minimum_NG", w.minimum_NG)):
-        if factor is not None and (factor.ndim != 2 or factor.shape != (N, w.scale_NG.shape[-1])):
-            raise ShapeError(f"repack: {name} has shape {factor.shape} for {N} rows; give (N, G).")
-    scale, minimum = _even_groups(w)
-    return Matrix.from_codes(
-        layout_of(w.codes_NK),
-        np.ascontiguousarray(w.codes_NK),
-        np.ascontiguousarray(scale, np.float32),
-        None if minimum is None else np.ascontiguousarray(minimum, np.float32),
-    )
-
-
-def _even_groups(w: Unpacked) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Return the scale and minimum, with one group where all groups of each row are the same."""
-    K = w.codes_NK.shape[1]
-    G = w.scale_NG.shape[1]
-    if G == 0 or K % G:
-        raise ShapeError(f"repack: {K} columns do not split into {G} groups.")
-    factors = [w.scale_NG] + ([] if w.minimum_NG is None else [w.minimum_NG])
     if G > 1 and all((f == f[:, :1]).all() for f in factors):
         factors = [f[:, :1] for f in factors]
     elif G > 1 and K // G % 16:
@@ -207,7 +214,7 @@ def linear(
     """Return x * W^T, (T, N) float32.
 
     Args:
-        matrix: from `repack`.
+        matrix: from `repack` or `repack_floats`.
         x_TK: activations, float32.
         activation: "int8_absmax" (per token), "int8_absmax_tensor" (one scale for all tokens),
             "int4_absmean" (per token), or "fp": then codes meet int8 activations in blocks of 32,

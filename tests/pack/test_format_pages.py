@@ -25,7 +25,7 @@ def test_the_examples_on_the_page_run(page):
 
 def test_the_table_of_block_formats_is_the_codes():
     rows = re.findall(
-        r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+) \| (\d+) \| .* \| (yes)? ?\|$",
+        r"^\| `(\w+)` \| (\d+) \| (\d+) \| ([\d.]+) \| (\d+) \| .* \| (yes)? ?\|$",
         (PAGES / "ggml.md").read_text(),
         re.MULTILINE,
     )

@@ -102,8 +102,8 @@ class WritableBlockFormat(BlockFormat):
         if lost.any():
             raise InputError(
                 f"{self.name}: the scale {scale_NG[lost][0]:g} does not fit the format's float16; "
-                "accepted: 0, and magnitudes from 6e-8 to 65504. Choose a format that keeps its scale "
-                "apart, in float32."
+                "accepted: 0, and magnitudes from 6e-8 to 65504. Choose a format that keeps its "
+                "scale apart, in float32."
             )
         half_NB: NDArray[np.float16] = np.repeat(half_NG, group // self.columns, axis=1)
         return half_NB.reshape(-1)

@@ -1,0 +1,140 @@
+"""GGUF metadata to config and back."""
+
+import numpy as np
+import pytest
+
+from onebit.architecture import Architecture
+from onebit.errors import FormatError, MissingError, UnsupportedError
+from onebit.io.gguf_config import config_to_metadata, metadata_to_config, rope_factors
+from onebit.scheme import SCHEMES
+
+SHAPES = {"token_embd.weight": (100, 64), "output.weight": (100, 64)}
+LLAMA = {
+    "general.architecture": "llama",
+    "llama.embedding_length": 64,
+    "llama.feed_forward_length": 128,
+    "llama.block_count": 2,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": float(np.float32(1e-5)),
+    "llama.context_length": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def model(**fields):
+    base = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    base |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return Architecture(**(base | fields))
+
+
+def test_llama_by_hand():
+    config = metadata_to_config(LLAMA, SHAPES)
+    assert Architecture.from_config(config) == model(
+        tie_word_embeddings=False, **{"max_position_embeddings": 256}
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        model(tie_word_embeddings=False, bos_token_id=1, eos_token_id=(2,)),
+        model(head_dim=32, eos_token_id=(2, 5, 7), rms_norm_eps=1e-6, hidden_act="relu2"),
+        model(rope_scaling={"rope_type": "linear", "factor": 4.0}, rope_theta=5e5),
+        model(rope_scaling=LLAMA3, rope_theta=5e5, head_dim=64),
+        model(model_type="qwen2", qkv_bias=True),
+        model(model_type="qwen3", qk_norm=True),
+        model(model_type="bitnet", hidden_act="relu2", sub_norms=True),
+        model(model_type="bitnet", hidden_act="silu", sub_norms=True),
+    ],
+    ids=lambda m: f"{m.model_type}-{m.hidden_act}-{m.rope_scaling['rope_type']}",
+)
+def test_what_is_written_comes_back(wanted):
+    scheme = SCHEMES["bitnet-b1.58"].to_dict()
+    config = wanted.to_config() | {"onebit_scheme": scheme}
+    shapes = {"token_embd.weight": (100, 64)}
+    if not wanted.tie_word_embeddings:
+        shapes["output.weight"] = (100, 64)
+    if wanted.qkv_bias:
+        shapes["blk.0.attn_q.bias"] = (64,)
+    found = metadata_to_config(config_to_metadata(config), shapes, rope_factors(config))
+    assert Architecture.from_config(found) == wanted
+    assert found["onebit_scheme"] == scheme
+
+
+def test_bitnet_architectures_have_their_activations():
+    for arch, act in (("bitnet", "silu"), ("bitnet-25", "relu2"), ("bitnet-b1.58", "relu2")):
+        metadata = {key.replace("llama", arch): value for key, value in LLAMA.items()}
+        metadata["general.architecture"] = arch
+        found = metadata_to_config(metadata, SHAPES)
+        assert (found["model_type"], found["hidden_act"]) == ("bitnet", act)
+
+
+def test_rope_factors_are_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = model(rope_scaling=LLAMA3, rope_theta=5e5, head_dim=64).to_config()
+    theirs = LlamaConfig(**{k: v for k, v in config.items() if k != "architectures"})
+    inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
+    plain = 5e5 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_allclose(plain / rope_factors(config), inverse.numpy(), rtol=1e-5)
+
+
+def test_models_without_scaling_have_no_factors():
+    assert rope_factors(model().to_config()) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"general.architecture": None}, MissingError, "general.architecture is not there"),
+        ({"general.architecture": "gemma3"}, UnsupportedError, "supported: llama, qwen2, qwen3, b"),
+        ({"general.architecture": 3}, UnsupportedError, "architecture 3; supported"),
+        ({"llama.block_count": None}, MissingError, "key llama.block_count is not there"),
+        ({"llama.block_count": "2"}, FormatError, "is '2'; expected a whole number"),
+        ({"llama.block_count": True}, FormatError, "is True; expected a whole number"),
+        ({"llama.block_count": 0}, FormatError, "is 0; expected a whole number"),
+        ({"llama.attention.head_count": 1 << 40}, FormatError, "expected a whole number"),
+        ({"llama.attention.head_count": [4, 2]}, UnsupportedError, "differs from layer to layer"),
+        ({"llama.attention.head_count": 7}, FormatError, "64 is no multiple of 7 heads"),
+        ({"llama.attention.layer_norm_rms_epsilon": np.nan}, FormatError, "a number over 0"),
+        ({"llama.rope.dimension_count": 8}, UnsupportedError, "is 8 and a head is 16 wide"),
+        ({"llama.attention.value_length": 8}, UnsupportedError, "is 8 and a head is 16 wide"),
+        ({"llama.rope.scaling.type": "yarn"}, UnsupportedError, "'yarn'; supported: none, linear"),
+        ({"llama.expert_count": 8}, UnsupportedError, "expert_count is 8; not supported"),
+        ({"split.count": 3}, UnsupportedError, "one part of several"),
+        ({"tokenizer.ggml.eos_token_id": -1}, FormatError, "is -1; expected a token id"),
+        ({"onebit.scheme": 3}, FormatError, "onebit.scheme must be a string of JSON"),
+        ({"onebit.scheme": "{"}, FormatError, "onebit.scheme: not valid JSON"),
+    ],
+)
+def test_what_cannot_be_is_refused(change, kind, message):
+    metadata = {key: value for key, value in (LLAMA | change).items() if value is not None}
+    with pytest.raises(kind, match=message):
+        metadata_to_config(metadata, SHAPES)
+
+
+def test_one_number_for_all_layers_may_be_a_list():
+    found = metadata_to_config(LLAMA | {"llama.attention.head_count_kv": [2, 2]}, SHAPES)
+    assert found["num_key_value_heads"] == 2
+
+
+def test_other_rope_factors_are_refused():
+    for factors in (np.full(8, 2.0, np.float32), np.array([1, np.nan], np.float32)):
+        with pytest.raises(UnsupportedError, match=r"rope_freqs\.weight are not Llama 3's"):
+            metadata_to_config(LLAMA, SHAPES, factors)
+    plain = metadata_to_config(LLAMA, SHAPES, np.ones(8, np.float32))
+    assert plain["rope_parameters"]["rope_type"] == "default"
+
+
+def test_more_eos_tokens_than_gguf_has_keys_for():
+    with pytest.raises(UnsupportedError, match="4 eos_token_id; GGUF has keys for 3"):
+        config_to_metadata(model(eos_token_id=(1, 2, 3, 4)).to_config())

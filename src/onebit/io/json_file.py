@@ -18,8 +18,9 @@ def read_json(path: Path) -> dict[str, Any]:
         FileError: the system refuses to open it.
     """
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError(f"{path}: over {MAX_BYTES} bytes of JSON; that is no model's.")
+        raw = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingError(f"{path}: there is no such file.") from error
     except OSError as error:

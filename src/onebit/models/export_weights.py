@@ -1,13 +1,13 @@
 """One tensor on its way to a file: which codes or floats it has, and their bytes in a format.
 
 A weight is quantized once. What is packed keeps its codes and scale; floats are first asked whether
-they already lie on a grid, and keep it; only float masters under a scheme that quantizes are rounded,
-here and for the last time.
+they already lie on a grid, and keep it; only float masters under a scheme that quantizes are
+rounded, here and for the last time.
 
 Shape letters: N rows, K columns, G groups of a row that share a scale.
 """
 
-from dataclasses import replace
+import math
 from typing import NamedTuple, TypeAlias
 
 import ml_dtypes
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from onebit import pack, quant
 from onebit.errors import InputError, NotTernaryError, OnebitError
-from onebit.io import StoredTensor
+from onebit.io import StoredTensor, rope_rows
+from onebit.models import stored_weight
 from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme
 
@@ -26,6 +27,7 @@ Floats: TypeAlias = NDArray[np.float32]
 FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dtypes.bfloat16)}
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
 
+_ANY_TERNARY = LinearScheme("ternary", weight_scale="row")
 _Q8_0 = LinearScheme("int8", weight_rule="absmax", weight_scale="group:32")
 _LEAST_HALF = 2.0**-25  # a float16 below this is 0
 
@@ -34,14 +36,32 @@ class Encoded(NamedTuple):
     """A tensor's bytes, and its scale where the format stores it apart."""
 
     data: NDArray[np.generic]
-    scale: NDArray[np.float32] | None = None
+    scale: Floats | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
-def values(tensor: StoredTensor) -> Floats:
-    """Return a stored tensor as float32, of its own shape."""
-    if tensor.format == "f64":
-        return tensor.data.view("<f8").astype(np.float32).reshape(tensor.shape)
-    return pack.decode(tensor.format, tensor.data, tensor.shape, tensor.scale)
+def weights_of(
+    tensor: StoredTensor, part: str, claim: LinearScheme, format: str
+) -> Unpacked | Floats:
+    """Return what is to be written of a tensor: codes and scale, or floats.
+
+    Args:
+        tensor: as it lies in the source.
+        part: as in `export_plan.Planned`.
+        claim: what the model's scheme says of it.
+        format: that it is to be written in; a tensor that has it already stays as it is.
+
+    Raises:
+        NotTernaryError: the scheme quantizes it, and the file holds another rounding.
+    """
+    if tensor.format == format and format in pack.FORMATS:
+        return pack.FORMATS[format].unpack(tensor.data, _matrix(tensor), tensor.scale)
+    if part == "body" or claim.weight != "fp":
+        return linear(tensor, claim)
+    return stored_weight.values(tensor)
 
 
 def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
@@ -49,19 +69,33 @@ def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
 
     Args:
         tensor: a matrix (N, K).
-        claim: what the model's scheme says of it.
+        claim: what the model's scheme says of it. Under "fp", weights that are ternary all the same
+            are found too.
+
+    Raises:
+        NotTernaryError: the scheme quantizes it, and the file holds another rounding.
+        InputError: it is on a grid that is not the scheme's.
     """
-    if tensor.format in pack.FORMATS:
-        unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, _matrix(tensor), tensor.scale)
-        if is_ternary(unpacked):
-            return unpacked
-    w_NK = values(tensor)
-    found = _on_grid(w_NK, claim)
-    if found is not None:
-        return found
-    if claim.weight == "fp" or tensor.format in pack.FORMATS:
-        return w_NK  # what another format rounded is no master: rounding it again would be twice
-    return _unpacked(quant.quantize_weight(torch.from_numpy(w_NK), claim))
+    if claim.weight != "fp":
+        found = stored_weight.codes(tensor, claim)
+        return _unpacked(_quantized(tensor, claim) if found is None else found)
+    try:
+        found = stored_weight.codes(tensor, _ANY_TERNARY)
+    except NotTernaryError:  # packed as something else, which no scheme forbids
+        found = None
+    return stored_weight.values(tensor) if found is None else _unpacked(found)
+
+
+def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
+    """Round masters, once."""
+    w = torch.from_numpy(stored_weight.values(tensor))
+    if stored_weight.grid(w, _ANY_TERNARY) is not None:
+        raise InputError(
+            f"{tensor.name}: already on a ternary grid, and not on the scheme's ({claim.weight}, "
+            f"one scale per {claim.weight_scale}). Rounding again would shrink the scale: correct "
+            "the scheme, or export from the masters."
+        )
+    return quant.quantize_weight(w, claim)
 
 
 def is_ternary(weights: Unpacked) -> bool:
@@ -75,29 +109,21 @@ def _matrix(tensor: StoredTensor) -> tuple[int, int]:
     return N, K
 
 
-def _on_grid(w_NK: Floats, claim: LinearScheme) -> Unpacked | None:
-    """Return the codes of weights that are ternary already, by tensor, row or the scheme's group."""
-    w = torch.from_numpy(w_NK)
-    K = w.shape[1]
-    groups = [None, K, *([claim.group] if claim.group and K % claim.group == 0 else [])]
-    for group in groups:
-        if (codes := quant.on_grid(w, group)) is not None:
-            return _unpacked(codes)
-    return None
-
-
 def _unpacked(codes: quant.Codes) -> Unpacked:
     assert codes.zero_NG is None  # the schemes that a model trains under are symmetric
     return Unpacked(codes.codes_NK.numpy(), codes.scale_NG.numpy().astype(np.float32, copy=False))
 
 
-def encode(name: str, weights: Unpacked | Floats, format: str) -> Encoded:
+def encode(
+    name: str, weights: Unpacked | Floats, format: str, scale_shape: tuple[int, ...] | None = None
+) -> Encoded:
     """Return the bytes of a tensor in `format`.
 
     Args:
         name: the tensor's, for errors.
         weights: from `linear`, or floats of any shape.
         format: one of FLOATS, TERNARY or "q8_0".
+        scale_shape: of the scale that is stored beside the bytes, where the format wants one.
 
     Raises:
         NotTernaryError: the format is ternary and the weights are not.
@@ -114,7 +140,9 @@ def encode(name: str, weights: Unpacked | Floats, format: str) -> Encoded:
         data = pack.FORMATS[format].pack(weights)
     except OnebitError as error:
         raise type(error)(f"{name}: {error}") from error
-    return Encoded(data, None if pack.FORMATS[format].scale_inside else _scale(weights.scale_NG))
+    if scale_shape is None:
+        return Encoded(data)
+    return Encoded(data, _fitted_scale(name, weights.scale_NG, scale_shape))
 
 
 def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.generic]:
@@ -138,11 +166,41 @@ def _flushed(weights: Unpacked) -> Unpacked:
     return Unpacked(codes_NGk.reshape(N, K), np.where(tiny_NG, np.float32(0), weights.scale_NG))
 
 
-def _scale(scale_NG: Floats) -> Floats:
-    """Return the scale in the fewest numbers: (1,), (N,) or (N, G)."""
+def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:
+    """Return the shape that the scale of a tensor takes on its own: (1,), (N,) or (N, G).
+
+    Known from the scheme for masters; else from the scales that are there.
+    """
+    N, K = _matrix(tensor)
+    if tensor.format not in pack.FORMATS and claim.weight != "fp":
+        if claim.weight_scale == "tensor":
+            return (1,)
+        return (N, K // claim.group) if claim.group else (N,)
+    weights = linear(tensor, claim)
+    if isinstance(weights, np.ndarray):
+        return (1,)  # not ternary: `encode` refuses it
+    scale_NG = weights.scale_NG
     if (scale_NG == scale_NG[0, 0]).all():
-        return scale_NG[0, :1].copy()
-    return scale_NG[:, 0].copy() if scale_NG.shape[1] == 1 else scale_NG
+        return (1,)
+    return (N,) if (scale_NG == scale_NG[:, :1]).all() else scale_NG.shape
+
+
+def _fitted_scale(name: str, scale_NG: Floats, shape: tuple[int, ...]) -> Floats:
+    """Return a scale in the shape that was planned for it.
+
+    Raises:
+        InputError: it changes more often than that.
+    """
+    N, G = scale_NG.shape
+    groups = shape[1] if len(shape) == 2 else 1
+    finest = np.repeat(scale_NG, math.lcm(G, groups) // G, axis=1).reshape(N, groups, -1)
+    fitted = finest[..., 0] if len(shape) == 2 or shape[0] == N else finest[:1, :, 0]
+    if not (finest == fitted[..., None]).all():
+        raise InputError(
+            f"{name}: already on a grid, with more scales than its scheme says. "
+            "`onebit verify` shows them; correct the scheme, or export from the masters."
+        )
+    return fitted.reshape(shape)
 
 
 def _not_ternary(name: str, weights: Unpacked | Floats, format: str) -> NotTernaryError:
@@ -153,18 +211,17 @@ def _not_ternary(name: str, weights: Unpacked | Floats, format: str) -> NotTerna
     )
 
 
-def permuted(weights: Unpacked | Floats, order_N: NDArray[np.intp]) -> Unpacked | Floats:
-    """Return the weights with their rows, and the rows' scales, in another order."""
+def permuted(weights: Unpacked | Floats, heads: int) -> Unpacked | Floats:
+    """Return rows of q or k, and their scales, in the order of GGUF's architecture "llama".
+
+    Raises:
+        ShapeError: the rows do not make `heads` heads of an even width.
+    """
     if isinstance(weights, np.ndarray):
-        return weights[order_N]
+        return rope_rows.permute(weights, heads)
     minimum_NG = weights.minimum_NG
-    return weights._replace(
-        codes_NK=weights.codes_NK[order_N],
-        scale_NG=weights.scale_NG[order_N],
-        minimum_NG=None if minimum_NG is None else minimum_NG[order_N],
+    return Unpacked(
+        rope_rows.permute(weights.codes_NK, heads),
+        rope_rows.permute(weights.scale_NG, heads),
+        None if minimum_NG is None else rope_rows.permute(minimum_NG, heads),
     )
-
-
-def floats_of_claim(claim: LinearScheme) -> LinearScheme:
-    """Return `claim` with its weights left float: for a layer that the format need not quantize."""
-    return replace(claim, weight="fp")

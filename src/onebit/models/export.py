@@ -1,0 +1,173 @@
+"""Export: a model in any form we read, to a file that others read, its ternary weights packed.
+
+    export("runs/demo/model", "demo.gguf", "tq2_0")     llama.cpp
+    export("runs/demo/model", "demo.gguf", "t1_6")      onebit, 1.6 bits per weight
+    export("runs/demo/model", "demo-hf", "hf_2bit")     transformers
+
+Every width is held against its format before anything is written; weights on a grid keep their
+codes and scale; what is to be ternary must be ternary. The file is there whole or not at all, and
+the same model gives the same bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onebit import scheme as schemes
+from onebit.architecture import Architecture
+from onebit.errors import FileError, OptionError
+from onebit.io import Checkpoint, open_checkpoint
+from onebit.models import export_folder, export_gguf
+from onebit.models.export_plan import FORMATS, Planned, plan
+from onebit.models.export_weights import FLOATS, TERNARY
+from onebit.scheme import SCHEMES, Scheme
+
+__all__ = ["FORMATS", "ExportReport", "export"]
+
+_MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".md")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written."""
+
+    path: str
+    container: str
+    """"gguf" or "safetensors"."""
+    format: str
+    """Of the linear layers."""
+    embed: str
+    """Of embedding and head."""
+    parameters: int
+    size_bytes: int
+    """Of the file or folder."""
+    body_weights: int
+    body_bits_per_weight: float
+    """Of the linear layers without embedding and head, scales included."""
+    part_bytes: Mapping[str, int]
+    """Bytes of the tensors of "body", "embed", "head" and "other" (norms, biases)."""
+
+
+def export(
+    source: str | Path | Checkpoint,
+    out: str | Path,
+    format: str = "t1_6",
+    *,
+    embed: str | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Write a model to `out` for others to run.
+
+    Args:
+        source: a folder, a file or a catalog name, or an open checkpoint.
+        out: a file that ends in .gguf, or a folder for safetensors.
+        format: of the linear layers: t1_6, t2, tq1_0, tq2_0, i2_s or hf_2bit for ternary models;
+            q8_0, f16, bf16 or f32 for any. A ternary model written as these keeps its grid.
+        embed: of embedding and head: f16, f32, bf16, or q8_0 (GGUF only). Default: the format of
+            the linear layers if it is a float type, else f16. f32 repeats the trained model's
+            logits exactly where f16 is within 0.05 % of each embedding.
+        force: overwrite what is at `out`.
+
+    Raises:
+        MissingError, FormatError: the source, or its tokenizer, is not there or damaged.
+        OptionError: no such format; `out` exists; or it is the source.
+        NotTernaryError: a ternary format is asked for weights that are not.
+        ShapeError: a width does not fit the format.
+        UnsupportedError: the format cannot say what the model does.
+        FileError: the system refused; what was at `out` before is still there.
+    """
+    out = Path(out)
+    container = "gguf" if out.suffix == ".gguf" else "safetensors"
+    _check_out(out, source, container, force)
+    checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
+    embed = embed or (format if format in FLOATS else "f16")
+    scheme = _scheme(checkpoint.config, format)
+    planned = plan(checkpoint, scheme, container, format, embed)
+    config = _config(checkpoint.config, scheme)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{out.parent}: cannot be made ({error.strerror}).") from error
+    if container == "gguf":
+        sizes = export_gguf.write(out, checkpoint, config, planned, format)
+    else:
+        sizes = export_folder.write(out, checkpoint, config, planned, embed)
+    return _report(out, container, format, embed, planned, sizes)
+
+
+def _check_out(out: Path, source: str | Path | Checkpoint, container: str, force: bool) -> None:
+    """Refuse a place that must not be overwritten."""
+    origin = source.path if isinstance(source, Checkpoint) else Path(source)
+    if out.suffix in (".safetensors", ".bin", ".pt"):
+        raise OptionError(f"{out}: name a folder for safetensors, or a file that ends in .gguf.")
+    if not out.exists():
+        return
+    if origin.exists() and out.resolve() in (origin.resolve(), origin.resolve().parent):
+        raise OptionError(f"{out} is the model that is exported. Name another place with -o.")
+    if not force:
+        raise OptionError(f"{out} exists. Name another place with -o, or pass --force.")
+    if out.is_dir() != (container == "safetensors"):
+        kind = "folder" if out.is_dir() else "file"
+        raise OptionError(
+            f"{out} is a {kind}, and a {container} export is not. Name another place."
+        )
+    if out.is_dir() and not all(_is_models(file) for file in out.iterdir()):
+        raise OptionError(
+            f"{out} holds more than a model, and a folder is replaced whole. Name another place."
+        )
+
+
+def _is_models(file: Path) -> bool:
+    return file.is_file() and (file.suffix in _MODEL_FILES or file.name == ".gitattributes")
+
+
+def _scheme(config: Mapping[str, Any], format: str) -> Scheme:
+    """Return the scheme of the model that is written: weights in a ternary format are ternary,
+    whether or not the source says so."""
+    scheme = schemes.of_config(config)
+    if format in TERNARY and not scheme.quantized:
+        return SCHEMES["ternary-weights"]
+    return scheme
+
+
+def _config(source: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
+    """Return the config of the model that is written; what describes only the source stays out."""
+    config = Architecture.from_config(source).to_config()
+    if scheme.quantized or "onebit_scheme" in source:
+        config["onebit_scheme"] = scheme.to_dict()
+    return config
+
+
+def _report(
+    out: Path,
+    container: str,
+    format: str,
+    embed: str,
+    planned: list[Planned],
+    sizes: Mapping[str, int],
+) -> ExportReport:
+    counts = {entry.name: _count(entry.shape) for entry in planned}
+    parts = dict.fromkeys(("body", "embed", "head", "other"), 0)
+    for entry in planned:
+        parts[entry.part] += sizes[entry.name]
+    body = sum(counts[entry.name] for entry in planned if entry.part == "body")
+    files = out.iterdir() if out.is_dir() else [out]
+    return ExportReport(
+        path=str(out),
+        container=container,
+        format=format,
+        embed=embed,
+        parameters=sum(counts.values()),
+        size_bytes=sum(file.stat().st_size for file in files),
+        body_weights=body,
+        body_bits_per_weight=8 * parts["body"] / body if body else 0.0,
+        part_bytes=parts,
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for width in shape:
+        count *= width
+    return count

@@ -24,7 +24,7 @@ class B1(RowFormat):
     table = (2 * _BITS - 1).astype(np.int8)
 
     def _join(self, codes_BJ: NDArray[np.int8]) -> Bytes:
-        return np.packbits(codes_BJ > 0, axis=1, bitorder="little")[:, 0]
+        return np.packbits((codes_BJ > 0).reshape(-1), bitorder="little")
 
     def _check_codes(self, codes_NK: NDArray[np.int8]) -> None:
         super()._check_codes(codes_NK)

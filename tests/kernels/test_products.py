@@ -1,0 +1,181 @@
+"""Products of codes and floats against the reference, for every instruction set.
+
+Integer sums have tolerance zero. So do the floats: the reference adds in the kernels' order.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onebit.kernels import cpu, ops, reference
+from onebit.pack import Unpacked
+
+RANGES = {"t2": (-1, 1), "i4": (-8, 7), "i8": (-128, 127)}
+# around the 16 rows of a tile, the 4, 8 and 16 columns of a vector, and nothing special
+SHAPES = [(1, 1), (3, 3), (17, 63), (16, 64), (5, 1020), (33, 576), (48, 17), (2, 1024)]
+TOKENS = [1, 2, 3, 9]
+
+
+def random_codes(layout, N, K, seed=0):
+    low, high = RANGES[layout]
+    codes = np.random.default_rng(seed).integers(low, high + 1, (N, K), dtype=np.int8)
+    codes.flat[0], codes.flat[-1] = low, high
+    return codes
+
+
+def random_inputs(T, K, seed=1):
+    return np.random.default_rng(seed).standard_normal((T, K)).astype(np.float32)
+
+
+def matrix_of(layout, codes):
+    return cpu.Matrix.from_codes(layout, codes, np.ones((len(codes), 1), np.float32))
+
+
+@pytest.mark.parametrize("layout", RANGES)
+@pytest.mark.parametrize(("N", "K"), SHAPES, ids=str)
+def test_sums_are_equal(isa, layout, N, K):
+    codes = random_codes(layout, N, K, N * 10_000 + K)
+    matrix = matrix_of(layout, codes)
+    for T in TOKENS:
+        x = np.random.default_rng(T).integers(-128, 128, (T, K), dtype=np.int8)
+        np.testing.assert_array_equal(ops.int_sums(matrix, x), reference.int_sums(codes, x))
+
+
+@pytest.mark.parametrize("layout", RANGES)
+@pytest.mark.parametrize("x", [-128, 127])
+def test_largest_sums_do_not_overflow(isa, layout, x):
+    K = 32_768
+    for code in RANGES[layout]:
+        matrix = matrix_of(layout, np.full((1, K), code, np.int8))
+        for T in (1, 9):
+            sums = ops.int_sums(matrix, np.full((T, K), x, np.int8))
+            np.testing.assert_array_equal(sums, np.full((T, 1), code * x * K))
+
+
+def test_widest_row_does_not_overflow(isa):
+    K = ops.MAX_COLUMNS
+    matrix = matrix_of("i8", np.full((1, K), -128, np.int8))
+    assert ops.int_sums(matrix, np.full((1, K), -128, np.int8))[0, 0] == 128 * 128 * K
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(RANGES)), st.integers(1, 40), st.integers(1, 90), st.integers(1, 10))
+def test_any_shape_has_equal_sums(layout, N, K, T):
+    codes = random_codes(layout, N, K, N)
+    x = np.random.default_rng(K).integers(-128, 128, (T, K), dtype=np.int8)
+    sums = ops.int_sums(matrix_of(layout, codes), x)
+    np.testing.assert_array_equal(sums, reference.int_sums(codes, x))
+
+
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+@pytest.mark.parametrize("layout", RANGES)
+@pytest.mark.parametrize("group", [None, 16, 32, 48])
+@pytest.mark.parametrize("minimum", [False, True], ids=["", "minimum"])
+def test_linear_is_the_reference_to_the_bit(isa, layout, activation, group, minimum):
+    for N, K in [(19, 288)] if group else [(19, 288), (5, 1020), (3, 17), (16, 32)]:
+        rng = np.random.default_rng(K)
+        shape = (N, K // group if group else 1)
+        scale = rng.uniform(0.1, 2, shape).astype(np.float32)
+        low = rng.standard_normal(shape).astype(np.float32) if minimum else None
+        weights = Unpacked(random_codes(layout, N, K), scale, low)
+        matrix = ops.repack(weights)
+        assert (matrix.layout, matrix.shape) == (layout, (N, K))
+        for T in TOKENS:
+            x = random_inputs(T, K)
+            expected = reference.linear(weights, x, activation)
+            np.testing.assert_array_equal(ops.linear(matrix, x, activation), expected)
+
+
+@pytest.mark.parametrize("activation", ["int8_absmax", "int4_absmean"])
+def test_one_scale_is_what_training_computes(isa, activation):
+    """y = (codes_x @ codes_w) * (x_scale * w_scale) in float32: the sums are exact there."""
+    codes, w_scale = random_codes("t2", 40, 1024), np.float32(0.0173)
+    x = random_inputs(6, 1024)
+    quantize = ops.quantize_i8 if activation == "int8_absmax" else ops.quantize_i4
+    x_codes, x_scale = quantize(x)
+    expected = (x_codes.astype(np.float32) @ codes.T.astype(np.float32)) * (x_scale * w_scale)
+    matrix = ops.repack(Unpacked(codes, np.full((40, 1), w_scale)))
+    np.testing.assert_array_equal(ops.linear(matrix, x, activation), expected)
+
+
+@pytest.mark.parametrize(("layout", "bound"), [("t2", 0.008), ("i4", 0.008), ("i8", 0.008)])
+def test_fine_blocks_are_close_to_float_activations(isa, layout, bound):
+    """RMS error over RMS; absmax int8 of a Gaussian block of 32 is off by about 0.5 %."""
+    weights = Unpacked(random_codes(layout, 64, 512), np.full((64, 1), 0.1, np.float32))
+    x = random_inputs(8, 512)
+    expected = x @ weights.values().T
+    error = ops.linear(ops.repack(weights), x, "fp") - expected
+    assert np.sqrt((error**2).mean() / (expected**2).mean()) < bound
+
+
+def float_matrices(N, K):
+    values = np.random.default_rng(N + K).standard_normal((N, K)).astype(np.float32)
+    bf16 = (values.view(np.uint32) >> 16).astype(np.uint16)
+    yield "f32", values, values
+    yield "f16", values.astype(np.float16), values.astype(np.float16).astype(np.float32)
+    yield "bf16", bf16, (bf16.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize(("N", "K"), SHAPES, ids=str)
+def test_float_products_are_the_reference_to_the_bit(isa, N, K):
+    for layout, stored, values in float_matrices(N, K):
+        matrix = ops.repack_floats(stored)
+        assert matrix.layout == layout
+        for T in TOKENS:
+            x = random_inputs(T, K)
+            expected = reference.linear_float(values, x)
+            np.testing.assert_array_equal(ops.linear(matrix, x, "fp"), expected)
+
+
+@pytest.mark.parametrize("activation", ["int8_absmax", "int8_absmax_tensor", "int4_absmean"])
+def test_float_weights_take_quantized_activations(isa, activation):
+    values, x = random_inputs(20, 70), random_inputs(5, 70, seed=2)
+    quantize = {
+        "int8_absmax": reference.quantize_i8,
+        "int8_absmax_tensor": reference.quantize_i8_tensor,
+        "int4_absmean": reference.quantize_i4,
+    }[activation]
+    codes, scale = quantize(x)
+    expected = reference.linear_float(values, codes.astype(np.float32) * scale)
+    actual = ops.linear(ops.repack_floats(values), x, activation)
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_do_not_change_a_bit(threads):
+    weights = Unpacked(random_codes("i4", 200, 96), random_inputs(200, 3))
+    x = random_inputs(5, 96)
+    before = ops.threads()
+    try:
+        ops.set_threads(threads)
+        assert ops.threads() == threads
+        actual = ops.linear(ops.repack(weights), x, "fp")
+    finally:
+        ops.set_threads(before)
+    np.testing.assert_array_equal(actual, reference.linear(weights, x, "fp"))
+
+
+def test_rows_are_the_weights():
+    """Row lookup, as the embedding uses it, in every layout."""
+    index = np.array([18, 0, 16, 3, 3], np.int32)
+    for layout in RANGES:
+        scale, low = random_inputs(19, 4), random_inputs(19, 4, seed=3)
+        for weights in (
+            Unpacked(random_codes(layout, 19, 64), scale, low),
+            Unpacked(random_codes(layout, 19, 37), scale[:, :1].copy()),
+        ):
+            rows = ops.repack(weights).rows(index)
+            np.testing.assert_array_equal(rows, weights.values()[index])
+    for _, stored, values in float_matrices(19, 37):
+        np.testing.assert_array_equal(ops.repack_floats(stored).rows(index), values[index])
+    with pytest.raises(ValueError, match="row 19 is outside 0 to 18"):
+        ops.repack_floats(stored).rows(np.array([19], np.int32))
+
+
+def test_layout_bytes_are_these():
+    """The memory a matrix takes: 2, 4 or 8 bits a code, whole tiles of 16 rows, float32 scales."""
+    for layout, size_bytes in (("t2", 2), ("i4", 4), ("i8", 8)):
+        matrix = matrix_of(layout, random_codes(layout, 17, 64))
+        assert matrix.size_bytes == 32 * 64 * size_bytes // 8 + 32 * 4
+    assert ops.repack_floats(np.zeros((17, 5), np.float16)).size_bytes == 32 * 5 * 2

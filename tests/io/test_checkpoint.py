@@ -122,6 +122,14 @@ def test_packed_tensors_that_cannot_be_are_refused(tmp_path, write_gguf, metadat
         open_checkpoint(tmp_path / "m.gguf")
 
 
+def test_another_architecture_is_named_before_its_tensors(tmp_path, write_gguf):
+    other = {"general.architecture": "gemma3"}
+    also = {"blk.0.post_ffw_norm.weight": np.zeros(2, np.float32)}
+    write_gguf(tmp_path / "m.gguf", metadata=other, also=also)
+    with pytest.raises(UnsupportedError, match="architecture 'gemma3'; supported: llama, qwen2"):
+        open_checkpoint(tmp_path / "m.gguf")
+
+
 def test_gguf_tensors_that_have_no_place_are_refused(tmp_path, write_gguf):
     experts = {"blk.0.ffn_gate_exps.weight": np.zeros((2, 2), np.float32)}
     write_gguf(tmp_path / "m.gguf", also=experts)

@@ -46,9 +46,10 @@ class FolderCheckpoint(Checkpoint):
             readers = [safetensors.Reader(path)]
             self._reader_of = dict.fromkeys(readers[0].tensors, readers[0])
         self.metadata = {key: text for r in readers for key, text in r.metadata.items()}
-        self._packed = {
-            name: entry for reader in readers for name, entry in self._read_packed(reader).items()
-        }
+        self._packed: dict[str, packed.Packed] = {}
+        for reader in readers:
+            found = {t.name: (t.dtype, t.shape) for t in reader.tensors.values()}
+            self._packed |= packed.read(reader.metadata, found, "U8", str(reader.path))
         self._hf_packed = self._find_hf_packed()
         self._scales = {packed.scale_name(n) for n in (*self._packed, *self._hf_packed)}
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
@@ -79,25 +80,6 @@ class FolderCheckpoint(Checkpoint):
                 f"read are {', '.join(_FORMAT_OF)}."
             )
         return StoredTensor(name, _FORMAT_OF[info.dtype], info.shape, data)
-
-    def _read_packed(self, reader: safetensors.Reader) -> dict[str, packed.Packed]:
-        """Return what "onebit.tensors" of one file says, each held against its tensor."""
-        if packed.TENSORS_KEY not in reader.metadata:
-            return {}
-        found = packed.from_json(reader.metadata[packed.TENSORS_KEY], str(reader.path))
-        for name, entry in found.items():
-            info = reader.tensors.get(name)
-            if info is None:
-                raise MissingError(
-                    f"{reader.path}: {packed.TENSORS_KEY} names {name!r:.80}, which is not there."
-                )
-            if info.dtype != "U8" or len(info.shape) != 2 or info.shape[0] != entry.shape[0]:
-                raise FormatError(
-                    f"{reader.path}: {name!r:.80} holds {entry.shape[0]} rows of {entry.format}; "
-                    f"its tensor is {info.dtype} {list(info.shape)}, and U8 "
-                    f"[{entry.shape[0]}, bytes per row] is expected."
-                )
-        return found
 
     def _find_hf_packed(self) -> dict[str, str]:
         """Return the tensors that Hugging Face packed, with their linear_class."""

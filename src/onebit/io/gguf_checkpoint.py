@@ -15,7 +15,7 @@ from onebit import scheme
 from onebit.errors import FormatError, MissingError, ShapeError, UnsupportedError
 from onebit.io import gguf_names, packed, rope_rows
 from onebit.io.gguf import READABLE, Reader
-from onebit.io.gguf_config import ROPE_FACTORS_NAME, metadata_to_config
+from onebit.io.gguf_config import ROPE_FACTORS_NAME, architecture_of, metadata_to_config
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
 _TERNARY = ("tq1_0", "tq2_0", "i2_s")
@@ -34,7 +34,9 @@ class GgufCheckpoint(Checkpoint):
         self.path = path
         self._reader = Reader(path)
         self.metadata = self._reader.metadata
-        self._packed = self._read_packed()
+        arch = architecture_of(self.metadata)  # before its names, which may be strange too
+        found = {t.name: (t.type.name, t.shape) for t in self._reader.tensors.values()}
+        self._packed = packed.read(self.metadata, found, "i8", str(path))
         scales = {packed.scale_name(name) for name in self._packed}
         self._gguf_name = {
             gguf_names.to_huggingface(name): name
@@ -44,7 +46,7 @@ class GgufCheckpoint(Checkpoint):
         shapes = {name: self._described(name)[1] for name in self._gguf_name.values()}
         self.config = metadata_to_config(self.metadata, shapes, self._rope_factors())
         self._imply_scheme()
-        self._heads = self._permuted_heads()
+        self._heads = self._permuted_heads() if arch == "llama" else {}
         self.tokenizer = self._tokenizer()
 
     def names(self) -> list[str]:
@@ -75,25 +77,6 @@ class GgufCheckpoint(Checkpoint):
             return self._packed[own]
         info = self._reader.tensors[own]
         return info.type.name, info.shape
-
-    def _read_packed(self) -> dict[str, packed.Packed]:
-        """Return what "onebit.tensors" says, each held against the tensor it speaks of."""
-        if packed.TENSORS_KEY not in self.metadata:
-            return {}
-        found = packed.from_json(self.metadata[packed.TENSORS_KEY], str(self.path))
-        for name, entry in found.items():
-            info = self._reader.tensors.get(name)
-            if info is None:
-                raise MissingError(
-                    f"{self.path}: {packed.TENSORS_KEY} names {name!r:.80}, which is not there."
-                )
-            if info.type.name != "i8" or len(info.shape) != 2 or info.shape[0] != entry.shape[0]:
-                raise FormatError(
-                    f"{self.path}: {name!r:.80} holds {entry.shape[0]} rows of {entry.format}; "
-                    f"its tensor is {info.type.name} {list(info.shape)}, and i8 "
-                    f"[{entry.shape[0]}, bytes per row] is expected."
-                )
-        return found
 
     def _scale(self, own: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         name = packed.scale_name(own)
@@ -129,8 +112,6 @@ class GgufCheckpoint(Checkpoint):
 
     def _permuted_heads(self) -> dict[str, int]:
         """Return the modules whose rows are permuted, with their number of heads."""
-        if self.metadata["general.architecture"] != "llama":
-            return {}
         return {
             "q_proj": self.config["num_attention_heads"],
             "k_proj": self.config["num_key_value_heads"],

@@ -152,18 +152,28 @@ def rope_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
     return _llama3_factors(model.rope_scaling, model.rope_theta, model.head_dim)
 
 
+def architecture_of(metadata: Mapping[str, Any]) -> str:
+    """Return the architecture that a GGUF file names, a key of `MODEL_TYPE_OF`.
+
+    Raises:
+        MissingError: it names none.
+        UnsupportedError: it is none that onebit builds.
+    """
+    arch = metadata.get("general.architecture")
+    if arch is None:
+        raise MissingError("GGUF: the key general.architecture is not there.")
+    if not isinstance(arch, str) or arch not in MODEL_TYPE_OF:
+        raise UnsupportedError(
+            f"GGUF: architecture {arch!r:.40}; supported: {', '.join(MODEL_TYPE_OF)}."
+        )
+    return arch
+
+
 class _Keys:
     """The keys of a GGUF file that begin with its architecture, each checked as it is read."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        arch = metadata.get("general.architecture")
-        if arch is None:
-            raise MissingError("GGUF: the key general.architecture is not there.")
-        if not isinstance(arch, str) or arch not in MODEL_TYPE_OF:
-            raise UnsupportedError(
-                f"GGUF: architecture {arch!r:.40}; supported: {', '.join(MODEL_TYPE_OF)}."
-            )
-        self.arch: str = arch
+        self.arch = architecture_of(metadata)
         self._metadata = metadata
 
     def get(self, key: str) -> Any:

@@ -8,12 +8,12 @@ is the specification.
 import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit.errors import FormatError
+from onebit.errors import FormatError, MissingError
 from onebit.io.json_file import parse_object
 
 TENSORS_KEY = "onebit.tensors"
@@ -42,18 +42,40 @@ def to_json(tensors: Mapping[str, Packed]) -> str:
     )
 
 
-def from_json(text: object, where: str) -> dict[str, Packed]:
-    """Read the value of the key "onebit.tensors"; `where` names the file in errors.
+def read(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    integer: str,
+    where: str,
+) -> dict[str, Packed]:
+    """Return what a file says under "onebit.tensors", each held against the tensor it speaks of.
+
+    Args:
+        metadata: of the file.
+        tensors: names to (type, shape), of the file.
+        integer: the type that packed bytes have in this container.
+        where: names the file in errors.
 
     Raises:
-        FormatError: it is not what `to_json` writes.
+        FormatError: it is not what `to_json` writes, or a tensor is of another type or height.
+        MissingError: a tensor is not there.
     """
+    text = metadata.get(TENSORS_KEY, "{}")
     if not isinstance(text, str):
         raise FormatError(f"{where}: {TENSORS_KEY} must be a string of JSON.")
-    return {
-        name: _entry(name, entry, where)
-        for name, entry in parse_object(text, f"{where}: {TENSORS_KEY}").items()
-    }
+    found = {}
+    for name, entry in parse_object(text, f"{where}: {TENSORS_KEY}").items():
+        found[name] = _entry(name, entry, where)
+        if name not in tensors:
+            raise MissingError(f"{where}: {TENSORS_KEY} names {name!r:.80}, which is not there.")
+        kind, shape = tensors[name]
+        N = found[name].shape[0]
+        if kind != integer or len(shape) != 2 or shape[0] != N:
+            raise FormatError(
+                f"{where}: {name!r:.80} holds {N} rows of {found[name].format}; its tensor is "
+                f"{kind} {list(shape)}, and {integer} [{N}, bytes per row] is expected."
+            )
+    return found
 
 
 def _entry(name: str, entry: object, where: str) -> Packed:

@@ -20,13 +20,11 @@ namespace {
 constexpr int kTokens = 8;
 constexpr int kFloatTokens = 4;
 
-constexpr __mmask16 kAll = 0xffff;  // GCC warns of its own undefined lanes in the unmasked forms
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
-  return {{(Piece)_mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256((const __m256i*)x))}};
+  return {{(Piece)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x))}};
 }
 ONEBIT_INLINE void store_f16(uint16_t* y, const Lanes& a) {
-  _mm256_storeu_si256((__m256i*)y,
-                      _mm512_maskz_cvtps_ph(kAll, (__m512)a.p[0], _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256((__m256i*)y, _mm512_cvtps_ph((__m512)a.p[0], _MM_FROUND_TO_NEAREST_INT));
 }
 
 ONEBIT_INLINE __m512i four(const int8_t* x) {  // four activations, in every row

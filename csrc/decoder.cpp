@@ -12,9 +12,8 @@
 namespace onebit {
 namespace {
 
-constexpr size_t kChunk = 128;      // tokens of a prompt that go through the layers together
-constexpr size_t kTokenGrain = 4;   // below this many tokens, row-wise work stays on one thread
-constexpr size_t kHeadGrain = 1;    // heads times tokens
+constexpr size_t kChunk = 128;     // tokens of a prompt that go through the layers together
+constexpr size_t kTokenGrain = 4;  // below this many tokens, row-wise work stays on one thread
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -171,7 +170,8 @@ void Decoder::reserve(size_t T, size_t positions) {
   cos_.grow(T * s.head_dim / 2);
   sin_.grow(T * s.head_dim / 2);
   score_stride_ = std::max(score_stride_, (positions + 15) / 16 * 16);
-  scores_.grow(checked_product(threads(), score_stride_));
+  slots_ = threads();
+  scores_.grow(checked_product(slots_, score_stride_));
   const size_t widest = std::max({s.hidden, q, s.intermediate});
   for (Input& input : inputs_) input.reserve(T, widest);
   products_.reserve(T, widest);
@@ -198,7 +198,7 @@ void Decoder::forward(const int32_t* tokens, size_t T, Cache& cache, Logits whic
 }
 
 void Decoder::embed(const int32_t* tokens, size_t T) {
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t)
       embedding_.matrix->row(static_cast<size_t>(tokens[t]), h_.data() + t * shape_.hidden);
   });
@@ -217,7 +217,7 @@ void Decoder::rope_angles(size_t first, size_t T) {
 
 void Decoder::norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
                    size_t K) {
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t)
       ops.rms_norm(x + t * K, w.data(), shape_.eps, y + t * K, K);
   });
@@ -249,7 +249,7 @@ void Decoder::attention(const Ops& ops, Layer& layer, size_t index, size_t T, si
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
   multiply(ops, x_.data(), T, s.hidden, qkv, outputs, 3);
 
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       const float *cos = cos_.data() + t * (D / 2), *sin = sin_.data() + t * (D / 2);
       for (size_t i = 0; i < heads + kv_heads; ++i) {
@@ -267,12 +267,12 @@ void Decoder::attention(const Ops& ops, Layer& layer, size_t index, size_t T, si
   });
 
   const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(D)));
-  parallel_for(heads * T, kHeadGrain, [&](size_t begin, size_t end, size_t thread) {
-    float* scores = scores_.data() + thread * score_stride_;
-    for (size_t unit = begin; unit < end; ++unit) {
+  // Each slot has its own scratch, whichever thread takes it.
+  parallel_for(slots_, 1, [&](size_t begin, size_t end) {
+    for (size_t unit = heads * T * begin / slots_; unit < heads * T * end / slots_; ++unit) {
       const size_t i = unit / T, t = unit % T, at = (t * heads + i) * D;
-      cache.attend(ops, index, i / (heads / kv_heads), first + t + 1, q_.data() + at, scale, scores,
-                   a_.data() + at);
+      cache.attend(ops, index, i / (heads / kv_heads), first + t + 1, q_.data() + at, scale,
+                   scores_.data() + begin * score_stride_, a_.data() + at);
     }
   });
 
@@ -290,7 +290,7 @@ void Decoder::mlp(const Ops& ops, Layer& layer, size_t T) {
   const Linear* const gate_up[] = {&layer.gate, &layer.up};
   float* const outputs[] = {gate_.data(), up_.data()};
   multiply(ops, x_.data(), T, s.hidden, gate_up, outputs, 2);
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       float *gate = gate_.data() + t * I, *up = up_.data() + t * I;
       (s.relu2 ? ops.glu_relu2 : ops.glu_silu)(gate, up, gate, I);

@@ -98,8 +98,8 @@ class Decoder {
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]
   Buffer<float> cos_, sin_;        // [T][head_dim / 2]
-  Buffer<float> scores_;           // [threads][positions]
-  size_t score_stride_ = 0;
+  Buffer<float> scores_;           // [slots][positions]
+  size_t slots_ = 1, score_stride_ = 0;
   Input inputs_[3];
   Products products_;
 };

@@ -61,7 +61,7 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   const bool fine = activation == Activation::fp;
   blocks_ = fine && codes ? (K + kBlock - 1) / kBlock : 1;
   if (!linear.norm.empty()) {
-    parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+    parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t)
         ops.rms_norm(x + t * K, linear.norm.data(), eps, floats_.data() + t * K, K);
     });
@@ -71,7 +71,7 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   if (fine && !codes) return;
   const float whole =
       activation == Activation::int8_absmax_tensor ? ops.absmax(x, T * K) : 0.0f;
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       const float* row = x + t * K;
       int8_t* out = codes_.data() + t * code_stride_;
@@ -180,7 +180,7 @@ ProductFn Products::Item::fn(const Ops& ops) const {
 void Products::run(const Ops& ops) const {
   size_t tiles = 0;
   for (size_t i = 0; i < count_; ++i) tiles += items_[i].tiles;
-  parallel_for(tiles, kTileGrain, [&](size_t begin, size_t end, size_t) {
+  parallel_for(tiles, kTileGrain, [&](size_t begin, size_t end) {
     size_t first = 0;  // of the item, among all tiles
     for (size_t i = 0; i < count_; first += items_[i++].tiles) {
       const Item& item = items_[i];

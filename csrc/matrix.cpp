@@ -40,14 +40,50 @@ int32_t low_of(Layout layout, int smallest, int largest) {
   return low;
 }
 
+// Four codes at once: each byte plus `add`, modulo 256.
+uint32_t add_bytes(uint32_t codes, uint32_t add) {
+  constexpr uint32_t top = 0x80808080;
+  return ((codes & ~top) + (add & ~top)) ^ ((codes ^ add) & top);
+}
+
+// The lane of row r: its four bytes of every vector.
+template <int Bits>
 void pack_row(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
-  const int bits = bits_of(m.layout);
-  const size_t columns = columns_of_vector(m.layout);
-  for (size_t k = 0; k < m.columns; ++k) {
-    const size_t within = k % columns;
-    uint8_t& byte = tile[64 * (k / columns) + 4 * r + within % 4];
-    byte = static_cast<uint8_t>(byte | (codes[k] - m.low) << (bits * (within / 4)));
+  constexpr size_t kCodes = 8 / Bits, kColumns = 4 * kCodes;
+  const uint32_t minus_low = 0x01010101u * static_cast<uint8_t>(-m.low);
+  for (size_t k = 0; k < m.columns; k += kColumns) {
+    int8_t part[kColumns];
+    const size_t count = std::min(kColumns, m.columns - k);
+    if (count < kColumns) memset(part, m.low, kColumns);
+    memcpy(part, codes + k, count);
+    uint32_t lane = 0;
+    for (size_t i = 0; i < kCodes; ++i) {
+      uint32_t four;
+      memcpy(&four, part + 4 * i, 4);
+      lane |= add_bytes(four, minus_low) << (Bits * i);
+    }
+    memcpy(tile + 64 * (k / kColumns) + 4 * r, &lane, 4);
   }
+}
+
+void pack_codes(Matrix& m, const int8_t* codes, size_t n) {
+  uint8_t* tile = m.data.data() + n / kTileRows * m.tile_bytes;
+  const int8_t* row = codes + n * m.columns;
+  switch (m.layout) {
+    case Layout::t2: return pack_row<2>(m, row, tile, n % kTileRows);
+    case Layout::i4: return pack_row<4>(m, row, tile, n % kTileRows);
+    default: return pack_row<8>(m, row, tile, n % kTileRows);
+  }
+}
+
+void range_of(const int8_t* codes, size_t n, int8_t* smallest, int8_t* largest) {
+  int8_t low = codes[0], high = codes[0];
+  for (size_t i = 0; i < n; ++i) {
+    low = codes[i] < low ? codes[i] : low;
+    high = codes[i] > high ? codes[i] : high;
+  }
+  *smallest = low;
+  *largest = high;
 }
 
 void spread(const float* values_NG, const Matrix& m, float* out) {
@@ -84,8 +120,9 @@ Matrix matrix_of_codes(const std::string& layout, const int8_t* codes, size_t N,
   else
     throw std::invalid_argument("matrix: layout " + layout + " is unknown; accepted: t2, i4, i8.");
   check_groups(K, groups);
-  const auto [smallest, largest] = std::minmax_element(codes, codes + N * K);
-  m.low = low_of(m.layout, *smallest, *largest);
+  int8_t smallest, largest;
+  range_of(codes, N * K, &smallest, &largest);
+  m.low = low_of(m.layout, smallest, largest);
   m.rows = N;
   m.columns = K;
   m.groups = groups;
@@ -99,9 +136,8 @@ Matrix matrix_of_codes(const std::string& layout, const int8_t* codes, size_t N,
     m.minimum = Buffer<float>(m.tiles * groups * kTileRows);
     spread(minimum, m, m.minimum.data());
   }
-  parallel_for(N, 256, [&](size_t begin, size_t end, size_t) {
-    for (size_t n = begin; n < end; ++n)
-      pack_row(m, codes + n * K, m.data.data() + n / kTileRows * m.tile_bytes, n % kTileRows);
+  parallel_for(N, 256, [&](size_t begin, size_t end) {
+    for (size_t n = begin; n < end; ++n) pack_codes(m, codes, n);
   });
   return m;
 }
@@ -114,7 +150,7 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = checked_product(K, kTileRows * bytes_of(layout));
   m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes));
-  parallel_for(m.tiles, 16, [&](size_t begin, size_t end, size_t) {
+  parallel_for(m.tiles, 16, [&](size_t begin, size_t end) {
     for (size_t tile = begin; tile < end; ++tile) {
       uint8_t* out = m.data.data() + tile * m.tile_bytes;
       if (layout == Layout::f32)

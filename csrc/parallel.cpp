@@ -83,7 +83,7 @@ class Pool {
   void work(size_t thread) {
     const size_t parts = workers_.size() + 1;
     const size_t begin = units_ * thread / parts, end = units_ * (thread + 1) / parts;
-    if (begin < end) fn_(context_, begin, end, thread);
+    if (begin < end) fn_(context_, begin, end);
   }
 
   void wait_for_work(size_t index, size_t seen) {
@@ -185,9 +185,9 @@ void set_threads(size_t n) {
 void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context) {
   if (!n) return;
   Pool& p = pool();
-  if (n <= grain || p.count() == 1) return fn(context, 0, n, 0);
+  if (n <= grain || p.count() == 1) return fn(context, 0, n);
   std::unique_lock<std::mutex> lock(p.busy(), std::try_to_lock);
-  if (!lock) return fn(context, 0, n, 0);
+  if (!lock) return fn(context, 0, n);
   p.run(n, fn, context);
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 #include <stddef.h>
 
+#include <type_traits>
+
 namespace onebit {
 
 // Threads that a product may use, the calling one included. The default is the number of CPUs that
@@ -12,19 +14,19 @@ namespace onebit {
 size_t threads();
 void set_threads(size_t n);  // n >= 1
 
-// Calls fn(context, begin, end, thread) for runs that cover 0..n-1, and returns when all are done.
-// `thread` is below threads(). fn must not throw. With n <= grain, one thread, or the threads busy
-// with another caller's work, everything runs on the calling thread.
-using ParallelFn = void (*)(void* context, size_t begin, size_t end, size_t thread);
+// Calls fn(context, begin, end) for runs that cover 0..n-1, and returns when all are done. fn must
+// not throw. With n <= grain, one thread, or the threads busy with another caller's work, everything
+// runs on the calling thread.
+using ParallelFn = void (*)(void* context, size_t begin, size_t end);
 void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context);
 
-// The same for a callable: parallel_for(n, grain, [&](size_t begin, size_t end, size_t thread) {...}).
+// The same for a callable: parallel_for(n, grain, [&](size_t begin, size_t end) {...}).
 template <class F>
 void parallel_for(size_t n, size_t grain, F&& f) {
   run_parallel(
       n, grain,
-      [](void* context, size_t begin, size_t end, size_t thread) {
-        (*static_cast<F*>(context))(begin, end, thread);
+      [](void* context, size_t begin, size_t end) {
+        (*static_cast<std::remove_reference_t<F>*>(context))(begin, end);
       },
       &f);
 }

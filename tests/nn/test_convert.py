@@ -1,0 +1,114 @@
+"""Converting a module tree to a scheme, and back."""
+
+import pytest
+import torch
+from torch import nn
+
+from onebit.errors import OptionError, ShapeError
+from onebit.nn import BitLinear, bit_linears, convert, unfreeze
+from onebit.scheme import SCHEMES, LinearScheme, Scheme
+
+X = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+B158 = SCHEMES["bitnet-b1.58"]
+
+
+class Model(nn.Module):
+    """Names that schemes know, in a tree of two levels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mlp = nn.ModuleDict({"up_proj": nn.Linear(32, 48), "down_proj": nn.Linear(48, 32)})
+        self.embed_tokens = nn.Embedding(5, 32)
+        self.lm_head = nn.Linear(32, 5, bias=False)
+
+    def forward(self, x):
+        return self.lm_head(self.mlp["down_proj"](self.mlp["up_proj"](x).relu()))
+
+
+def test_masters_are_the_same_tensors():
+    model = Model()
+    weight, bias = model.mlp["up_proj"].weight, model.mlp["up_proj"].bias
+    assert convert(model, B158) is model
+    assert model.scheme == B158
+    assert [name for name, _ in bit_linears(model)] == ["mlp.up_proj", "mlp.down_proj"]
+    assert type(model.lm_head) is nn.Linear
+    assert model.mlp["up_proj"].weight is weight
+    assert model.mlp["up_proj"].bias is bias
+    assert model.mlp["up_proj"].scheme == B158.layers["body"]
+
+
+def test_there_and_back_is_the_float_model():
+    model = Model()
+    expected, keys = model(X), list(model.state_dict())
+    rounded = convert(model, B158)(X)
+    assert (rounded - expected).abs().max() > 0.01
+    back = convert(model, SCHEMES["fp"])
+    assert not list(bit_linears(back))
+    assert list(back.state_dict()) == keys
+    assert torch.equal(back(X), expected)
+
+
+def test_globs_and_roles_choose_the_layers():
+    int8 = LinearScheme("int8", "absmax", "row")
+    scheme = Scheme("mixed", {"down": int8, "lm_*": LinearScheme("binary")})
+    model = convert(Model(), scheme)
+    assert {name: m.scheme.weight for name, m in bit_linears(model)} == {
+        "mlp.down_proj": "int8",
+        "lm_head": "binary",
+    }
+
+
+def test_one_scheme_to_another_keeps_the_masters_and_the_norm():
+    model = convert(Model(), SCHEMES["bitnet-b1.58-norm"], eps=0.25)
+    norm = model.mlp["up_proj"].rms_norm
+    assert norm.eps == 0.25
+    binary = LinearScheme("binary", activation="int8_absmax", norm=True)
+    convert(model, Scheme("binary", {"body": binary}))
+    assert model.mlp["up_proj"].rms_norm is norm
+    assert model.mlp["up_proj"].codes().codes_NK.unique().tolist() == [-1, 1]
+
+
+def test_frozen_codes_stay_under_the_same_weight_rule():
+    model = convert(Model(), B158)
+    for _, layer in bit_linears(model):
+        layer.freeze()
+    scale = model.mlp["up_proj"].codes().scale_NG
+    convert(model, SCHEMES["ternary-weights"])
+    assert model.mlp["up_proj"].frozen
+    assert torch.equal(model.mlp["up_proj"].codes().scale_NG, scale)
+    convert(model, SCHEMES["fp"])
+    assert model.mlp["up_proj"].weight.requires_grad
+    assert model.mlp["up_proj"].weight.abs().unique().numel() == 2
+
+
+def test_unfreeze_reaches_every_layer():
+    model = convert(Model(), B158)
+    for _, layer in bit_linears(model):
+        layer.freeze()
+    unfreeze(model)
+    assert not any(layer.frozen for _, layer in bit_linears(model))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_training_mode_is_kept():
+    assert not convert(Model().eval(), B158).mlp["up_proj"].training
+
+
+def test_a_failed_conversion_changes_nothing():
+    """The group divides 48 and not 32: one layer could be converted, the other not."""
+    model = Model()
+    with pytest.raises(ShapeError, match="32 inputs do not split into groups of 24"):
+        convert(model, Scheme("bad", {"body": LinearScheme("ternary", weight_scale="group:24")}))
+    assert not any(isinstance(m, BitLinear) for m in model.modules())
+
+
+def test_an_embedding_stays_float():
+    with pytest.raises(OptionError, match=r'embed_tokens is an embedding.*Take "embed" out'):
+        convert(Model(), Scheme("all", {"embed": LinearScheme("ternary")}))
+
+
+def test_a_norm_is_not_dropped_silently():
+    model = convert(Model(), SCHEMES["bitnet-b1.58-norm"])
+    with pytest.raises(OptionError, match=r"mlp\.up_proj has an RMSNorm inside"):
+        convert(model, B158)

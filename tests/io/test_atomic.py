@@ -124,6 +124,14 @@ def test_write_bytes_replaces_and_obeys_the_umask(tmp_path):
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_folder_is_no_file_to_write(tmp_path):
+    with pytest.raises(FileError, match="is a folder"):
+        atomic.write_bytes(".", b"")
+    with pytest.raises(FileError, match="cannot be written"):
+        atomic.write_bytes(tmp_path, b"")
+    assert not list(tmp_path.parent.glob("*.tmp"))
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(FileError, match=r"none/model: cannot be written \(No such file"):
         atomic.write_bytes(tmp_path / "none" / "model", b"")

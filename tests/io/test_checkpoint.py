@@ -44,6 +44,17 @@ def test_gguf_in_hugging_faces_names_and_row_order(tmp_path, write_gguf, small, 
     assert checkpoint.config["eos_token_id"] == 3
 
 
+@pytest.mark.parametrize("linear", ["q1_0", "q2_0"])
+def test_a_known_type_that_is_not_read_is_refused_when_asked_for(tmp_path, write_gguf, linear):
+    wanted = write_gguf(tmp_path / "m.gguf", linear)
+    checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    np.testing.assert_array_equal(
+        checkpoint.tensor("model.norm.weight").data, wanted["model.norm.weight"][1]
+    )
+    with pytest.raises(UnsupportedError, match=f"blk.0.attn_q.weight is of type {linear}, which"):
+        checkpoint.tensor(Q)
+
+
 def test_tokenizer_of_a_gguf_is_its_keys(tmp_path, write_gguf):
     write_gguf(tmp_path / "m.gguf")
     source = open_checkpoint(str(tmp_path)).tokenizer  # a folder with one .gguf in it

@@ -9,6 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors as safetensors_library
 
 from onebit.errors import OnebitError
 from onebit.io import gguf, open_checkpoint, packed, safetensors
@@ -116,10 +117,10 @@ def inflated(raw, head, rng):
 
 def digits(raw, head, rng):
     """Change a number written in digits, as in JSON."""
-    places = [i for i in range(head) if raw[i : i + 1].isdigit()]
-    if not places:
+    places = np.flatnonzero(np.isin(np.frombuffer(raw, np.uint8, head), list(b"0123456789")))
+    if not places.size:
         return flipped(raw, head, rng)
-    at = places[rng.integers(0, len(places))]
+    at = int(rng.choice(places))
     value = (b"-1", b"0", b"1e400", b"9" * 30, b"1.5", b"null", b"[]", b"NaN")[rng.integers(0, 8)]
     return raw[:at] + value + raw[at + 1 :]
 
@@ -186,4 +187,22 @@ def test_folder(tmp_path, traced, mutation, file):
         where = head if rng.integers(0, 8) else len(raw)
         (folder / file).write_bytes(MUTATIONS[mutation](raw, where, rng))
         refused += not opens_or_is_refused(folder)
+    assert refused
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_what_the_safetensors_library_refuses_is_refused(tmp_path, mutation):
+    path = small_folder(tmp_path) / "model-1.safetensors"
+    raw = path.read_bytes()
+    rng = np.random.default_rng(200 + sorted(MUTATIONS).index(mutation))
+    refused = 0
+    for _ in range(ROUNDS):
+        path.write_bytes(MUTATIONS[mutation](raw, raw.index(b"}}"), rng))
+        try:
+            with safetensors_library.safe_open(path, framework="numpy"):
+                continue
+        except (safetensors_library.SafetensorError, OSError):
+            refused += 1
+        with pytest.raises(OnebitError):
+            safetensors.Reader(path)
     assert refused

@@ -9,6 +9,7 @@ temporary file; a kill cannot, and leaves `.<name>.<random>.tmp`.
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,8 @@ class AtomicFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not self.path.name:
+            raise FileError(f"{path}: is a folder. Give the name of a file to write.")
         self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}.tmp")
         try:
             self._file = open(self._temporary, "xb")  # noqa: SIM115  closed by commit or discard
@@ -60,12 +63,9 @@ class AtomicFile:
 
     def discard(self) -> None:
         """Remove what was written; the old file, if any, stays."""
-        try:
+        with suppress(OSError):
             self._file.close()  # flushes, which fails again on a full disk
-        except OSError:
-            pass
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -177,11 +177,13 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the folder's new entry to the disk, where the system has a way to."""
+    """Force the folder's new entry to the disk, where the system has a way to; the file itself is
+    there already."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

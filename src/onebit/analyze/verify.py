@@ -129,7 +129,7 @@ def verify(model: str | Path | Checkpoint, against: str | Path | None = None) ->
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     scheme = _claimed(checkpoint.config)
     matrices, parameters, size_bytes = [], 0, 0
-    for name in checkpoint.names():
+    for name in sorted(checkpoint.names(), key=_order):
         tensor = checkpoint.tensor(name)
         parameters += _count(tensor.shape)
         size_bytes += _size_bytes(tensor)
@@ -230,6 +230,12 @@ def _whole(tensors: list[TensorReport], storage: Storage) -> list[Finding]:
             )
         )
     return found
+
+
+def _order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
+    """Order names as a reader counts: layer 9 before layer 10, the head last."""
+    parts = ((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split("."))
+    return name.startswith("lm_head"), list(parts)
 
 
 def _module(name: str) -> str:

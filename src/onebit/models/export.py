@@ -82,9 +82,9 @@ def export(
     _check_out(out, source, container, force)
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     embed = embed or (format if format in FLOATS else "f16")
-    scheme = _scheme(checkpoint.config, format)
+    scheme = schemes.of_config(checkpoint.config)
     planned = plan(checkpoint, scheme, container, format, embed)
-    config = _config(checkpoint.config, scheme)
+    config = _config(checkpoint.config, scheme, format)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,18 +122,14 @@ def _is_models(file: Path) -> bool:
     return file.is_file() and (file.suffix in _MODEL_FILES or file.name == ".gitattributes")
 
 
-def _scheme(config: Mapping[str, Any], format: str) -> Scheme:
-    """Return the scheme of the model that is written: weights in a ternary format are ternary,
-    whether or not the source says so."""
-    scheme = schemes.of_config(config)
-    if format in TERNARY and not scheme.quantized:
-        return SCHEMES["ternary-weights"]
-    return scheme
+def _config(source: Mapping[str, Any], scheme: Scheme, format: str) -> dict[str, Any]:
+    """Return the config of the model that is written; what describes only the source stays out.
 
-
-def _config(source: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
-    """Return the config of the model that is written; what describes only the source stays out."""
+    Weights that pass into a ternary format are ternary, whether or not the source says so.
+    """
     config = Architecture.from_config(source).to_config()
+    if format in TERNARY and not scheme.quantized:
+        scheme = SCHEMES["ternary-weights"]
     if scheme.quantized or "onebit_scheme" in source:
         config["onebit_scheme"] = scheme.to_dict()
     return config

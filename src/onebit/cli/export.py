@@ -1,0 +1,51 @@
+"""`onebit export`: a model in others' formats. What was written goes to stdout."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from onebit.models import ExportReport
+
+_FORMATS = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit", "q8_0", "f16", "bf16", "f32")
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--out", required=True,
+              help="A file that ends in .gguf, or a folder for safetensors.")  # fmt: skip
+@click.option("-f", "--format", type=click.Choice(_FORMATS), default="t1_6", show_default=True,
+              help="Of the linear layers. GGUF: all but hf_2bit. "
+              "safetensors: t1_6, t2, hf_2bit, f16, bf16, f32.")  # fmt: skip
+@click.option("--embed", type=click.Choice(("f16", "f32", "bf16", "q8_0")),
+              help="Of embedding and head; f32 keeps the trained logits to the bit. "
+              "Default: f16, or FORMAT if it is a float type.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(
+    model: str, out: str, format: str, embed: str | None, force: bool, as_json: bool
+) -> None:
+    """Write MODEL for others to run, its ternary weights packed.
+
+    MODEL is a folder, a .gguf file or a name such as smollm2. llama.cpp runs tq1_0 and tq2_0,
+    bitnet.cpp i2_s, transformers hf_2bit, onebit all of them. Weights are quantized once: what is
+    packed or on a grid keeps its codes and scale.
+    """
+    from onebit import models
+
+    report = models.export(model, out, format, embed=embed, force=force)
+    click.echo(json.dumps(asdict(report)) if as_json else _lines(report))
+
+
+def _lines(r: "ExportReport") -> str:
+    parts = ", ".join(f"{part} {size:,}" for part, size in r.part_bytes.items() if size)
+    body = (
+        f"{r.body_weights:,} linear weights in {r.format}, {r.body_bits_per_weight:.3f} bits each"
+    )
+    return (
+        f"{r.path}: {r.size_bytes:,} bytes, {r.parameters:,} parameters\n"
+        f"  {body}; embedding in {r.embed}\n"
+        f"  bytes: {parts}"
+    )

@@ -1,0 +1,91 @@
+"""A new model: the same weights for the same seed, the spread that is promised, no surprises."""
+
+import math
+
+import pytest
+import torch
+
+from onebit import Architecture, OptionError, models
+from onebit.nn import BitLinear
+from onebit.scheme import SCHEMES, LinearScheme, Scheme
+
+LAYERS = 8
+A = Architecture(97, 64, 96, LAYERS, 4, 2, 16)
+BITNET = Architecture(
+    97, 64, 96, 1, 4, 2, 16, model_type="bitnet", hidden_act="relu2", sub_norms=True
+)
+TOKENS = torch.randint(0, 97, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_builds_trains_and_gives_float32_logits(name):
+    model = models.build(A, SCHEMES[name], seed=1)
+    logits = model(TOKENS)
+    assert logits.shape == (2, 9, 97)
+    assert logits.dtype == torch.float32
+    logits.square().mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+
+
+def test_a_ternary_model_and_its_float_twin_begin_equal():
+    one, two = models.build(A, SCHEMES["fp"], 1), models.build(A, SCHEMES["bitnet-b1.58"], 1)
+    for (name, p), (other, q) in zip(one.named_parameters(), two.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(p, q)
+    assert not torch.equal(one(TOKENS), two(TOKENS))
+
+
+def test_seeds_differ_and_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    one, two = models.build(A, SCHEMES["fp"], 1), models.build(A, SCHEMES["fp"], 2)
+    assert not torch.equal(one.model.embed_tokens.weight, two.model.embed_tokens.weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_spread_of_the_weights():
+    model = models.build(A, SCHEMES["fp"], seed=1)
+    for name, p in model.named_parameters():
+        if p.ndim == 1:
+            assert (p == 1).all(), name
+        else:
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * LAYERS) if residual else 0.02
+            assert p.std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_biases_begin_at_zero():
+    a = Architecture(97, 64, 96, 1, 4, 2, 16, model_type="qwen2", qkv_bias=True)
+    model = models.build(a, SCHEMES["fp"], seed=1)
+    assert not model.model.layers[0].self_attn.q_proj.bias.any()
+    assert model.model.layers[0].self_attn.o_proj.bias is None
+
+
+def test_bitnet_has_its_sub_norms_and_tied_embeddings():
+    model = models.build(BITNET, SCHEMES["bitnet-b1.58"], seed=1)
+    names = set(model.state_dict())
+    assert "model.layers.0.self_attn.attn_sub_norm.weight" in names
+    assert "model.layers.0.mlp.ffn_sub_norm.weight" in names
+    assert "lm_head.weight" not in names
+    assert isinstance(model.model.layers[0].mlp.down_proj, BitLinear)
+
+
+def test_a_tied_head_cannot_be_quantized_alone():
+    scheme = Scheme("head", {"head": LinearScheme("ternary")})
+    with pytest.raises(OptionError, match=r'shares the embedding.*Take "head" out'):
+        models.build(A, scheme, seed=1)
+
+
+def test_an_untied_head_can():
+    a = Architecture(97, 64, 96, 1, 4, 2, 16, tie_word_embeddings=False)
+    model = models.build(a, Scheme("head", {"head": LinearScheme("int8", "absmax", "row")}), 1)
+    assert isinstance(model.lm_head, BitLinear)
+    assert model(TOKENS).shape == (2, 9, 97)
+
+
+def test_every_model_type_has_its_family():
+    from onebit.architecture import MODEL_TYPES
+
+    assert set(models.FAMILIES) == set(MODEL_TYPES)

@@ -27,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from onebit.errors import FormatError, OptionError
 
 MAX_TEMPLATE_CHARS = 1 << 20
-MAX_STEPS = 1 << 20
+MAX_STEPS = 1 << 18
 MAX_CHARS = 1 << 25
 """Of everything a template makes on its way. A conversation of a million tokens has some 2^22."""
 MAX_NUMBER = 1 << 63
@@ -144,7 +144,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(value, str):
             self._pay(len(value))
         elif isinstance(value, dict | list | tuple | set | frozenset):
-            self._pay(2 + len(value))
+            self._pay(32 * (1 + len(value)))
             for item in value.items() if isinstance(value, dict) else value:
                 self._weigh(item)
         else:

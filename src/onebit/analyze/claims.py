@@ -59,7 +59,7 @@ def judge(grid: Grid, format: str, claim: LinearScheme | None, storage: Storage)
             found.append(Finding("note", f"{grid.kind}, though no scheme says so"))
         return found
     plain = format in ("f32", "f16", "bf16", "f64")
-    if plain and not on_grid and storage.masters:
+    if plain and grid.kind in ("float", "codebook", "zero") and storage.masters:
         return found  # nothing is rounded yet, and nothing says it should be
     found += _kind(grid, plain, claim)
     if on_grid and grid.kind in ("ternary", "binary"):

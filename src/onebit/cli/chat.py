@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onebit.cli.run import engine_options, generate_options, summary
+from onebit.cli.run import engine_options, generate_options, read_stdin, summary
 from onebit.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,13 +36,12 @@ def chat(
     """
     from onebit.runtime.llm import LLM
 
-    stdin = click.get_text_stream("stdin", errors="replace")
     start: Messages = [{"role": "system", "content": system}] if system is not None else []
     with LLM(model, threads=threads, context=context) as llm:
-        if stdin.isatty():
+        if (piped := read_stdin()) is None:
             _converse(llm, start, as_json, options)
         else:
-            _answer(llm, [*start, _user(stdin.read())], as_json, options)
+            _answer(llm, [*start, _user(piped)], as_json, options)
 
 
 def _converse(llm: "LLM", start: Messages, as_json: bool, options: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`onebit run`: continue a prompt. Text to stdout as it comes, times to stderr."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Ranges are checked in runtime/options.py, for the library and the command line alike.
-_GENERATE = (
+_GENERATE: tuple[Callable[[Any], Any], ...] = (
     click.option("-n", "--max-tokens", type=int, default=256, help="Tokens to write at most."),
     click.option("-t", "--temperature", type=float, default=0.0, help="0: the likeliest token."),
     click.option("--top-k", type=int, default=0, help="Draw among the k likeliest; 0: all."),
@@ -24,7 +25,7 @@ _GENERATE = (
     click.option("--seed", type=int, help="Repeat the same draws."),
     click.option("--stop", multiple=True, help="End before this text. May be repeated."),
 )
-_ENGINE = (
+_ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--context", type=int, help="Tokens in all.  [default: the model's, up to 4096]"),
 )
@@ -65,11 +66,12 @@ def run(
     """
     from onebit.runtime.llm import LLM
 
-    stdin = click.get_text_stream("stdin", errors="replace")
-    if prompt is None and stdin.isatty():
+    if prompt is None:
+        prompt = read_stdin()
+    if prompt is None:
         raise click.UsageError("Give a PROMPT, or pipe one in.")
     with LLM(model, threads=threads, context=context) as llm:
-        stream = llm.stream(stdin.read() if prompt is None else prompt, **options)
+        stream = llm.stream(prompt, **options)
         for piece in stream:
             if not as_json:
                 click.echo(piece, nl=False)
@@ -78,6 +80,13 @@ def run(
         else:
             click.echo()
             click.echo(summary(stream.generation), err=True)
+
+
+def read_stdin() -> str | None:
+    """Return all that is piped in; None if standard input is a terminal."""
+    if sys.stdin.isatty():
+        return None
+    return sys.stdin.buffer.read().decode("utf-8", errors="replace")
 
 
 def summary(generation: "Generation") -> str:

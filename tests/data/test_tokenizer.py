@@ -190,6 +190,7 @@ def test_to_gguf_and_back(trained):
     assert metadata["tokenizer.ggml.token_type"][0] == 3
     again = Tokenizer.load(metadata)
     assert (again.bos_id, again.eos_ids, again.add_bos) == (0, (0,), False)
+    assert again.fingerprint == trained.fingerprint
     for text in STRINGS:
         assert again.encode(text) == trained.encode(text)
         assert again.encode(text, special=True) == trained.encode(text, special=True)
@@ -291,6 +292,12 @@ def test_folder_problems(trained, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(UnsupportedError, match="WordPiece"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_file_that_is_no_tokenizer(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(OptionError, match=r"no tokenizer\.json; accepted: a folder"):
+        Tokenizer.load(tmp_path / "model.gguf")
 
 
 def test_to_gguf_of_another_cut(trained, tmp_path):

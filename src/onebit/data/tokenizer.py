@@ -51,6 +51,7 @@ class Tokenizer:
                 of a GGUF file as a dict.
 
         Raises:
+            OptionError: `source` is some other file.
             MissingError: there is no tokenizer.
             FormatError: it is damaged or hostile.
             UnsupportedError: it is of a kind that we do not build.
@@ -59,6 +60,11 @@ class Tokenizer:
             kept = {key: value for key, value in source.items() if key.startswith("tokenizer.")}
             return cls(*tokenizer_gguf.read(kept), kept)
         path = Path(source)
+        if path.is_file() and path.name != "tokenizer.json":
+            raise OptionError(
+                f"tokenizer: {path} is no tokenizer.json; accepted: a folder with one, or the "
+                "tokenizer.* metadata of a GGUF file (open_checkpoint(path).tokenizer.source)."
+            )
         return cls(*tokenizer_files.read(path.parent if path.is_file() else path))
 
     @classmethod

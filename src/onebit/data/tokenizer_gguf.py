@@ -134,8 +134,7 @@ def _read_bpe(
 ) -> tokenizers.Tokenizer:
     pre = bpe.resolve(_pre_name(metadata, entries))
     pairs = _merges(metadata, entries, vocabulary)
-    backend = bpe.build(vocabulary, pairs, pre)
-    return backend
+    return bpe.build(vocabulary, pairs, pre)
 
 
 def _pre_name(metadata: Mapping[str, Any], entries: _Entries) -> str:

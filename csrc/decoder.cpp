@@ -170,7 +170,7 @@ void Decoder::reserve(size_t T, size_t positions) {
   cos_.grow(T * s.head_dim / 2);
   sin_.grow(T * s.head_dim / 2);
   score_stride_ = std::max(score_stride_, (positions + 15) / 16 * 16);
-  slots_ = threads();
+  slots_ = 4 * threads();
   scores_.grow(checked_product(slots_, score_stride_));
   const size_t widest = std::max({s.hidden, q, s.intermediate});
   for (Input& input : inputs_) input.reserve(T, widest);

@@ -1,6 +1,7 @@
 #include "parallel.h"
 
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,10 @@ namespace {
 // shorter than anyone would notice on a machine that others use too.
 constexpr int kSpins = 1000;
 
+// Runs of a piece of work for each thread. More than one, so that a thread which the system has put
+// aside holds up little: the others take its runs.
+constexpr size_t kRunsPerThread = 4;
+
 inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -39,17 +44,19 @@ class Pool {
   // Called with busy() held.
   void run(size_t n, ParallelFn fn, void* context) {
     start();
+    const size_t runs = std::min(n, (workers_.size() + 1) * kRunsPerThread);
     fn_ = fn;
     context_ = context;
     units_ = n;
-    left_.store(workers_.size(), std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(sleep_);
-      generation_.fetch_add(1, std::memory_order_release);
+      const Tickets last{tickets_.load(std::memory_order_relaxed)};
+      tickets_.store(Tickets::first(last.work() + 1, runs).bits, std::memory_order_release);
     }
     wake_.notify_all();
-    work(0);
-    for (int i = 0; left_.load(std::memory_order_acquire); ++i)
+    take_runs();
+    for (int i = 0; done_.load(std::memory_order_acquire) < runs; ++i)
       i < kSpins ? pause_briefly() : std::this_thread::yield();
   }
 
@@ -57,47 +64,66 @@ class Pool {
   void resize(size_t threads) {
     {
       std::lock_guard<std::mutex> lock(sleep_);
-      stop_ = true;
-      generation_.fetch_add(1, std::memory_order_release);
+      stop_.store(true, std::memory_order_release);
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
-    stop_ = false;
+    stop_.store(false, std::memory_order_release);
     count_ = threads;
   }
 
  private:
+  // Which piece of work this is, into how many runs it is cut, and the next run to take. One number,
+  // so that a thread which comes late cannot take a run of work that is over.
+  struct Tickets {
+    uint64_t bits;
+
+    static Tickets first(uint64_t work, size_t runs) { return {work << 32 | uint64_t{runs} << 16}; }
+    uint64_t work() const { return bits >> 32; }
+    size_t runs() const { return bits >> 16 & 0xffff; }
+    size_t next() const { return bits & 0xffff; }
+    bool any() const { return next() < runs(); }
+  };
+
   void start() {
     while (workers_.size() + 1 < count_) {
-      const size_t index = workers_.size() + 1;
-      const size_t seen = generation_.load(std::memory_order_relaxed);
       try {
-        workers_.emplace_back([this, index, seen] { wait_for_work(index, seen); });
+        workers_.emplace_back([this] { wait_for_work(); });
       } catch (const std::system_error&) {  // the system gives no more: go on with those we have
         count_ = workers_.size() + 1;
       }
     }
   }
 
-  void work(size_t thread) {
-    const size_t parts = workers_.size() + 1;
-    const size_t begin = units_ * thread / parts, end = units_ * (thread + 1) / parts;
-    if (begin < end) fn_(context_, begin, end);
+  // While a run that was taken is not done, its work cannot end: fn_ and the rest stay as they are.
+  void take_runs() {
+    Tickets tickets{tickets_.load(std::memory_order_acquire)};
+    while (tickets.any()) {
+      if (!tickets_.compare_exchange_weak(tickets.bits, tickets.bits + 1,
+                                          std::memory_order_acq_rel, std::memory_order_acquire))
+        continue;
+      const size_t run = tickets.next(), runs = tickets.runs();
+      fn_(context_, units_ * run / runs, units_ * (run + 1) / runs);
+      done_.fetch_add(1, std::memory_order_release);
+      tickets.bits = tickets_.load(std::memory_order_acquire);
+    }
   }
 
-  void wait_for_work(size_t index, size_t seen) {
+  bool something_to_do() const {
+    return Tickets{tickets_.load(std::memory_order_acquire)}.any() ||
+           stop_.load(std::memory_order_acquire);
+  }
+
+  void wait_for_work() {
     for (;;) {
-      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i)
-        pause_briefly();
-      if (generation_.load(std::memory_order_acquire) == seen) {
+      for (int i = 0; i < kSpins && !something_to_do(); ++i) pause_briefly();
+      if (!something_to_do()) {
         std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+        wake_.wait(lock, [this] { return something_to_do(); });
       }
-      seen = generation_.load(std::memory_order_acquire);
-      if (stop_) return;
-      work(index);
-      left_.fetch_sub(1, std::memory_order_release);
+      if (stop_.load(std::memory_order_acquire)) return;
+      take_runs();
     }
   }
 
@@ -106,9 +132,9 @@ class Pool {
   std::mutex busy_;  // one caller's work at a time
   std::mutex sleep_;
   std::condition_variable wake_;
-  std::atomic<size_t> generation_{0};
-  std::atomic<size_t> left_{0};
-  bool stop_ = false;
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<size_t> done_{0};  // runs
+  std::atomic<bool> stop_{false};
   ParallelFn fn_ = nullptr;
   void* context_ = nullptr;
   size_t units_ = 0;

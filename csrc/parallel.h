@@ -1,7 +1,7 @@
 // Threads that wait for work and split it by rows.
 //
-// Work is cut into equal runs of consecutive units, one per thread, and no unit's result depends on
-// another, so results are the same for any number of threads.
+// Work is cut into equal runs of consecutive units, a few for each thread, which take them in order.
+// No unit's result depends on another, so results are the same for any number of threads.
 #pragma once
 #include <stddef.h>
 

@@ -27,11 +27,12 @@ def train(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: b
     RECIPE is a .toml file, or the name of one in the folder recipes/. If the run's folder holds a
     checkpoint of the same recipe, training goes on from there.
     """
-    from onebit.train import loop, progress
+    from onebit.train import loop, memory, progress
     from onebit.train import recipe as recipes
 
     file = recipes.find(recipe)
     config = recipes.read(file, overrides)
+    memory.keep_freed()
     watcher = progress.on()
     try:
         result = loop.train(config, out or Path("runs") / file.stem, watcher)

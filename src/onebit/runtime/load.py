@@ -64,7 +64,7 @@ def load(checkpoint: Checkpoint) -> Loaded:
     for linear in linears(architecture):
         how = scheme.linear(linear.name)
         matrix = _matrix(checkpoint, linear, how, scheme)
-        norm = _vector(checkpoint, f"{linear.name}.norm.weight", linear.K) if how.norm else None
+        norm = _vector(checkpoint, f"{linear.name}.rms_norm.weight", linear.K) if how.norm else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
         decoder.set_matrix(linear.name, matrix, how.activation, norm, bias)
         size_bytes += matrix.size_bytes

@@ -1,0 +1,135 @@
+"""From a checkpoint to the decoder: which tensors, which bytes, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from onebit import LLM, SCHEMES
+from onebit.errors import MissingError, OnebitError, ShapeError, UnsupportedError
+from onebit.runtime import load
+from onebit.scheme import LinearScheme
+
+FAMILIES = [
+    {"model_type": "llama"},
+    {"model_type": "llama", "tie_word_embeddings": False, "qkv_bias": True, "mlp_bias": True},
+    {"model_type": "qwen2", "qkv_bias": True},
+    {"model_type": "qwen3", "qk_norm": True, "head_dim": 24},
+    {"model_type": "bitnet", "sub_norms": True, "hidden_act": "relu2"},
+]
+
+
+@pytest.mark.parametrize("changes", FAMILIES, ids=lambda c: f"{c['model_type']}{len(c)}")
+def test_the_tensors_asked_for_are_those_of_the_torch_model(architecture, changes):
+    from onebit import models
+
+    a = architecture(**changes)
+    expected = models.build(a, SCHEMES["fp"], seed=0).state_dict()
+    asked = {f"{name}.weight": (size,) for name, size in load.norms(a)}
+    for linear in load.linears(a):
+        asked[f"{linear.name}.weight"] = (linear.N, linear.K)
+        if linear.bias:
+            asked[f"{linear.name}.bias"] = (linear.N,)
+    assert asked == {name: tuple(tensor.shape) for name, tensor in expected.items()}
+
+
+@pytest.fixture
+def ternary(tmp_path, architecture):
+    """The folder of a ternary model's float masters."""
+    from onebit import models
+
+    models.save(models.build(architecture(), SCHEMES["bitnet-b1.58"], seed=1), tmp_path / "masters")
+    return tmp_path / "masters"
+
+
+def test_float_masters_are_refused_with_the_way_out(ternary):
+    with pytest.raises(UnsupportedError) as caught:
+        LLM(ternary)
+    assert f"{ternary} holds float masters of scheme bitnet-b1.58" in str(caught.value)
+    assert f"run `onebit export {ternary} -o model.gguf` first" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_floats_that_are_already_ternary_keep_codes_and_scale(ternary, architecture, tmp_path):
+    """Masters put on their grid by hand run like the packed export of the same masters."""
+    import torch
+
+    from onebit import models, quant
+
+    model = models.load(ternary)
+    for name, parameter in model.named_parameters():
+        how = model.scheme.linear(name.removesuffix(".weight"))
+        if parameter.ndim == 2 and how.weight == "ternary":
+            with torch.no_grad():
+                parameter.copy_(quant.dequantize(quant.quantize_weight(parameter, how)))
+    models.save(model, tmp_path / "on_grid")
+    models.export(ternary, tmp_path / "packed", "t1_6", embed="f32")
+    tokens = [1, 2, 3, 250, 7]
+    with LLM(tmp_path / "on_grid") as grid, LLM(tmp_path / "packed") as packed:
+        np.testing.assert_array_equal(grid.logits(tokens), packed.logits(tokens))
+        assert grid.size_bytes == packed.size_bytes  # two bits a weight in memory, both
+
+
+@pytest.mark.parametrize("kind", ["tensor", "row", "group:4"])
+def test_the_grid_of_each_share_is_found_exactly(kind):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-1, 2, (6, 8)).astype(np.int8)
+    shape = {"tensor": (1, 1), "row": (6, 1), "group:4": (6, 2)}[kind]
+    scale = np.broadcast_to(rng.uniform(0.1, 1, shape), (6, shape[1])).astype(np.float32)
+    codes[:, [0, 4]] = 1  # every share has a weight that is not zero
+    w = (codes.reshape(6, shape[1], -1) * scale[..., None]).reshape(6, 8)
+    found = load.ternary_grid(w, LinearScheme("ternary", weight_scale=kind))
+    np.testing.assert_array_equal(found.codes_NK, codes)
+    np.testing.assert_array_equal(found.scale_NG, scale)
+    w[2, 3] = np.nextafter(np.float32(0.05), np.float32(1))
+    assert load.ternary_grid(w, LinearScheme("ternary", weight_scale=kind)) is None
+
+
+def test_a_grid_of_one_scale_is_not_one_of_two():
+    w = np.array([[1, -1], [2, 0]], np.float32)
+    assert load.ternary_grid(w, LinearScheme("ternary")) is None
+    assert load.ternary_grid(w, LinearScheme("ternary", weight_scale="row")) is not None
+
+
+def test_values_that_are_not_finite_are_on_no_grid():
+    w = np.array([[1, np.nan], [np.inf, 0]], np.float32)
+    assert load.ternary_grid(w, LinearScheme("ternary")) is None
+
+
+def edit_config(folder, tmp_path, **changes):
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"intermediate_size": 128}, ShapeError, r"mlp.gate_proj.weight has shape \(96, 64\)"),
+        ({"num_hidden_layers": 3}, MissingError, r"model\.layers\.2\."),
+        ({"tie_word_embeddings": False}, MissingError, "lm_head"),
+        ({"model_type": "gpt2"}, UnsupportedError, "model_type is 'gpt2'"),
+        ({"vocab_size": -1}, OnebitError, "vocab_size is -1"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_line(tiny, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message) as caught:
+        LLM(edit_config(tiny, tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_are_those_of_the_matrices(tiny, tmp_path, architecture):
+    with LLM(tiny) as llm:
+        weights = sum(linear.N * linear.K for linear in load.linears(llm.architecture))
+        assert 4 * weights <= llm.size_bytes <= 4 * weights * 1.2  # rows are padded to tiles
+        assert llm.token_bytes == llm.size_bytes
+
+
+def test_an_embedding_that_is_no_head_costs_a_row_a_token(tmp_path, architecture):
+    from onebit import models
+
+    a = architecture(tie_word_embeddings=False)
+    models.save(models.build(a, SCHEMES["fp"], seed=0), tmp_path)
+    with LLM(tmp_path) as llm:
+        assert llm.size_bytes - llm.token_bytes == pytest.approx(4 * 299 * 64, rel=0.1)

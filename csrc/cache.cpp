@@ -69,11 +69,10 @@ void Cache::write(const Ops& ops, size_t layer, size_t head, size_t position, co
 }
 
 void Cache::attend(const Ops& ops, size_t layer, size_t head, size_t n, const float* q, float scale,
-                   float* scores, float* out) const {
-  Cache& self = const_cast<Cache&>(*this);
-  const Attention a = {q,         self.keys(layer, head), self.values(layer, head),
-                       v_stride_, head_dim_,              n,
-                       scale,     scores,                 out};
+                   float* scores, float* out) {
+  const Attention a = {q,         keys(layer, head), values(layer, head),
+                       v_stride_, head_dim_,         n,
+                       scale,     scores,            out};
   (bytes_ == 4 ? ops.attend_f32 : ops.attend_f16)(a);
 }
 

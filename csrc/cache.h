@@ -32,7 +32,7 @@ class Cache {
   void write(const Ops& ops, size_t layer, size_t head, size_t position, const float* k,
              const float* v);
   void attend(const Ops& ops, size_t layer, size_t head, size_t n, const float* q, float scale,
-              float* scores, float* out) const;
+              float* scores, float* out);
   uint8_t* keys(size_t layer, size_t head);
   uint8_t* values(size_t layer, size_t head);
 

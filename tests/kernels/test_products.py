@@ -55,8 +55,10 @@ def test_largest_sums_do_not_overflow(isa, layout, x):
 
 def test_widest_row_does_not_overflow(isa):
     K = ops.MAX_COLUMNS
-    matrix = matrix_of("i8", np.full((1, K), -128, np.int8))
-    assert ops.int_sums(matrix, np.full((1, K), -128, np.int8))[0, 0] == 128 * 128 * K
+    for code in (-128, 127):
+        matrix = matrix_of("i8", np.full((1, K), code, np.int8))
+        for x in (-128, 127):
+            assert ops.int_sums(matrix, np.full((1, K), x, np.int8))[0, 0] == code * x * K
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,107 @@
+"""`onebit eval` and `onebit bench`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from onebit import SCHEMES, Architecture, models
+from onebit.cli import main
+from onebit.data import Tokenizer
+from onebit.eval import engines, perplexity
+
+TEXT = "It was the best of times, it was the worst of times. " * 5
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    architecture = Architecture(
+        vocab_size=280,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=96,
+    )
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.train([TEXT], 280)
+    models.save(models.build(architecture, SCHEMES["fp"], seed=4), path, tokenizer)
+    return str(path)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def onebit(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_eval_json_is_the_librarys_result(model, text, engine):
+    result = onebit(
+        "eval", model, "--text", text, "--engine", engine, "--window", 16, "--threads", 1, "--json"
+    )
+    data = json.loads(result.stdout)
+    expected = perplexity(*_swap(engines.open_model(model, engine, 1), TEXT))
+    assert (data["model"], data["engine"]) == (model, engine)
+    (measured,) = data["results"]
+    assert measured["text"] == text
+    assert measured["perplexity"] == expected.perplexity
+    assert measured["protocol"] == expected.protocol
+
+
+def _swap(opened, text):
+    model, tokenizer = opened
+    return model, text, 16, tokenizer
+
+
+def test_eval_prints_a_line_and_how_it_was_measured(model, text):
+    result = onebit("eval", model, "--text", text, "--limit-chars", 100)
+    assert result.exit_code == 0
+    first, what, how = result.stdout.splitlines()
+    assert "perplexity" in first
+    assert "bits per byte" in first
+    assert "the first 100 characters" in what
+    assert "windows" in how
+
+
+def test_several_texts_are_several_results(model, text):
+    result = onebit("eval", model, "--text", text, "--text", text, "--json")
+    assert [r["text"] for r in json.loads(result.stdout)["results"]] == [text, text]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--text", "nothing.txt"], "nothing.txt: there is no such file, and no text"),
+        (["--text", "TEXT", "--window", "97"], "window is 97; accepted for this model: 2 to 96"),
+        (["--text", "TEXT", "--engine", "cuda"], "engine is 'cuda'; accepted: native, torch"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_1(model, text, args, message):
+    result = onebit("eval", model, *[text if arg == "TEXT" else arg for arg in args])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_bench_json(model):
+    result = onebit("bench", model, "--decode", 3, "--rounds", 1, "--threads", 1, "--json")
+    data = json.loads(result.stdout)
+    assert data["speed"]["decode_tokens"] == 3
+    assert data["speed"]["decode_rate_tokens_per_s"] > 0
+    assert data["processor"]
+
+
+def test_bench_names_units_and_machine(model):
+    result = onebit("bench", model, "--decode", 3, "--rounds", 1, "--threads", 1)
+    assert result.exit_code == 0
+    for word in ("decode", "tokens/s", "GB/s", "load", "peak memory", "1 threads"):
+        assert word in result.stdout

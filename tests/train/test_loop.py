@@ -134,6 +134,15 @@ def test_divergence_is_named(tiny_recipe, tmp_path):
             train(config, tmp_path / "run")
 
 
+def test_a_damaged_result_is_measured_again(config, tmp_path):
+    result = train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text("{")
+    with pytest.raises(FormatError, match=r"result\.json: damaged .*Remove it to measure again"):
+        train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run") == result
+
+
 def test_a_damaged_metrics_file_is_named(config, tmp_path):
     run = tmp_path / "run"
     train(config, run)

@@ -17,6 +17,7 @@ import torch
 
 from onebit import models
 from onebit.data.sampler import Sampler
+from onebit.errors import FormatError
 from onebit.io.atomic import write_bytes
 from onebit.train import checkpoint, held_out, metrics, plot, recipe
 from onebit.train.checkpoint import Position
@@ -86,7 +87,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         finished = folder / "result.json"
         if finished.exists():
             progress.say(f"{folder}: already finished. Remove the folder to train again.")
-            return Result(**json.loads(finished.read_text("utf-8")))
+            return _read_result(finished)
         text = prepare(config.data, folder / "data", progress)
         saved = checkpoint.latest(folder / "checkpoints")
         position = checkpoint.position(saved) if saved else _beginning(config)
@@ -102,6 +103,13 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
             result = run.finish()
         write_bytes(finished, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
         return result
+
+
+def _read_result(path: Path) -> Result:
+    try:
+        return Result(**json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{path}: damaged ({error}). Remove it to measure again.") from error
 
 
 def _beginning(config: TrainConfig) -> Position:

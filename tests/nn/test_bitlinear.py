@@ -57,7 +57,7 @@ def fake_quantized(layer, x):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3)], ids=str)
 def test_value_and_gradients_are_those_of_the_plain_form(scheme, shape):
     layer, x = made(scheme), draw(*shape, K, seed=4).requires_grad_()
     operands = [x, *layer.parameters()]

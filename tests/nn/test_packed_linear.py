@@ -64,6 +64,7 @@ def test_norm_bias_frozen_codes_and_shape():
     y = PackedLinear(layer)(x)
     assert y.shape == (2, 3, 33)
     torch.testing.assert_close(y, layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(PackedLinear(layer)(x[0, 0]), layer(x[0, 0]), rtol=1e-5, atol=1e-5)
     assert PackedLinear(layer)(x.bfloat16()).dtype == torch.bfloat16
 
 

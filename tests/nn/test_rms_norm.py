@@ -39,5 +39,12 @@ def test_the_maths_is_float32_for_bf16_inputs():
     assert torch.equal(y, layer()(x.float()).bfloat16())
 
 
+def test_one_token_without_a_batch():
+    x = draw(24).requires_grad_()
+    layer()(x).sum().backward()
+    torch.testing.assert_close(layer()(x), layer()(x[None])[0])
+    assert torch.isfinite(x.grad).all()
+
+
 def test_zeros_stay_zeros():
     assert not layer()(torch.zeros(2, 24)).any()

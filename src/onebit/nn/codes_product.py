@@ -55,7 +55,8 @@ class CodesProduct(torch.autograd.Function):
                 dx_TK = (dy_TN.to(exact) @ w_hat_NK.to(exact)).to(dx_dtype)
             if ctx.needs_input_grad[1]:
                 dy_TN = dy_TN if scale_x is None else dy_TN * scale_x
-                dw_NK = dy_TN.to(exact).flatten(0, -2).T @ codes_x_TK.flatten(0, -2)
+                N, K = codes_w_NK.shape
+                dw_NK = dy_TN.to(exact).reshape(-1, N).T @ codes_x_TK.reshape(-1, K)
                 dw_NK = dw_NK.to(dw_dtype)
         return dx_TK, dw_NK, None, None, None, None
 

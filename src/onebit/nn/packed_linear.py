@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
             raise UnsupportedError(
                 "PackedLinear has no gradient. Run it under torch.no_grad(), or train a BitLinear."
             )
-        rows_TK = x_TK.detach().flatten(0, -2).float().cpu().numpy()
+        rows_TK = x_TK.detach().reshape(-1, x_TK.shape[-1]).float().cpu().numpy()
         y_TN = torch.from_numpy(_native().linear(self.matrix, rows_TK, self.scheme.activation))
         if self.bias is not None:
             y_TN += self.bias

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from onebit import models
 from onebit.architecture import Architecture
-from onebit.cli import main
+from onebit.cli import main, progress
 from onebit.data import Tokenizer
 from onebit.scheme import SCHEMES
 
@@ -95,3 +95,12 @@ def test_an_unknown_format_is_a_usage_error(ternary, tmp_path):
     result = onebit("export", ternary, "-o", tmp_path / "m.gguf", "-f", "q9")
     assert result.exit_code == 2
     assert "'t1_6', 't2', 'tq1_0'" in result.stderr
+
+
+def test_progress_is_shown_to_a_terminal_alone(capsys, monkeypatch):
+    progress.of("export: tensor")(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for done in (1, 2):
+        progress.of("export: tensor")(done, 2)
+    assert capsys.readouterr().err == "\rexport: tensor 1 of 2\rexport: tensor 2 of 2\n"

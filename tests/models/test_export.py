@@ -17,7 +17,7 @@ from onebit.errors import FileError, InputError, MissingError, NotTernaryError, 
 from onebit.io import open_checkpoint
 from onebit.models import export_weights
 from onebit.nn import bit_linears
-from onebit.scheme import SCHEMES, LinearScheme, Scheme
+from onebit.scheme import FP, SCHEMES, LinearScheme, Scheme
 
 # what importing transformers' compiled quantizers says of torch itself
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
@@ -138,7 +138,7 @@ def test_llama_cpp_writes_the_same_text(trained, tokenizer, tmp_path, format):
     parameters.fit_params, parameters.verbosity = False, 0
     server = xllamacpp.Server(parameters)
     model = models.load(trained)
-    for prompt in ("the cat sat", "a fox ran", "the dog"):
+    for prompt in ("the cat", "the cat sat on the mat", TEXT[:32]):
         ours = clear_continuation(model, tokenizer, prompt, count=24)
         assert len(ours) > 12
         request = {"prompt": prompt, "n_predict": 24, "temperature": 0, "n_probs": 1}
@@ -225,6 +225,20 @@ def test_every_family_comes_back(tokenizer, tmp_path, changes, name):
     source = saved(model, tmp_path / "source", tokenizer)
     models.export(source, tmp_path / name, "t2", embed="f32")
     assert torch.equal(logits_of(tmp_path / name, tokenizer), logits_of(source, tokenizer))
+
+
+@pytest.mark.parametrize("name", ["t1_6.gguf", "tq2_0.gguf", "hf_2bit", "t2"])
+def test_layers_that_the_scheme_leaves_float_stay_float(tokenizer, tmp_path, name):
+    mixed = Scheme("mixed", {"model.layers.0.*": FP, **B158.layers})
+    source = saved(tiny(tokenizer, mixed), tmp_path / "source", tokenizer)
+    models.export(source, tmp_path / name, format_of(name), embed="f32")
+    formats = [
+        open_checkpoint(tmp_path / name).tensor(f"model.layers.{i}.mlp.up_proj.weight").format
+        for i in range(2)
+    ]
+    assert formats == ["f32", format_of(name)]
+    difference = logits_of(tmp_path / name, tokenizer) - logits_of(source, tokenizer)
+    assert difference.abs().max() < (0.05 if name == "tq2_0.gguf" else 1e-9)
 
 
 def test_bitnet_has_the_architecture_name_of_the_official_file(tokenizer, tmp_path):

@@ -12,7 +12,7 @@ scale was shrunk by a second rounding of float32 weights, and whether the codes 
 The masters can: pass `against`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,18 @@ class Report:
         }
 
 
-def verify(model: str | Path | Checkpoint, against: str | Path | None = None) -> Report:
+def verify(
+    model: str | Path | Checkpoint,
+    against: str | Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
     """Look at every weight of a model.
 
     Args:
         model: a folder, a file or a catalog name, or an open checkpoint.
         against: the masters that the model was made from. Their quantization is done again and
             compared, which decides what the file alone cannot; this needs PyTorch.
+        progress: called after each matrix with how many were looked at, and of how many.
 
     Raises:
         MissingError, FormatError: the file is not there, or is damaged.
@@ -136,7 +141,10 @@ def verify(model: str | Path | Checkpoint, against: str | Path | None = None) ->
         if len(tensor.shape) == 2:
             matrices.append(name)
     storage = _storage(checkpoint, scheme, matrices)
-    tensors = [_look(checkpoint.tensor(name), scheme, storage) for name in matrices]
+    tensors = []
+    for name in matrices:
+        tensors.append(_look(checkpoint.tensor(name), scheme, storage))
+        progress(len(tensors), len(matrices))
     if against is not None:
         from onebit.analyze.against import compare  # the one part that loads torch
 

@@ -34,8 +34,11 @@ def export(
     packed or on a grid keeps its codes and scale.
     """
     from onebit import models
+    from onebit.cli import progress
 
-    report = models.export(model, out, format, embed=embed, force=force)
+    report = models.export(
+        model, out, format, embed=embed, force=force, progress=progress.of("export: tensor")
+    )
     click.echo(json.dumps(asdict(report)) if as_json else _lines(report))
 
 

@@ -32,8 +32,9 @@ def verify(model: str, against: str | None, as_json: bool) -> None:
     masters show it.
     """
     from onebit.analyze.verify import verify
+    from onebit.cli import progress
 
-    report = verify(model, against)
+    report = verify(model, against, progress.of("verify: matrix"))
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -47,7 +48,8 @@ def _verdict(report: "Report") -> str:
     first = [f"{t.name}: {f.text}" for t in wrong for f in t.findings if f.level == "error"]
     first += [finding.text for finding in report.findings if finding.level == "error"]
     count = f"{len(wrong)} of {len(report.tensors)} matrices" if wrong else "its weights"
-    return f"{report.path}: {count} are not what scheme {report.scheme!r} claims. {first[0]}."
+    claim = f"what scheme {report.scheme!r} claims" if report.scheme else "sound"
+    return f"{report.path}: {count} are not {claim}. {first[0]}."
 
 
 def _show(report: "Report") -> None:

@@ -19,7 +19,7 @@ from onebit.architecture import Architecture
 from onebit.errors import FileError, OptionError
 from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import export_folder, export_gguf
-from onebit.models.export_plan import FORMATS, Planned, plan
+from onebit.models.export_plan import FORMATS, Planned, Progress, plan
 from onebit.models.export_weights import FLOATS, TERNARY
 from onebit.scheme import SCHEMES, Scheme
 
@@ -56,6 +56,7 @@ def export(
     *,
     embed: str | None = None,
     force: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> ExportReport:
     """Write a model to `out` for others to run.
 
@@ -68,6 +69,7 @@ def export(
             the linear layers if it is a float type, else f16. f32 repeats the trained model's
             logits exactly where f16 is within 0.05 % of each embedding.
         force: overwrite what is at `out`.
+        progress: called after each tensor with how many are written, and of how many.
 
     Raises:
         MissingError, FormatError: the source, or its tokenizer, is not there or damaged.
@@ -90,9 +92,9 @@ def export(
     except OSError as error:
         raise FileError(f"{out.parent}: cannot be made ({error.strerror}).") from error
     if container == "gguf":
-        sizes = export_gguf.write(out, checkpoint, config, planned, format)
+        sizes = export_gguf.write(out, checkpoint, config, planned, format, progress)
     else:
-        sizes = export_folder.write(out, checkpoint, config, planned, embed)
+        sizes = export_folder.write(out, checkpoint, config, planned, embed, progress)
     return _report(out, container, format, embed, planned, sizes)
 
 

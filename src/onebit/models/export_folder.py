@@ -20,7 +20,7 @@ from onebit.errors import FileError
 from onebit.io import Checkpoint, packed, safetensors
 from onebit.io.atomic import write_bytes
 from onebit.models import export_weights
-from onebit.models.export_plan import Planned
+from onebit.models.export_plan import Planned, Progress
 
 _DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _HF_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -40,6 +40,7 @@ def write(
     config: Mapping[str, Any],
     planned: list[Planned],
     embed: str,
+    progress: Progress,
 ) -> dict[str, int]:
     """Write the folder, one tensor at a time.
 
@@ -47,6 +48,7 @@ def write(
         config: of the model to be written, in the style of config.json.
         planned: from `export_plan.plan`.
         embed: the float type of embedding and head, in which transformers will compute.
+        progress: called after each tensor with how many are written, and of how many.
 
     Returns:
         The bytes of each tensor, scale included.
@@ -59,13 +61,15 @@ def write(
     if any(entry.format == "hf_2bit" for entry in planned):
         config["quantization_config"] = _quantization_config(planned, config)
     with _folder(path) as folder:
-        sizes = _write_tensors(folder / "model.safetensors", checkpoint, planned)
+        sizes = _write_tensors(folder / "model.safetensors", checkpoint, planned, progress)
         write_bytes(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
         _write_tokenizer(folder, checkpoint)
     return sizes
 
 
-def _write_tensors(path: Path, checkpoint: Checkpoint, planned: list[Planned]) -> dict[str, int]:
+def _write_tensors(
+    path: Path, checkpoint: Checkpoint, planned: list[Planned], progress: Progress
+) -> dict[str, int]:
     ours = {
         entry.name: packed.Packed(entry.format, entry.matrix)
         for entry in planned
@@ -83,6 +87,7 @@ def _write_tensors(path: Path, checkpoint: Checkpoint, planned: list[Planned]) -
             if encoded.scale is not None:
                 file.write(packed.scale_name(entry.name), encoded.scale)
             sizes[entry.name] = encoded.size_bytes
+            progress(len(sizes), len(planned))
     return sizes
 
 

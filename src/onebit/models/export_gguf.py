@@ -18,7 +18,7 @@ from onebit.errors import FormatError, MissingError
 from onebit.io import Checkpoint, gguf, gguf_names, packed
 from onebit.io.gguf_config import ROPE_FACTORS_NAME, config_to_metadata, rope_factors
 from onebit.models import export_weights
-from onebit.models.export_plan import Planned
+from onebit.models.export_plan import Planned, Progress
 
 _OURS = ("t1_6", "t2")
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "i2_s": 40}
@@ -34,6 +34,7 @@ def write(
     config: Mapping[str, Any],
     planned: list[Planned],
     format: str,
+    progress: Progress,
 ) -> dict[str, int]:
     """Write the file, one tensor at a time.
 
@@ -41,6 +42,7 @@ def write(
         config: of the model to be written, in the style of config.json.
         planned: from `export_plan.plan`.
         format: of the linear layers.
+        progress: called after each tensor with how many are written, and of how many.
 
     Returns:
         The bytes of each tensor, scale included.
@@ -65,6 +67,7 @@ def write(
             if encoded.scale is not None:
                 file.write(packed.scale_name(own), encoded.scale)
             sizes[entry.name] = encoded.size_bytes
+            progress(len(sizes), len(planned))
         if factors is not None:
             file.write(ROPE_FACTORS_NAME, factors)
     return sizes

@@ -5,7 +5,7 @@ embedding and head get `embed`, and so do linear layers that a scheme leaves flo
 it does not; norms and biases are float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from onebit import pack
@@ -13,6 +13,8 @@ from onebit.errors import OptionError, ShapeError, UnsupportedError
 from onebit.io import Checkpoint, StoredTensor
 from onebit.models.export_weights import FLOATS, TERNARY, scale_shape
 from onebit.scheme import FP, LinearScheme, Scheme, role_of
+
+Progress = Callable[[int, int], None]
 
 FORMATS = {
     "gguf": ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "q8_0", "f16", "bf16", "f32"),

@@ -57,7 +57,7 @@ def weights_of(
     Raises:
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
     """
-    if tensor.format == format and format in pack.FORMATS:
+    if tensor.format == format == "q8_0" and claim.weight == "fp":
         return pack.FORMATS[format].unpack(tensor.data, _matrix(tensor), tensor.scale)
     if part == "body" or claim.weight != "fp":
         return linear(tensor, claim)
@@ -79,23 +79,33 @@ def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
     if claim.weight != "fp":
         found = stored_weight.codes(tensor, claim)
         return _unpacked(_quantized(tensor, claim) if found is None else found)
-    try:
-        found = stored_weight.codes(tensor, _ANY_TERNARY)
-    except NotTernaryError:  # packed as something else, which no scheme forbids
-        found = None
-    return stored_weight.values(tensor) if found is None else _unpacked(found)
+    if tensor.format in pack.FORMATS:
+        unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, _matrix(tensor), tensor.scale)
+        if is_ternary(unpacked):
+            codes, scale = (torch.from_numpy(array) for array in unpacked[:2])
+            return _unpacked(quant.fewest_scales(quant.Codes(codes, scale)))
+    w_NK = stored_weight.values(tensor)
+    found = _ternary_grid(torch.from_numpy(w_NK))
+    return w_NK if found is None else _unpacked(found)
 
 
 def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
     """Round masters, once."""
     w = torch.from_numpy(stored_weight.values(tensor))
-    if stored_weight.grid(w, _ANY_TERNARY) is not None:
+    if _ternary_grid(w) is not None:
         raise InputError(
             f"{tensor.name}: already on a ternary grid, and not on the scheme's ({claim.weight}, "
             f"one scale per {claim.weight_scale}). Rounding again would shrink the scale: correct "
             "the scheme, or export from the masters."
         )
     return quant.quantize_weight(w, claim)
+
+
+def _ternary_grid(w_NK: torch.Tensor) -> quant.Codes | None:
+    """Return the codes of weights that are ternary by tensor or by row, or None."""
+    if quant.on_grid(w_NK[:1]) is None:
+        return None  # as nearly always; the first row says so at once
+    return stored_weight.grid(w_NK, _ANY_TERNARY)
 
 
 def is_ternary(weights: Unpacked) -> bool:

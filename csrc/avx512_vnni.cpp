@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: vpdpbusd multiplies 64 unsigned weights with 64 signed activations and adds each
-// row's four products to that row's int32.
+// AVX-512 with VNNI: vpdpbusd multiplies 64 unsigned weights with 64 signed activations and adds
+// each row's four products to that row's int32.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>

@@ -15,8 +15,8 @@ inline size_t checked_product(size_t a, size_t b) {
   return product;
 }
 
-// `count` values of zero, 64-byte aligned. The system hands out large zeros page by page as they are
-// touched, so an unused end costs nothing.
+// `count` values of zero, 64-byte aligned. The system hands out large zeros page by page as they
+// are touched, so an unused end costs nothing.
 template <class T>
 class Buffer {
  public:
@@ -27,7 +27,8 @@ class Buffer {
     if (bytes > PTRDIFF_MAX - 64) throw std::bad_alloc();
     memory_.reset(calloc(bytes + 64, 1));
     if (!memory_) throw std::bad_alloc();
-    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) & ~uintptr_t{63});
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    data_ = reinterpret_cast<T*>((address + 63) & ~uintptr_t{63});
   }
 
   T* data() { return data_; }

@@ -1,7 +1,7 @@
 // The keys and values of one sequence, after RoPE.
 //
-// Keys lie as the float kernels read weights: 16 positions in lanes, [head_dim][16] a tile. Values lie
-// position by position, head_dim padded to 16. Both in float32 or float16, for each layer and
+// Keys lie as the float kernels read weights: 16 positions in lanes, [head_dim][16] a tile. Values
+// lie position by position, head_dim padded to 16. Both in float32 or float16, for each layer and
 // key/value head, at the full capacity; memory is touched only as positions are written.
 #pragma once
 #include <stdint.h>

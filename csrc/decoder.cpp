@@ -1,3 +1,4 @@
+// The forward pass: chunks of a prompt through the layers, in working memory that is kept.
 #include "decoder.h"
 
 #include <math.h>
@@ -17,119 +18,9 @@ constexpr size_t kTokenGrain = 4;  // below this many tokens, row-wise work stay
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
-std::string shape_text(size_t rows, size_t columns) {
-  return "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
-}
-
 }  // namespace
 
 Decoder::Decoder(Shape shape) : shape_(std::move(shape)), layers_(shape_.layers) {}
-
-// "model.layers.3.mlp.up_proj" -> 3, "mlp.up_proj"
-bool Decoder::split_name(const std::string& name, size_t* layer, std::string* part) const {
-  static const std::string prefix = "model.layers.";
-  if (name.compare(0, prefix.size(), prefix)) return false;
-  const size_t dot = name.find('.', prefix.size());
-  if (dot == std::string::npos || dot == prefix.size() || dot > prefix.size() + 6) return false;
-  size_t index = 0;
-  for (size_t i = prefix.size(); i < dot; ++i) {
-    if (name[i] < '0' || name[i] > '9') return false;
-    index = 10 * index + static_cast<size_t>(name[i] - '0');
-  }
-  if (index >= layers_.size())
-    fail(name + ": the architecture has " + std::to_string(layers_.size()) + " layers.");
-  *layer = index;
-  *part = name.substr(dot + 1);
-  return true;
-}
-
-Decoder::MatrixSlot Decoder::matrix_slot(const std::string& name) {
-  const Shape& s = shape_;
-  if (name == "model.embed_tokens") return {&embedding_, s.vocab, s.hidden, false};
-  if (name == "lm_head") return {&head_, s.vocab, s.hidden, false};
-  size_t index;
-  std::string part;
-  if (split_name(name, &index, &part)) {
-    Layer& layer = layers_[index];
-    const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-    if (part == "self_attn.q_proj") return {&layer.q, q, s.hidden, s.qkv_bias};
-    if (part == "self_attn.k_proj") return {&layer.k, kv, s.hidden, s.qkv_bias};
-    if (part == "self_attn.v_proj") return {&layer.v, kv, s.hidden, s.qkv_bias};
-    if (part == "self_attn.o_proj") return {&layer.o, s.hidden, q, s.out_bias};
-    if (part == "mlp.gate_proj") return {&layer.gate, s.intermediate, s.hidden, s.mlp_bias};
-    if (part == "mlp.up_proj") return {&layer.up, s.intermediate, s.hidden, s.mlp_bias};
-    if (part == "mlp.down_proj") return {&layer.down, s.hidden, s.intermediate, s.mlp_bias};
-  }
-  fail(name + " is no matrix of this architecture.");
-}
-
-Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
-  const Shape& s = shape_;
-  if (name == "model.norm") return {&final_norm_, s.hidden};
-  size_t index;
-  std::string part;
-  if (split_name(name, &index, &part)) {
-    Layer& layer = layers_[index];
-    if (part == "input_layernorm") return {&layer.input_norm, s.hidden};
-    if (part == "post_attention_layernorm") return {&layer.post_norm, s.hidden};
-    if (s.qk_norm && part == "self_attn.q_norm") return {&layer.q_norm, s.head_dim};
-    if (s.qk_norm && part == "self_attn.k_norm") return {&layer.k_norm, s.head_dim};
-    if (s.sub_norms && part == "self_attn.attn_sub_norm")
-      return {&layer.attention_sub_norm, s.heads * s.head_dim};
-    if (s.sub_norms && part == "mlp.ffn_sub_norm") return {&layer.ffn_sub_norm, s.intermediate};
-  }
-  fail(name + " is no norm of this architecture.");
-}
-
-void Decoder::set_matrix(const std::string& name, Linear linear) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const MatrixSlot slot = matrix_slot(name);
-  const Matrix& m = *linear.matrix;
-  if (m.rows != slot.rows || m.columns != slot.columns)
-    fail(name + ": the matrix is " + shape_text(m.rows, m.columns) + "; the architecture needs " +
-         shape_text(slot.rows, slot.columns) + ".");
-  if (!linear.norm.empty() && linear.norm.size() != slot.columns)
-    fail(name + ": its norm has " + std::to_string(linear.norm.size()) + " weights for " +
-         std::to_string(slot.columns) + " columns.");
-  if (!linear.bias.empty() && linear.bias.size() != slot.rows)
-    fail(name + ": its bias has " + std::to_string(linear.bias.size()) + " values for " +
-         std::to_string(slot.rows) + " rows.");
-  if (linear.bias.empty() == slot.bias)
-    fail(name + (slot.bias ? ": the bias is missing." : ": the architecture has no bias here."));
-  if (linear.activation == Activation::int8_absmax_tensor)
-    linear.activation = Activation::int8_absmax;  // see the top of decoder.h
-  *slot.linear = std::move(linear);
-}
-
-void Decoder::set_norm(const std::string& name, std::vector<float> weight) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const NormSlot slot = norm_slot(name);
-  if (weight.size() != slot.size)
-    fail(name + " has " + std::to_string(weight.size()) + " weights; the architecture needs " +
-         std::to_string(slot.size) + ".");
-  *slot.weight = std::move(weight);
-}
-
-void Decoder::check_layer(size_t index) {
-  const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  for (const char* part : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                           "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
-    if (!matrix_slot(prefix + part).linear->matrix) fail(prefix + part + " is missing.");
-  std::vector<std::string> norms = {"input_layernorm", "post_attention_layernorm"};
-  if (shape_.qk_norm) norms.insert(norms.end(), {"self_attn.q_norm", "self_attn.k_norm"});
-  if (shape_.sub_norms) norms.insert(norms.end(), {"self_attn.attn_sub_norm", "mlp.ffn_sub_norm"});
-  for (const std::string& part : norms)
-    if (norm_slot(prefix + part).weight->empty()) fail(prefix + part + " is missing.");
-}
-
-void Decoder::finish() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (!embedding_.matrix) fail("model.embed_tokens is missing.");
-  if (!head_.matrix && !shape_.tied) fail("lm_head is missing, and the embedding is not tied.");
-  if (final_norm_.empty()) fail("model.norm is missing.");
-  for (size_t i = 0; i < layers_.size(); ++i) check_layer(i);
-  finished_ = true;
-}
 
 std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
   if (!capacity) fail("cache: capacity is 0; it must be at least 1 token.");

@@ -3,7 +3,7 @@
 // Prompts go through in chunks, so working memory does not grow with their length. Every operation
 // treats a token alone, apart from attention, which reads the cache; so a prompt in one call, in
 // chunks or token by token gives the same bits. For the same reason "int8_absmax_tensor" takes its
-// scale per token here, as BitNet b1 does at inference (https://arxiv.org/abs/2310.11453, section 2.1).
+// scale per token here, as BitNet b1 does at inference (https://arxiv.org/abs/2310.11453).
 #pragma once
 #include <memory>
 #include <mutex>
@@ -30,8 +30,8 @@ struct Shape {
 
 enum class Logits { last, all, none };
 
-// All methods but the constructor lock, so that threads may share a decoder. What a caller got wrong
-// is a std::invalid_argument that says what, and leaves everything as it was.
+// All methods but the constructor lock, so that threads may share a decoder. What a caller got
+// wrong is a std::invalid_argument that says what, and leaves everything as it was.
 class Decoder {
  public:
   explicit Decoder(Shape shape);

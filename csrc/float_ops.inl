@@ -1,8 +1,8 @@
-// The float operations, written once and compiled for every instruction set. Needs lanes.inl and, from
-// the instruction set's file, load_f16 and store_f16.
+// The float operations, written once and compiled for every instruction set. Needs lanes.inl and,
+// from the instruction set's file, load_f16 and store_f16.
 
-// e^x: x = n ln 2 + r, |r| <= 0.35; a degree-7 polynomial for e^r; 2^n in two halves, so that results
-// below the normal range round once and results above it become infinity.
+// e^x: x = n ln 2 + r, |r| <= 0.35; a degree-7 polynomial for e^r; 2^n in two halves, so that
+// results below the normal range round once and results above it become infinity.
 ONEBIT_INLINE Lanes exp(const Lanes& a) {
   const Lanes x = max(min(a, splat(89.0f)), splat(-104.0f));
   const IntLanes n = round_to_int(x * splat(1.44269504f));
@@ -191,7 +191,8 @@ ONEBIT_INLINE void dots(const typename W::Stored* w, const float* x, size_t x_st
 
 // out[16 * P lanes] = sum over t of p[t] * v[t], in the order of t, times `factor`.
 template <class KV, int P>
-ONEBIT_INLINE void mix(const Attention& a, const typename KV::Stored* v, size_t first, float factor) {
+ONEBIT_INLINE void mix(const Attention& a, const typename KV::Stored* v, size_t first,
+                       float factor) {
   Lanes sum[P];
   for (int j = 0; j < P; ++j) sum[j] = splat(0.0f);
   for (size_t t = 0; t < a.n; ++t)

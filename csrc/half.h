@@ -1,4 +1,5 @@
-// IEEE half precision in software: exact both ways, round to nearest even, as F16C does in hardware.
+// IEEE half precision in software: exact both ways, round to nearest even, as F16C does in
+// hardware.
 #pragma once
 #include <stdint.h>
 #include <string.h>

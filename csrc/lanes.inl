@@ -1,5 +1,5 @@
 // Sixteen floats or integers side by side, whatever the registers of the instruction set hold.
-// Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64), is set.
+// Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64).
 // Each lane goes through the same IEEE operations everywhere, so results are equal bit for bit.
 
 constexpr int kPieces = 64 / ONEBIT_PIECE;

@@ -1,8 +1,8 @@
 // Linear layers: from float activations to float outputs, whatever the weights and the scheme.
 //
-// A layer is an optional RMSNorm, an activation quantizer, a matrix and an optional bias. Layers that
-// read the same input in the same way (q, k and v; gate and up) share its codes, and their products
-// run as one parallel region.
+// A layer is an optional RMSNorm, an activation quantizer, a matrix and an optional bias. Layers
+// that read the same input in the same way (q, k and v; gate and up) share its codes, and their
+// products run as one parallel region.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,8 +14,8 @@
 
 namespace onebit {
 
-// How a layer takes its input. "fp" asks for no quantization: matrices of floats then multiply floats,
-// and matrices of codes multiply int8 codes with a scale for each 32 columns.
+// How a layer takes its input. "fp" asks for no quantization: matrices of floats then multiply
+// floats, and matrices of codes multiply int8 codes with a scale for each 32 columns.
 enum class Activation { fp, int8_absmax, int8_absmax_tensor, int4_absmean };
 
 // Throws std::invalid_argument for a name that is none of these.

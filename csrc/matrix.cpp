@@ -35,8 +35,8 @@ int32_t low_of(Layout layout, int smallest, int largest) {
   if (smallest < low || largest >= low + range)
     throw std::invalid_argument("matrix: codes " + std::to_string(smallest) + " to " +
                                 std::to_string(largest) + " do not fit layout " +
-                                name_of(layout) + "; " +
-                                (layout == Layout::t2 ? "it holds -1 to 1." : "it holds 16 values."));
+                                name_of(layout) + "; it holds " +
+                                (layout == Layout::t2 ? "-1 to 1." : "16 values."));
   return low;
 }
 
@@ -152,11 +152,11 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
   m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes));
   parallel_for(m.tiles, 16, [&](size_t begin, size_t end) {
     for (size_t tile = begin; tile < end; ++tile) {
-      uint8_t* out = m.data.data() + tile * m.tile_bytes;
+      void* out = m.data.data() + tile * m.tile_bytes;
       if (layout == Layout::f32)
-        pack_floats(m, static_cast<const uint32_t*>(values), tile, reinterpret_cast<uint32_t*>(out));
+        pack_floats(m, static_cast<const uint32_t*>(values), tile, static_cast<uint32_t*>(out));
       else
-        pack_floats(m, static_cast<const uint16_t*>(values), tile, reinterpret_cast<uint16_t*>(out));
+        pack_floats(m, static_cast<const uint16_t*>(values), tile, static_cast<uint16_t*>(out));
     }
   });
   return m;

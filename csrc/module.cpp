@@ -330,7 +330,7 @@ NB_MODULE(cpu, m) {
   nb::class_<Decoder>(m, "Decoder")
       .def(
           "__init__",
-          [](Decoder* self, nb::handle architecture) { new (self) Decoder(shape_of(architecture)); },
+          [](Decoder* self, nb::handle fields) { new (self) Decoder(shape_of(fields)); },
           "architecture"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
            "norm"_a = nb::none(), "bias"_a = nb::none())

@@ -1,8 +1,9 @@
 // The CPU operations, as one table of pointers per instruction set.
 //
-// Every table computes the same bits: the integer sums are exact, and the float code is written once
-// (lanes.inl, float_ops.inl, products.inl) over 16 lanes in a fixed order, then compiled for each set.
-// Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have checked before.
+// Every table computes the same bits: the integer sums are exact, and the float code is written
+// once (lanes.inl, float_ops.inl, products.inl) over 16 lanes in a fixed order, then compiled for
+// each set. Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have
+// checked before.
 //
 // Shape letters: N rows of weights (out features), K columns (in features), T tokens.
 #pragma once
@@ -49,7 +50,7 @@ struct Product {
 //   codes, per step:  y += float(sum of code * x) * (x_scale * scale)  then, with a minimum,
 //                     y += minimum * (x_scale * float(step_sum));  last, y += bias.
 //                     sums are int32 and exact while K < 131072.
-//   floats:           four partial sums by k % 4, joined as (s0 + s1) + (s2 + s3); multiply, then add.
+//   floats:           four sums by k % 4, joined as (s0 + s1) + (s2 + s3); multiply, then add.
 using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
 
 // One query of one head against the n first positions of a cache.
@@ -79,10 +80,11 @@ struct Ops {
 
   // Largest |x[i]|; 0 for n = 0. A NaN counts as 0.
   float (*absmax)(const float* x, size_t n);
-  // codes = round_half_even(x * (127 / m)) within -128..127, m = max(absmax, 1e-5); returns m / 127.
+  // m = max(absmax, 1e-5); codes = round_half_even(x * (127 / m)) within -128..127;
+  // returns m / 127.
   float (*quantize_i8)(const float* x, size_t n, float absmax, int8_t* codes);
-  // b = max(mean |x|, 1e-5), summed in double; codes = round_half_even(x * (sqrt 7 / b)) within -8..7;
-  // returns b / sqrt 7. BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
+  // b = max(mean |x|, 1e-5), summed in double; codes = round_half_even(x * (sqrt 7 / b)) within
+  // -8..7; returns b / sqrt 7. BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
   float (*quantize_i4)(const float* x, size_t n, int8_t* codes);
   // y = codes * scale
   void (*dequantize)(const int8_t* codes, float scale, float* y, size_t n);

@@ -74,8 +74,8 @@ class Pool {
   }
 
  private:
-  // Which piece of work this is, into how many runs it is cut, and the next run to take. One number,
-  // so that a thread which comes late cannot take a run of work that is over.
+  // Which piece of work this is, into how many runs it is cut, and the next run to take. One
+  // number, so that a thread which comes late cannot take a run of work that is over.
   struct Tickets {
     uint64_t bits;
 

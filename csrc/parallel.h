@@ -1,7 +1,7 @@
 // Threads that wait for work and split it by rows.
 //
-// Work is cut into equal runs of consecutive units, a few for each thread, which take them in order.
-// No unit's result depends on another, so results are the same for any number of threads.
+// Work is cut into equal runs of consecutive units, a few for each thread, which take them in
+// order. No unit's result depends on another, so results are the same for any number of threads.
 #pragma once
 #include <stddef.h>
 
@@ -15,8 +15,8 @@ size_t threads();
 void set_threads(size_t n);  // n >= 1
 
 // Calls fn(context, begin, end) for runs that cover 0..n-1, and returns when all are done. fn must
-// not throw. With n <= grain, one thread, or the threads busy with another caller's work, everything
-// runs on the calling thread.
+// not throw. With n <= grain, one thread, or the threads busy with another caller's work,
+// everything runs on the calling thread.
 using ParallelFn = void (*)(void* context, size_t begin, size_t end);
 void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context);
 

@@ -1,7 +1,8 @@
-// The products, as templates over a layout. Needs float_ops.inl and, from the instruction set's file:
-// kTokens and kFloatTokens, the widest register tiles, and one struct for each layout of codes with
+// The products, as templates over a layout. Needs float_ops.inl and, from the file of the
+// instruction set, kTokens and kFloatTokens, the widest register tiles, and for each layout of codes
+// one struct with
 //   kColumns                              columns in a vector of 64 bytes
-//   sums<T>(w, x, x_stride, vectors, u)   u[t] = the 16 sums of unsigned code * x[t] over the vectors
+//   sums<T>(w, x, x_stride, vectors, u)   u[t] = 16 sums of unsigned code * x[t] over the vectors
 
 // The rows of a tile that exist.
 ONEBIT_INLINE size_t rows_of(const Product& p, size_t tile) {

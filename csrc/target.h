@@ -1,5 +1,6 @@
 // Compile a region of a file for an instruction set that the rest of the program does not assume.
-// Include every header before the region: library code inside it would be compiled for that set too.
+// Include every header before the region: library code inside it would be compiled for that set
+// too.
 #pragma once
 
 #define ONEBIT_PRAGMA(text) _Pragma(#text)

@@ -1,6 +1,6 @@
 // The products, as templates over a layout. Needs float_ops.inl and, from the file of the
-// instruction set, kTokens and kFloatTokens, the widest register tiles, and for each layout of codes
-// one struct with
+// instruction set, kTokens and kFloatTokens, the widest register tiles, and for each layout of
+// codes one struct with
 //   kColumns                              columns in a vector of 64 bytes
 //   sums<T>(w, x, x_stride, vectors, u)   u[t] = 16 sums of unsigned code * x[t] over the vectors
 

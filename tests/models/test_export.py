@@ -382,7 +382,8 @@ def test_float16_that_would_overflow_is_refused(tokenizer, tmp_path):
         ("m", {"format": "tq2_0"}, "a safetensors file takes t1_6, t2, hf_2bit"),
         ("m.gguf", {"format": "q4_k"}, "format is 'q4_k'"),
         ("m", {"embed": "q8_0"}, "embed is 'q8_0'"),
-        ("m.safetensors", {}, "name a folder"),
+        ("m.safetensors", {}, "name a new folder"),
+        ("..", {}, "name a new folder"),
     ],
 )
 def test_unknown_formats_are_refused(trained, tmp_path, out, options, match):

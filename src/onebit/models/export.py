@@ -101,8 +101,8 @@ def export(
 def _check_out(out: Path, source: str | Path | Checkpoint, container: str, force: bool) -> None:
     """Refuse a place that must not be overwritten."""
     origin = source.path if isinstance(source, Checkpoint) else Path(source)
-    if out.suffix in (".safetensors", ".bin", ".pt"):
-        raise OptionError(f"{out}: name a folder for safetensors, or a file that ends in .gguf.")
+    if out.suffix in (".safetensors", ".bin", ".pt") or out.name in ("", ".."):
+        raise OptionError(f"{out}: name a new folder for safetensors, or a file ending in .gguf.")
     if not out.exists():
         return
     if origin.exists() and out.resolve() in (origin.resolve(), origin.resolve().parent):

@@ -138,7 +138,11 @@ def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """Give a new folder to fill, which takes the place of `path` when the block ends well."""
+    """Give a new folder to fill, which takes the place of `path` when the block ends well.
+
+    No system call swaps two folders everywhere: a kill between the two renames leaves the old one
+    whole, under its hidden name `.<name>.<random>.old` beside the place.
+    """
     mark = secrets.token_hex(6)
     new = path.with_name(f".{path.name}.{mark}.tmp")
     old = path.with_name(f".{path.name}.{mark}.old")

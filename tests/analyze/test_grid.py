@@ -6,6 +6,7 @@ import pytest
 
 from onebit import pack
 from onebit.analyze.grid import of_tensor, of_unpacked
+from onebit.errors import FormatError
 from onebit.io import StoredTensor
 from onebit.pack import Unpacked
 
@@ -77,6 +78,11 @@ def test_integers_stored_as_floats(reach, kind, dtype, format):
 
 def test_all_zeros():
     assert of_tensor(stored(np.zeros((N, K)), "<f4", "f32")).kind == "zero"
+
+
+def test_plain_integers_are_no_weights():
+    with pytest.raises(FormatError, match="w: holds i8, and weights are floats or packed codes"):
+        of_tensor(stored(CODES, np.int8, "i8"))
 
 
 def test_what_is_not_finite_is_said():

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit import pack
+from onebit.errors import FormatError
 from onebit.io import StoredTensor
 from onebit.pack import Unpacked
 
@@ -79,11 +80,16 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
         group: columns that share a scale, where something claims so; looked for among the others.
 
     Raises:
-        FormatError: its bytes do not unpack.
+        FormatError: its bytes do not unpack, or are plain integers.
     """
     N, K = tensor.shape
     if tensor.format in _PLAIN:
         return _of_values(_plain_chunks(tensor), N, K, group)
+    if tensor.format not in pack.FORMATS:
+        raise FormatError(
+            f"{tensor.name}: holds {tensor.format}, and weights are floats or packed codes. "
+            "The file is damaged, or packed in a way that it does not name."
+        )
     unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, (N, K), tensor.scale)
     return of_unpacked(unpacked, group)
 

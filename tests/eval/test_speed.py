@@ -45,7 +45,7 @@ def test_an_engine_whose_prompt_and_steps_disagree_is_not_timed(folder, monkeypa
             return logits + np.float32(len(tokens) == 9), reused
 
         monkeypatch.setattr(llm, "logits_after", off)
-        with pytest.raises(OnebitError, match="at position 8, .* nothing was timed"):
+        with pytest.raises(OnebitError, match=r"at position 8, .* nothing was timed"):
             speed.measure_speed(llm, decode=4)
 
 

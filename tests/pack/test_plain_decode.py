@@ -7,7 +7,7 @@ import pytest
 from onebit.errors import FormatError, InputError, OptionError, ShapeError
 from onebit.pack import FORMATS, decode
 
-DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": ml_dtypes.bfloat16}
+DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": ml_dtypes.bfloat16, "f64": "<f8"}
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -23,6 +23,7 @@ def test_bytes_are_these():
     assert decode("f32", np.array([0, 0, 0x80, 0x3F], np.uint8), (1,)) == 1.0
     assert decode("f16", np.array([0, 0x3C], np.uint8), (1,)) == 1.0
     assert decode("bf16", np.array([0x80, 0x3F], np.uint8), (1,)) == 1.0
+    assert decode("f64", np.array([0] * 6 + [0xF0, 0x3F], np.uint8), (1,)) == 1.0
 
 
 def test_numbers_below_the_normal_range_are_kept():

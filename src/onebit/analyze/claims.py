@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.analyze.grid import Grid
+from onebit.pack import plain
 from onebit.scheme import LinearScheme
 
 
@@ -58,14 +59,14 @@ def judge(grid: Grid, format: str, claim: LinearScheme | None, storage: Storage)
         if on_grid:
             found.append(Finding("note", f"{grid.kind}, though no scheme says so"))
         return found
-    plain = format in ("f32", "f16", "bf16", "f64")
-    if plain and grid.kind in ("float", "codebook", "zero") and storage.masters:
+    floats = format in plain.SIZE_BYTES
+    if floats and grid.kind in ("float", "codebook", "zero") and storage.masters:
         return found  # nothing is rounded yet, and nothing says it should be
-    found += _kind(grid, plain, claim)
+    found += _kind(grid, floats, claim)
     if on_grid and grid.kind in ("ternary", "binary"):
         found += _sharing(grid, claim)
         found += _scale(grid, format, storage)
-        if plain:
+        if floats:
             found.append(_stored_as_floats(grid, format, storage))
     return found
 

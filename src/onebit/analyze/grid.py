@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from onebit import pack
 from onebit.errors import FormatError
 from onebit.io import StoredTensor
-from onebit.pack import Unpacked
+from onebit.pack import Unpacked, plain
 
 MAX_LEVELS = 256
 """Beyond as many distinct values, a matrix is not on any grid that we look for."""
 
 _CHUNK = 1 << 21  # weights looked at together: bounds memory, whatever the matrix
 _HALF_BF16_STEP = 2.0**-9 * 1.01
-_PLAIN = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8}
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
         FormatError: its bytes do not unpack, or are plain integers.
     """
     N, K = tensor.shape
-    if tensor.format in _PLAIN:
+    if tensor.format in plain.SIZE_BYTES:
         return _of_values(_plain_chunks(tensor), N, K, group)
     if tensor.format not in pack.FORMATS:
         raise FormatError(
@@ -143,12 +142,9 @@ def _parts(N: int, K: int) -> int:
 
 def _plain_chunks(tensor: StoredTensor) -> Iterator[NDArray[np.float32]]:
     N, K = tensor.shape
-    bytes_NB = tensor.data.reshape(N, K * _PLAIN[tensor.format])
+    bytes_NB = tensor.data.reshape(N, K * plain.SIZE_BYTES[tensor.format])
     for bytes_nB in np.array_split(bytes_NB, _parts(N, K)):
-        if tensor.format == "f64":
-            yield bytes_nB.reshape(-1).view(np.float64).astype(np.float32).reshape(-1, K)
-        else:
-            yield pack.decode(tensor.format, bytes_nB.reshape(-1), (len(bytes_nB), K))
+        yield pack.decode(tensor.format, bytes_nB.reshape(-1), (len(bytes_nB), K))
 
 
 def _unpacked_chunks(unpacked: Unpacked) -> Iterator[NDArray[np.float32]]:

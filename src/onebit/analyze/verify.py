@@ -22,6 +22,7 @@ from onebit.analyze import claims
 from onebit.analyze.claims import Finding, Storage
 from onebit.analyze.grid import Grid, of_tensor
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
+from onebit.pack import plain
 from onebit.scheme import SCHEMES, Scheme
 
 _LINEAR_BODY = ("qkv", "o", "gate", "up", "down")
@@ -177,7 +178,7 @@ def _storage(checkpoint: Checkpoint, scheme: Scheme | None, matrices: list[str])
         for name in matrices
         if scheme and scheme.linear(_module(name)).weight != "fp"
     }
-    packed = bool(formats - {"f32", "f16", "bf16", "f64"})
+    packed = bool(formats - plain.SIZE_BYTES.keys())
     is_gguf = str(checkpoint.path).endswith(".gguf")
     return Storage(
         masters=not is_gguf and not packed and (online or not hf),

@@ -71,10 +71,10 @@ def find(name: str) -> Format:
 def decode(
     format: str, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """Return the float32 weights that the bytes of a format, or of f32, f16 or bf16, stand for.
+    """Return the float32 weights that the bytes of a format, or plain floats, stand for.
 
     Args:
-        format: a key of `FORMATS`, or "f32", "f16", "bf16".
+        format: a key of `FORMATS`, or "f32", "f16", "bf16", "f64".
         data: the bytes, uint8, 1-D.
         shape: (N, K); any shape for the floats.
         scale: as for `Format.unpack`; not for the floats.

@@ -1,4 +1,4 @@
-"""Weights stored as floats: f32, f16 and bf16, little-endian. No codes, no scale."""
+"""Weights stored as floats: f32, f16, bf16 and f64, little-endian. No codes, no scale."""
 
 import math
 
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from onebit.errors import FormatError, InputError, ShapeError
 from onebit.pack.format import DAMAGED, Bytes
 
-SIZE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+SIZE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8}
 """Bytes of one weight."""
+_DTYPES = {"f32": "<f4", "f16": "<f2", "f64": "<f8"}
 
 
 def decode(format: str, data: Bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -35,4 +36,4 @@ def decode(format: str, data: Bytes, shape: tuple[int, ...]) -> NDArray[np.float
     data = np.ascontiguousarray(data)
     if format == "bf16":  # the upper half of a float32
         return (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape)
-    return data.view("<f4" if format == "f32" else "<f2").astype(np.float32).reshape(shape)
+    return data.view(_DTYPES[format]).astype(np.float32).reshape(shape)

@@ -283,6 +283,17 @@ def test_q8_0_embedding_is_kept_when_it_is_q8_0_already(trained, tmp_path):
     np.testing.assert_array_equal(a.data, b.data)
 
 
+def test_a_q8_0_embedding_has_ggmls_bytes(trained, tmp_path):
+    libgguf = pytest.importorskip("libgguf")
+    name = "model.embed_tokens.weight"
+    masters = open_checkpoint(trained).tensor(name)
+    w = pack.decode(masters.format, masters.data, masters.shape)
+    models.export(trained, tmp_path / "m.gguf", "t2", embed="q8_0")
+    theirs = libgguf.quantize_rows(w, libgguf.GGMLQuantizationType.Q8_0)
+    stored = open_checkpoint(tmp_path / "m.gguf").tensor(name)
+    np.testing.assert_array_equal(stored.data, np.asarray(theirs).view(np.uint8).reshape(-1))
+
+
 def test_a_row_of_almost_nothing_in_q8_0_is_zero(tokenizer, tmp_path):
     model = tiny(tokenizer)
     with torch.no_grad():

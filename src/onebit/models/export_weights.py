@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from onebit import pack, quant
-from onebit.errors import InputError, NotTernaryError, OnebitError
+from onebit.errors import InputError, NotTernaryError
 from onebit.io import StoredTensor, rope_rows
 from onebit.models import stored_weight
 from onebit.pack import Unpacked
@@ -28,8 +28,6 @@ FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dt
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
 
 _ANY_TERNARY = LinearScheme("ternary", weight_scale="row")
-_Q8_0 = LinearScheme("int8", weight_rule="absmax", weight_scale="group:32")
-_LEAST_HALF = 2.0**-25  # a float16 below this is 0
 
 
 class Encoded(NamedTuple):
@@ -58,7 +56,9 @@ def weights_of(
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
     """
     if tensor.format == format == "q8_0" and claim.weight == "fp":
-        return pack.FORMATS[format].unpack(tensor.data, _matrix(tensor), tensor.scale)
+        kept = stored_weight.unpacked(tensor)
+        assert kept is not None
+        return kept
     if part == "body" or claim.weight != "fp":
         return linear(tensor, claim)
     return stored_weight.values(tensor)
@@ -79,20 +79,14 @@ def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
     if claim.weight != "fp":
         found = stored_weight.codes(tensor, claim)
         return _unpacked(_quantized(tensor, claim) if found is None else found)
-    if tensor.format in pack.FORMATS:
-        unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, _matrix(tensor), tensor.scale)
-        if is_ternary(unpacked):
-            codes, scale = (torch.from_numpy(array) for array in unpacked[:2])
-            return _unpacked(quant.fewest_scales(quant.Codes(codes, scale)))
-    w_NK = stored_weight.values(tensor)
-    found = _ternary_grid(torch.from_numpy(w_NK))
-    return w_NK if found is None else _unpacked(found)
+    ternary = stored_weight.find_codes(tensor, _ANY_TERNARY)
+    return stored_weight.values(tensor) if ternary is None else _unpacked(ternary)
 
 
 def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
     """Round masters, once."""
     w = torch.from_numpy(stored_weight.values(tensor))
-    if _ternary_grid(w) is not None:
+    if stored_weight.grid(w, _ANY_TERNARY) is not None:
         raise InputError(
             f"{tensor.name}: already on a ternary grid, and not on the scheme's ({claim.weight}, "
             f"one scale per {claim.weight_scale}). Rounding again would shrink the scale: correct "
@@ -101,22 +95,10 @@ def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
     return quant.quantize_weight(w, claim)
 
 
-def _ternary_grid(w_NK: torch.Tensor) -> quant.Codes | None:
-    """Return the codes of weights that are ternary by tensor or by row, or None."""
-    if quant.on_grid(w_NK[:1]) is None:
-        return None  # as nearly always; the first row says so at once
-    return stored_weight.grid(w_NK, _ANY_TERNARY)
-
-
 def is_ternary(weights: Unpacked) -> bool:
     """Whether all codes are -1, 0 or +1 and stand for themselves times a scale."""
     codes_NK = weights.codes_NK
     return weights.minimum_NG is None and bool(codes_NK.min() >= -1 and codes_NK.max() <= 1)
-
-
-def _matrix(tensor: StoredTensor) -> tuple[int, int]:
-    N, K = tensor.shape
-    return N, K
 
 
 def _unpacked(codes: quant.Codes) -> Unpacked:
@@ -143,13 +125,11 @@ def encode(
     if format in FLOATS:
         return Encoded(_cast(name, weights, format))
     if isinstance(weights, np.ndarray) and format == "q8_0":
-        weights = _flushed(_unpacked(quant.quantize_weight(torch.from_numpy(weights), _Q8_0)))
+        weights = _unpacked(quant.blockwise.q8_0(torch.from_numpy(weights)))
     if isinstance(weights, np.ndarray) or (format in TERNARY and not is_ternary(weights)):
         raise _not_ternary(name, weights, format)
-    try:
+    with stored_weight.named(name):
         data = pack.FORMATS[format].pack(weights)
-    except OnebitError as error:
-        raise type(error)(f"{name}: {error}") from error
     if scale_shape is None:
         return Encoded(data)
     return Encoded(data, _fitted_scale(name, weights.scale_NG, scale_shape))
@@ -166,22 +146,12 @@ def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.gene
     return cast
 
 
-def _flushed(weights: Unpacked) -> Unpacked:
-    """Make groups 0 whose scale is below the least float16, as ggml does."""
-    tiny_NG = weights.scale_NG < _LEAST_HALF
-    if not tiny_NG.any():
-        return weights
-    N, K = weights.codes_NK.shape
-    codes_NGk = weights.codes_NK.reshape(N, tiny_NG.shape[1], -1) * ~tiny_NG[..., None]
-    return Unpacked(codes_NGk.reshape(N, K), np.where(tiny_NG, np.float32(0), weights.scale_NG))
-
-
 def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:
     """Return the shape that the scale of a tensor takes on its own: (1,), (N,) or (N, G).
 
     Known from the scheme for masters; else from the scales that are there.
     """
-    N, K = _matrix(tensor)
+    N, K = tensor.shape
     if tensor.format not in pack.FORMATS and claim.weight != "fp":
         if claim.weight_scale == "tensor":
             return (1,)

@@ -1,7 +1,8 @@
-"""A tensor of a checkpoint, as the layer of a model wants it: codes and scale, or floats.
+"""A tensor of a checkpoint, as a layer or an export wants it: codes and scale, or floats.
 
 A weight is quantized once. Codes that are packed in the file are kept with their scale; floats are
-first asked whether they already lie on a grid; only what is neither is a float master.
+first asked whether they already lie on a grid; only what is neither is a float master. Whoever
+reads weights reads them here.
 
 Shape letters: N rows, K columns, G groups of a row.
 """
@@ -16,10 +17,9 @@ from numpy.typing import NDArray
 from onebit import pack, quant
 from onebit.errors import FormatError, NotTernaryError, OnebitError
 from onebit.io import StoredTensor
+from onebit.pack import Unpacked, plain
 from onebit.quant import Codes
 from onebit.scheme import LinearScheme
-
-FLOAT_FORMATS = ("f32", "f16", "bf16", "f64")
 
 
 def values(stored: StoredTensor) -> NDArray[np.float32]:
@@ -28,15 +28,25 @@ def values(stored: StoredTensor) -> NDArray[np.float32]:
     Raises:
         FormatError: it holds plain integers, or its bytes are damaged.
     """
-    with _named(stored):
-        if stored.format == "f64":
-            return stored.data.view("<f8").astype(np.float32).reshape(stored.shape)
-        if stored.format not in FLOAT_FORMATS and stored.format not in pack.FORMATS:
+    with named(stored.name):
+        if stored.format not in plain.SIZE_BYTES and stored.format not in pack.FORMATS:
             raise FormatError(
-                f"holds {stored.format}, and weights are floats ({', '.join(FLOAT_FORMATS)}) or "
+                f"holds {stored.format}, and weights are floats ({', '.join(plain.SIZE_BYTES)}) or "
                 "packed codes. The file is damaged or is not a model."
             )
         return pack.decode(stored.format, stored.data, stored.shape, stored.scale)
+
+
+def unpacked(stored: StoredTensor) -> Unpacked | None:
+    """Return the codes and factors that the file holds of a matrix (N, K); None for floats.
+
+    Raises:
+        FormatError: its bytes are damaged.
+    """
+    if stored.format not in pack.FORMATS:
+        return None
+    with named(stored.name):
+        return pack.FORMATS[stored.format].unpack(stored.data, stored.shape, stored.scale)
 
 
 def codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
@@ -51,20 +61,27 @@ def codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
             rounding twice.
         FormatError: its bytes are damaged.
     """
-    if stored.format in pack.FORMATS:
-        with _named(stored):
-            N, K = stored.shape
-            found = pack.FORMATS[stored.format].unpack(stored.data, (N, K), stored.scale)
-        q = Codes(torch.from_numpy(found.codes_NK), torch.from_numpy(found.scale_NG))
-        if found.minimum_NG is None and _fits(q, scheme):
-            return quant.fewest_scales(q)
-    on_grid = grid(torch.from_numpy(values(stored)), scheme)
-    if on_grid is None and stored.format in pack.FORMATS:
+    found = find_codes(stored, scheme)
+    if found is None and stored.format in pack.FORMATS:
         raise NotTernaryError(
             f"{stored.name}: packed as {stored.format}, and its values are no codes of the scheme "
             f"({scheme.weight} per {scheme.weight_scale}). Take the file it was made from."
         )
-    return on_grid
+    return found
+
+
+def find_codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
+    """Return the codes that the scheme could have given a matrix, packed or as floats, or None.
+
+    Raises:
+        FormatError: its bytes are damaged.
+    """
+    packed = unpacked(stored)
+    if packed is not None and packed.minimum_NG is None:
+        q = Codes(torch.from_numpy(packed.codes_NK), torch.from_numpy(packed.scale_NG))
+        if _fits(q, scheme):
+            return quant.fewest_scales(q)
+    return grid(torch.from_numpy(values(stored)), scheme)
 
 
 def grid(w_NK: torch.Tensor, scheme: LinearScheme) -> Codes | None:
@@ -80,6 +97,8 @@ def grid(w_NK: torch.Tensor, scheme: LinearScheme) -> Codes | None:
     if scheme.group:
         groups.append(scheme.group)
     for group in groups:
+        if quant.on_grid(w_NK[:1], group) is None:
+            continue  # as nearly always; the first row says so at once
         q = quant.on_grid(w_NK, group)
         if q is not None and _fits(q, scheme):
             return q
@@ -97,9 +116,9 @@ def _fits(q: Codes, scheme: LinearScheme) -> bool:
 
 
 @contextmanager
-def _named(stored: StoredTensor) -> Iterator[None]:
-    """Put the tensor's name in front of errors raised inside."""
+def named(name: str) -> Iterator[None]:
+    """Put a tensor's name in front of errors raised inside."""
     try:
         yield
     except OnebitError as error:
-        raise type(error)(f"{stored.name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error

@@ -334,5 +334,5 @@ def test_each_tensor_is_written_once_and_whole(tmp_path):
     ):
         writer.write("v", bytes(8))
     with pytest.raises(InputError, match="1 declared tensors were never written"):
-        gguf.Writer(path, {}, declared).close()
+        gguf.Writer(path, {}, declared).commit()
     assert list(tmp_path.iterdir()) == []

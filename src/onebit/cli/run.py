@@ -14,8 +14,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Ranges are checked in runtime/options.py, for the library and the command line alike.
 _GENERATE: tuple[Callable[[Any], Any], ...] = (
-    click.option("-n", "--max-tokens", type=int, default=256, help="Tokens to write at most."),
-    click.option("-t", "--temperature", type=float, default=0.0, help="0: the likeliest token."),
+    click.option(
+        "-n", "--max-tokens", type=int, default=256, show_default=True, help="Tokens at most."
+    ),
+    click.option(
+        "-t", "--temperature", type=float, default=0.0, help="0 (default): the likeliest token."
+    ),
     click.option("--top-k", type=int, default=0, help="Draw among the k likeliest; 0: all."),
     click.option(
         "--top-p", type=float, default=1.0, help="Draw among those that sum to p; 1: all."

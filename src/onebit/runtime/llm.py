@@ -159,11 +159,10 @@ class LLM:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
         V = self.architecture.vocab_size
-        ids = [int(token) for token in prompt]
-        for token in ids:
-            if not 0 <= token < V:
-                raise InputError(f"Token {token} is not in the vocabulary; ids are 0 to {V - 1}.")
-        return ids
+        for token in prompt:
+            if not isinstance(token, int | np.integer) or not 0 <= token < V:
+                raise InputError(f"Token {token!r} is not in the vocabulary; ids: 0 to {V - 1}.")
+        return [int(token) for token in prompt]
 
     def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
         """Return the logits (V,) after a sequence, and how many of its tokens were cached."""

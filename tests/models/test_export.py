@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -378,12 +379,14 @@ def test_another_model_s_tokenizer_is_refused(tokenizer, tmp_path):
     refused(OnebitError, "another model's", source, tmp_path / "m.gguf", "t1_6")
 
 
-def test_float16_that_would_overflow_is_refused(tokenizer, tmp_path):
+@pytest.mark.parametrize(("embed", "value"), [("f16", 1e6), ("q8_0", 1e7), ("q8_0", math.nan)])
+def test_a_float_beyond_the_format_is_refused(tokenizer, tmp_path, embed, value):
     model = tiny(tokenizer)
     with torch.no_grad():
-        model.model.embed_tokens.weight[3, 5] = 1e6
+        model.model.embed_tokens.weight[3, 5] = value
     source = saved(model, tmp_path / "source", tokenizer)
-    refused(InputError, r"embed_tokens\.weight: holds 1e\+06", source, tmp_path / "m.gguf", "t2")
+    match = re.escape(f"embed_tokens.weight: holds {value:g}, and {embed}")
+    refused(InputError, match, source, tmp_path / "m.gguf", "t2", embed=embed)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def encode(
     if format in FLOATS:
         return Encoded(_cast(name, weights, format))
     if isinstance(weights, np.ndarray) and format == "q8_0":
-        weights = _unpacked(quant.blockwise.q8_0(torch.from_numpy(weights)))
+        weights = _q8_0(name, weights)
     if isinstance(weights, np.ndarray) or (format in TERNARY and not is_ternary(weights)):
         raise _not_ternary(name, weights, format)
     with stored_weight.named(name):
@@ -144,6 +144,16 @@ def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.gene
             f"{name}: holds {np.abs(w).max():g}, and f16 ends at 65504. Choose f32 or bf16."
         )
     return cast
+
+
+def _q8_0(name: str, w_NK: Floats) -> Unpacked:
+    weights = _unpacked(quant.blockwise.q8_0(torch.from_numpy(w_NK)))
+    if not np.isfinite(weights.scale_NG).all():
+        raise InputError(
+            f"{name}: holds {np.abs(w_NK).max():g}, and q8_0, whose scales are float16, ends at "
+            f"{65504 * 127:g}. Choose f32 or bf16."
+        )
+    return weights
 
 
 def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:

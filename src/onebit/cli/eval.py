@@ -1,8 +1,6 @@
 """`onebit eval`: perplexity and bits per byte of texts."""
 
 import json
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -34,13 +32,15 @@ def eval_(
     as_json: bool,
 ) -> None:
     """Measure how well MODEL predicts texts: perplexity, and bits per byte."""
+    from onebit.cli import progress
     from onebit.eval import engines, perplexity, texts
 
     chosen = [texts.read(name, limit_chars) for name in names]  # before the model, which is slow
     opened, tokenizer = engines.open_model(model, engine, threads)
-    results = []
-    for text in chosen:
-        results.append(perplexity(opened, text.text, window, tokenizer, _progress(text.name)))
+    results = [
+        perplexity(opened, text.text, window, tokenizer, progress.of(f"{text.name}: window"))
+        for text in chosen
+    ]
     if as_json:
         measured = [
             {"text": t.name, "description": t.description, **r.to_dict()}
@@ -50,17 +50,6 @@ def eval_(
     else:
         for text, result in zip(chosen, results, strict=True):
             click.echo(_lines(text, result))
-
-
-def _progress(name: str) -> Callable[[int, int], None]:
-    """Return what shows how far a text is, on one line of stderr that is written over."""
-
-    def show(done: int, windows: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == windows else ""
-            click.echo(f"\r{name}: window {done} of {windows}{end}", nl=False, err=True)
-
-    return show
 
 
 def _lines(text: "Text", r: "Perplexity") -> str:

@@ -41,12 +41,12 @@ def main() -> None:
     for folder in (FLOAT, TERNARY):
         onebit("train", f"recipes/demo-{folder.name}.toml", "--out", folder)
 
-    console.rule("3. Is it really ternary?")
-    onebit("verify", TERNARY / "model")
-
-    console.rule("4. Packed at 1.6 bits a weight, and run by a process without torch")
+    console.rule("3. Packed at 1.6 bits a weight: is it really ternary?")
     options = ("--format", "t1_6", "--embed", "f32", "--force", "--json")
     packed = json.loads(onebit("export", TERNARY / "model", "-o", PACKED, *options, quiet=True))
+    onebit("verify", PACKED)
+
+    console.rule("4. Run by a process without torch")
     run = run_packed()
 
     console.rule("5. What it costs to be ternary, and what it brings")

@@ -1,13 +1,13 @@
 """Run a real model natively; torch is never imported.
 
-python examples/run.py "What is the capital of France?"
+python examples/run.py "Tell me the capital of France."
 """
 
 import sys
 
 import onebit
 
-question = " ".join(sys.argv[1:]) or "What is the capital of France?"
+question = " ".join(sys.argv[1:]) or "Tell me the capital of France."
 with onebit.LLM("smollm2") as llm:  # a catalog name, a GGUF file or a model folder
     print(f"> {question}")
     stream = llm.stream_chat(question, max_tokens=60)

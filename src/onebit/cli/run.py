@@ -32,6 +32,7 @@ _GENERATE: tuple[Callable[[Any], Any], ...] = (
 _ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--context", type=int, help="Tokens in all.  [default: the model's, up to 4096]"),
+    click.option("--kv-bits", type=int, help="Of a cached key or value, 16 or 32.  [default: 16]"),
 )
 
 
@@ -61,6 +62,7 @@ def run(
     prompt: str | None,
     threads: int | None,
     context: int | None,
+    kv_bits: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -74,7 +76,7 @@ def run(
         prompt = read_stdin()
     if prompt is None:
         raise click.UsageError("Give a PROMPT, or pipe one in.")
-    with LLM(model, threads=threads, context=context) as llm:
+    with LLM(model, threads=threads, context=context, kv_bits=kv_bits) as llm:
         stream = llm.stream(prompt, **options)
         for piece in stream:
             if not as_json:

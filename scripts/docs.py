@@ -2,6 +2,8 @@
 
     python scripts/docs.py           write them
     python scripts/docs.py --check   exit 1 if they differ from what would be written
+
+`make docs` runs the first, `make check` the second.
 """
 
 import sys

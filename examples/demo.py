@@ -47,6 +47,7 @@ def main() -> None:
     onebit("verify", PACKED)
 
     console.rule("4. Run by a process without torch")
+    onebit("run", PACKED, PROMPT, "--temperature", 0.7, "--seed", 1, "--max-tokens", TOKENS)
     run = run_packed()
 
     console.rule("5. What it costs to be ternary, and what it brings")
@@ -110,7 +111,7 @@ def table(packed: dict[str, Any], run: Run) -> None:
         "ternary, trained", f"{done[TERNARY][key]:.3f}", f"{ternary_size / 1e6:.2f} MB (1.6 bits)"
     )
     rows.add_row(
-        "ternary, rounded after training", f"{bits:.3f}", f"{ternary_size / 1e6:.2f} MB (1.6 bits)"
+        "float, rounded to ternary", f"{bits:.3f}", f"{ternary_size / 1e6:.2f} MB (1.6 bits)"
     )
     console.print(rows)
     console.print(
@@ -119,18 +120,20 @@ def table(packed: dict[str, Any], run: Run) -> None:
     )
 
 
+NEXT = {
+    "onebit chat smollm2": "talk with the real model",
+    f'onebit run {PACKED} "We must" -t 0.8': "let the new one speak",
+    "onebit train recipes/sotu-ternary.toml": "a better one, in a quarter of an hour",
+    f"onebit export {TERNARY}/model -o m.gguf -f tq2_0": "a file for llama.cpp",
+    "onebit verify smollm2": "what is in somebody else's file",
+}
+
+
 def what_next() -> None:
     """Say what a person should try now."""
-    console.print(
-        """
-[bold]Try next[/bold]  (source .venv/bin/activate)
-  onebit chat smollm2                               talk with the real model
-  onebit run runs/demo/ternary.gguf "We must" -t 0.8   let the new one speak
-  onebit train recipes/sotu-ternary.toml            a better one, in a quarter of an hour
-  onebit export runs/demo/ternary/model -o m.gguf -f tq2_0   for llama.cpp
-  onebit verify smollm2                             what is in somebody else's file""",
-        soft_wrap=True,
-    )
+    console.print("\n[bold]Try next[/bold], after `source .venv/bin/activate`:")
+    for command, why in NEXT.items():
+        console.print(f"  {command:55s} {why}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ bits a weight, written to GGUF, and run without torch.
 """
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def main() -> None:
 def onebit(*arguments: object, quiet: bool = False) -> str:
     """Run a command as a person would type it; return what it printed, if `quiet`."""
     words = [str(a) for a in arguments]
-    console.print(f"[bold]$ onebit {' '.join(words)}", soft_wrap=True)
+    console.print(f"[bold]$ onebit {shlex.join(words)}", soft_wrap=True)
     stdout = subprocess.PIPE if quiet else None
     done = subprocess.run([BIN / "onebit", *words], check=True, text=True, stdout=stdout, cwd=ROOT)
     return done.stdout or ""
@@ -133,7 +134,7 @@ def what_next() -> None:
     """Say what a person should try now."""
     console.print("\n[bold]Try next[/bold], after `source .venv/bin/activate`:")
     for command, why in NEXT.items():
-        console.print(f"  {command:55s} {why}", soft_wrap=True)
+        console.print(f"  {command:57s} {why}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "dispatch.h"
 #include "parallel.h"
 
 namespace onebit {
@@ -68,10 +67,10 @@ void Decoder::reserve(size_t T, size_t positions) {
   products_.reserve(T, widest);
 }
 
-void Decoder::forward(const int32_t* tokens, size_t T, Cache& cache, Logits which, float* logits) {
+void Decoder::forward(const Ops& ops, const int32_t* tokens, size_t T, Cache& cache, Logits which,
+                      float* logits) {
   std::lock_guard<std::mutex> lock(mutex_);
   check_tokens(tokens, T, cache);
-  const Ops& ops = active_ops();
   const size_t before = cache.length_;
   reserve(std::min(T, kChunk), cache.capacity_);
   for (size_t done = 0; done < T; done += kChunk) {

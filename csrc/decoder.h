@@ -47,7 +47,8 @@ class Decoder {
   size_t vocab() const { return shape_.vocab; }
 
   // Appends tokens [T] to the cache. An exception leaves the cache's length as it was.
-  void forward(const int32_t* tokens, size_t T, Cache& cache, Logits which, float* logits);
+  void forward(const Ops& ops, const int32_t* tokens, size_t T, Cache& cache, Logits which,
+               float* logits);
 
  private:
   friend class Cache;

@@ -154,7 +154,7 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
     for (size_t tile = begin; tile < end; ++tile) {
       void* out = m.data.data() + tile * m.tile_bytes;
       if (layout == Layout::f32)
-        pack_floats(m, static_cast<const uint32_t*>(values), tile, static_cast<uint32_t*>(out));
+        pack_floats(m, static_cast<const float*>(values), tile, static_cast<float*>(out));
       else
         pack_floats(m, static_cast<const uint16_t*>(values), tile, static_cast<uint16_t*>(out));
     }

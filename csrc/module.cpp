@@ -1,4 +1,5 @@
-// onebit.kernels.cpu: checks arguments, frees the GIL, calls. No arithmetic here.
+// onebit.kernels.cpu: checks arguments, frees the GIL, calls. No arithmetic here. active_ops() reads
+// the environment, which Python changes with the GIL held, so it is called before freeing it.
 // What a caller got wrong raises ValueError; see src/onebit/kernels/cpu.pyi for the contract.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -121,8 +122,8 @@ Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
                            std::string(name_of(m.layout)) + ".");
   const size_t T = x.shape(0);
   Out<int32_t> y = new_array<int32_t>({T, m.rows});
-  nb::gil_scoped_release release;
   const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
   Input input;
   input.take_codes(ops, x.data(), T, m.columns);
   Products products;
@@ -138,8 +139,8 @@ Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& act
   layer.matrix = m;
   layer.activation = activation_of(activation);
   Out<float> y = new_array<float>({T, m->rows});
-  nb::gil_scoped_release release;
   const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
   Input input;
   input.prepare(ops, x.data(), T, m->columns, layer, 0.0f);
   Products products;
@@ -158,9 +159,9 @@ nb::tuple quantize_i8(In<float> x, int64_t block) {
   const size_t span = block ? static_cast<size_t>(block) : K, B = (K - 1) / span + 1;
   Out<int8_t> codes = new_array<int8_t>({T, K});
   Out<float> scale = new_array<float>({T, B});
+  const Ops& ops = active_ops();
   {
     nb::gil_scoped_release release;
-    const Ops& ops = active_ops();
     for (size_t t = 0; t < T; ++t)
       for (size_t b = 0; b < B; ++b) {
         const size_t at = t * K + b * span, n = b + 1 < B ? span : K - b * span;
@@ -177,9 +178,9 @@ nb::tuple quantize_i4(In<float> x) {
   if (!K) fail("x_TK has no columns.");
   Out<int8_t> codes = new_array<int8_t>({T, K});
   Out<float> scale = new_array<float>({T, 1});
+  const Ops& ops = active_ops();
   {
     nb::gil_scoped_release release;
-    const Ops& ops = active_ops();
     for (size_t t = 0; t < T; ++t)
       scale.data()[t] = ops.quantize_i4(x.data() + t * K, K, codes.data() + t * K);
   }
@@ -190,8 +191,9 @@ template <class From, class To, void (*Ops::*Op)(const From*, To*, size_t)>
 Out<To> elementwise(In<From> x) {
   check_dims("x_N", x, 1);
   Out<To> y = new_array<To>({x.shape(0)});
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  (active_ops().*Op)(x.data(), y.data(), x.shape(0));
+  (ops.*Op)(x.data(), y.data(), x.shape(0));
   return y;
 }
 
@@ -270,8 +272,9 @@ Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std
                                          : Logits::none;
   const size_t T = tokens.shape(0);
   Out<float> y = new_array<float>({Decoder::rows_of(which, T), decoder.vocab()});
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  decoder.forward(tokens.data(), T, cache, which, y.data());
+  decoder.forward(ops, tokens.data(), T, cache, which, y.data());
   return y;
 }
 
@@ -304,6 +307,7 @@ NB_MODULE(cpu, m) {
   m.def("active_isa", [] { return std::string(active_ops().isa); });
   m.def("set_threads", &set_thread_count, "n"_a);
   m.def("threads", &threads);
+  m.def("default_threads", &default_threads);
 
   nb::class_<Matrix>(m, "Matrix")
       .def_static("from_codes", &from_codes, "layout"_a, "codes_NK"_a, "scale_NG"_a,
@@ -337,7 +341,9 @@ NB_MODULE(cpu, m) {
       .def(
           "set_norm",
           [](Decoder& self, const std::string& name, In<float> weight) {
-            self.set_norm(name, copy("weight", weight));
+            std::vector<float> values = copy("weight", weight);
+            nb::gil_scoped_release release;  // a lock is taken, whose holder may want the GIL
+            self.set_norm(name, std::move(values));
           },
           "name"_a, "weight"_a)
       .def("finish", &Decoder::finish, nb::call_guard<nb::gil_scoped_release>())

@@ -172,16 +172,6 @@ size_t cpus_of_group() {
 }
 #endif
 
-size_t default_threads() {
-  size_t cpus = std::max(1u, std::thread::hardware_concurrency());
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (!sched_getaffinity(0, sizeof mask, &mask)) cpus = std::max(1, CPU_COUNT(&mask));
-  if (const size_t quota = cpus_of_group()) cpus = std::min(cpus, quota);
-#endif
-  return cpus;
-}
-
 // Never destroyed: its threads may outlive main's static objects.
 std::atomic<Pool*> current{nullptr};
 
@@ -200,12 +190,22 @@ Pool& pool() {
 
 }  // namespace
 
+size_t default_threads() {
+  size_t cpus = std::max(1u, std::thread::hardware_concurrency());
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (!sched_getaffinity(0, sizeof mask, &mask)) cpus = std::max(1, CPU_COUNT(&mask));
+  if (const size_t quota = cpus_of_group()) cpus = std::min(cpus, quota);
+#endif
+  return cpus;
+}
+
 size_t threads() { return pool().count(); }
 
 void set_threads(size_t n) {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.busy());
-  p.resize(n);
+  if (n != p.count()) p.resize(n);
 }
 
 void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context) {

@@ -2,6 +2,8 @@
 a prompt at once, in pieces and token by token; with other threads and instruction sets.
 """
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -292,3 +294,33 @@ def test_threads_may_share_a_decoder():
         thread.join()
     for result in results:
         np.testing.assert_array_equal(result, expected)
+
+
+def test_a_decoder_may_be_set_by_two_threads():
+    """A matrix that is replaced is freed with the GIL, under the lock that the other waits for."""
+    code = """
+import threading
+import numpy as np
+from onebit.kernels import cpu
+fields = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+              num_attention_heads=1, num_key_value_heads=1, head_dim=8, hidden_act="silu",
+              rms_norm_eps=1e-5, tie_word_embeddings=True, qkv_bias=False, out_bias=False,
+              mlp_bias=False, qk_norm=False, sub_norms=False, inv_freq=np.ones(4, np.float32))
+decoder = cpu.Decoder(fields)
+values = np.ones((8, 8), np.float32)
+
+def matrices():
+    for _ in range(20000):
+        decoder.set_matrix("model.embed_tokens", cpu.Matrix.from_floats(values))
+
+def norms():
+    for _ in range(20000):
+        decoder.set_norm("model.norm", values[0])
+
+threads = [threading.Thread(target=f, daemon=True) for f in (matrices, norms)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -180,3 +180,37 @@ def test_a_forked_child_computes_too():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         ops.set_threads(before)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's list of threads")
+def test_the_same_number_of_threads_keeps_the_threads():
+    """`LLM` says its number before every token; that must not end and start threads."""
+    matrix, x = ops.repack(unpacked(np.ones((300, 64)))), np.ones((9, 64), np.float32)
+    before, seen = ops.threads(), []
+    try:
+        for n in (3, 3, 2, 2):
+            ops.set_threads(n)
+            ops.linear(matrix, x)
+            seen.append(set(os.listdir("/proc/self/task")))
+    finally:
+        ops.set_threads(before)
+    assert seen[0] == seen[1]
+    assert seen[1] != seen[2] == seen[3]
+
+
+def test_arrays_that_are_not_aligned_are_taken():
+    """A tensor may begin at any byte of a file."""
+    values = np.arange(70, dtype=np.float32).reshape(2, 35)
+    for dtype in (np.float32, np.float16):
+        memory = np.zeros(values.size * 4 + 1, np.uint8)[1:]
+        odd = memory[: values.size * np.dtype(dtype).itemsize].view(dtype).reshape(2, 35)
+        odd[:] = values
+        assert not odd.flags.aligned
+        matrix = ops.repack_floats(odd)
+        np.testing.assert_array_equal(matrix.rows(np.arange(2, dtype=np.int32)), values)
+        if dtype == np.float32:
+            np.testing.assert_array_equal(ops.linear(matrix, odd), ops.linear(matrix, values))
+
+
+def test_default_threads_are_those_this_process_may_use():
+    assert 1 <= ops.default_threads() <= (os.cpu_count() or 1)

@@ -238,6 +238,19 @@ def test_prompts_that_cannot_be_are_refused_at_once(llm, prompt, message):
         llm.stream(prompt)
 
 
+def test_ids_of_a_tokenizer_with_more_tokens_than_the_model_are_refused(
+    tmp_path, architecture, tokenizer
+):
+    from onebit import SCHEMES, models
+
+    model = models.build(architecture(vocab_size=260), SCHEMES["fp"], seed=0)
+    models.save(model, tmp_path, tokenizer)
+    with LLM(tmp_path) as llm:
+        for ask in (llm.generate, llm.chat):
+            with pytest.raises(InputError, match=r"Token 2\d\d is not in .* ids: 0 to 259"):
+                ask(PROMPT)
+
+
 def test_too_many_tokens_to_score_are_refused(llm):
     with pytest.raises(InputError, match="129 tokens to score; accepted: 1 to 128"):
         llm.logits([1] * 129)

@@ -3,6 +3,7 @@
 import pytest
 
 from onebit.errors import OptionError
+from onebit.kernels import ops
 from onebit.runtime import options
 from onebit.runtime.options import GenerateOptions
 
@@ -58,7 +59,8 @@ def test_context_defaults_to_the_models_own_but_4096_at_most():
 
 
 def test_threads_and_kv_bits():
-    assert options.thread_count(None) >= 1
+    assert options.thread_count(None) == ops.default_threads()
+    assert options.thread_count(3) == 3
     assert options.kv_width(None, 32) == 32
     with pytest.raises(OptionError, match="threads is 0"):
         options.thread_count(0)

@@ -21,6 +21,8 @@ def active_isa() -> str:
 
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
+def default_threads() -> int:
+    """The CPUs that this process may use: its affinity mask, and its control group's quota."""
 
 class Matrix:
     """Weights repacked once for the kernels: 16 rows in lanes, padded with zeros to whole tiles."""

@@ -26,6 +26,7 @@ __all__ = [
     "ACTIVATIONS",
     "Matrix",
     "active_isa",
+    "default_threads",
     "int_sums",
     "isas",
     "linear",
@@ -61,8 +62,13 @@ def active_isa() -> str:
 
 
 def threads() -> int:
-    """Return how many threads the kernels use; by default the CPUs this process may use."""
+    """Return how many threads the kernels use."""
     return cpu.threads()
+
+
+def default_threads() -> int:
+    """Return how many they use where nobody says: the CPUs that this process may use."""
+    return cpu.default_threads()
 
 
 def set_threads(n: int) -> None:
@@ -102,8 +108,8 @@ def repack(weights: Unpacked) -> Matrix:
     return Matrix.from_codes(
         layout_of(codes_NK),
         np.ascontiguousarray(codes_NK),
-        np.ascontiguousarray(scale_NG, np.float32),
-        None if minimum_NG is None else np.ascontiguousarray(minimum_NG, np.float32),
+        _plain(scale_NG, np.float32),
+        None if minimum_NG is None else _plain(minimum_NG, np.float32),
     )
 
 
@@ -126,7 +132,7 @@ def repack_floats(values_NK: NDArray[Any]) -> Matrix:
             f"repack: weights are {values_NK.dtype}; accepted: float32, float16, bfloat16. "
             "Cast them."
         )
-    return Matrix.from_floats(np.ascontiguousarray(values_NK))
+    return Matrix.from_floats(_plain(values_NK))
 
 
 def layout_of(codes_NK: NDArray[np.int8]) -> str:
@@ -237,7 +243,12 @@ def linear(
 def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
     if x_TK.ndim != 2 or not x_TK.shape[1]:
         raise ShapeError(f"{op}: the input has shape {x_TK.shape}; expected (T, K).")
-    return np.ascontiguousarray(x_TK, np.float32)
+    return _plain(x_TK, np.float32)
+
+
+def _plain(x: NDArray[Any], dtype: type | None = None) -> NDArray[Any]:
+    """Return `x` as C++ reads it: row after row, and aligned, which a view of a file may not be."""
+    return np.require(x, dtype, ["C", "A"])
 
 
 def _check_columns(op: str, matrix: Matrix, x_TK: NDArray[Any]) -> None:

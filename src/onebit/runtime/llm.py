@@ -129,7 +129,7 @@ class LLM:
 
     def stream_chat(self, messages: Messages, **options: Any) -> Stream:
         """Like `chat`, as an iterator over pieces of text; its `generation` is the whole."""
-        prompt = self.tokenizer.encode_chat(_turns(messages))
+        prompt = self._checked(self.tokenizer.encode_chat(_turns(messages)))
         return self._stream(prompt, GenerateOptions.of(options))
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -154,15 +154,14 @@ class LLM:
     def encode(self, prompt: Prompt) -> list[int]:
         """Return a prompt's tokens, with the begin token where the model's tokenizer asks for it.
 
-        Token ids are checked and returned as they are.
+        Token ids are returned as they are.
+
+        Raises:
+            InputError: an id is outside the model's vocabulary, whoever gave it.
         """
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
-        V = self.architecture.vocab_size
-        for token in prompt:
-            if not isinstance(token, int | np.integer) or not 0 <= token < V:
-                raise InputError(f"Token {token!r} is not in the vocabulary; ids: 0 to {V - 1}.")
-        return [int(token) for token in prompt]
+            prompt = self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
+        return self._checked(prompt)
 
     def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
         """Return the logits (V,) after a sequence, and how many of its tokens were cached."""
@@ -195,6 +194,13 @@ class LLM:
             )
         self._prepare()
         yield from self._open_sequence().logits(ids, chunk)
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        V = self.architecture.vocab_size
+        for token in tokens:
+            if not isinstance(token, int | np.integer) or not 0 <= token < V:
+                raise InputError(f"Token {token!r} is not in the vocabulary; ids: 0 to {V - 1}.")
+        return [int(token) for token in tokens]
 
     def _open_sequence(self) -> CachedSequence:
         if self._sequence is None:

@@ -5,12 +5,12 @@ Every option has a neutral value at which it changes nothing; the defaults are g
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from onebit.errors import OptionError
+from onebit.kernels import ops
 
 MOST_LOGPROBS = 100
 DEFAULT_CONTEXT = 4096
@@ -70,9 +70,7 @@ class GenerateOptions:
 
 def thread_count(threads: int | None) -> int:
     """Return how many CPU threads to use; None means all that this process may run on."""
-    if threads is not None:
-        return _whole("threads", threads, 1, 1024)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ops.default_threads() if threads is None else _whole("threads", threads, 1, 1024)
 
 
 def context_size(context: int | None, longest: int) -> int:

@@ -414,6 +414,19 @@ def test_nothing_is_overwritten_unless_forced(trained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.gguf"]
 
 
+def test_a_source_that_is_not_the_model_of_its_config_is_refused(tokenizer, tmp_path):
+    source = saved(tiny(tokenizer), tmp_path / "source", tokenizer)
+    config = json.loads((source / "config.json").read_text())
+    for changes, kind, match in (
+        ({"num_hidden_layers": 3}, MissingError, r"layers\.2\.\S+ is not there"),
+        ({"num_hidden_layers": 1}, OnebitError, r"layers\.1\.\S+ has no place"),
+        ({"intermediate_size": 256}, FileError, r"has shape \[512, 256\].* asks for \[256, 256\]"),
+    ):
+        (source / "config.json").write_text(json.dumps(config | changes))
+        refused(kind, match, source, tmp_path / "m.gguf", "t1_6")
+    assert not (tmp_path / "m.gguf").exists()
+
+
 def test_the_source_and_other_people_s_folders_are_never_replaced(trained, tmp_path):
     refused(InputError, "is the model that is exported", trained, trained, "t2", force=True)
     (tmp_path / "letters").mkdir()

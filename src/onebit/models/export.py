@@ -21,6 +21,7 @@ from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import export_folder, export_gguf
 from onebit.models.export_plan import FORMATS, Planned, Progress, plan
 from onebit.models.export_weights import FLOATS, TERNARY
+from onebit.models.load import skeleton
 from onebit.scheme import SCHEMES, Scheme
 
 __all__ = ["FORMATS", "ExportReport", "export"]
@@ -72,7 +73,8 @@ def export(
         progress: called after each tensor with how many are written, and of how many.
 
     Raises:
-        MissingError, FormatError: the source, or its tokenizer, is not there or damaged.
+        MissingError, FormatError: the source, or its tokenizer, is not there or damaged, or does
+            not hold the model that its config describes.
         OptionError: no such format; `out` exists; or it is the source.
         NotTernaryError: a ternary format is asked for weights that are not.
         ShapeError: a width does not fit the format.
@@ -84,6 +86,7 @@ def export(
     _check_out(out, source, container, force)
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     embed = embed or (format if format in FLOATS else "f16")
+    skeleton(checkpoint)  # refuses a file that does not hold the model of its config
     scheme = schemes.of_config(checkpoint.config)
     planned = plan(checkpoint, scheme, container, format, embed)
     config = _config(checkpoint.config, scheme, format)

@@ -31,22 +31,36 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
         OptionError, UnsupportedError: the config or scheme is not one we build.
     """
     checkpoint = open_checkpoint(path)
+    model = skeleton(checkpoint).to(dtype)
+    model.model.rope = Rope(model.architecture.inv_freq())
+    for name, _ in list(model.named_parameters()):
+        _put(model, checkpoint.tensor(name), dtype)
+    return model
+
+
+def skeleton(checkpoint: Checkpoint) -> LanguageModel:
+    """Return the model of a checkpoint without its weights (on torch's device "meta").
+
+    Whoever gets one knows that the file holds every tensor of the model in its shape, and no other.
+
+    Raises:
+        MissingError, FormatError, UnsupportedError: it does not.
+        OptionError, UnsupportedError: the config or scheme is not one we build.
+    """
     architecture = Architecture.from_config(checkpoint.config)
     scheme = of_config(checkpoint.config)
     _check_inner_norms(checkpoint, scheme, architecture)
     with torch.device("meta"):
-        model = LanguageModel(architecture, scheme).to(dtype)
-    model.model.rope = Rope(architecture.inv_freq())
+        model = LanguageModel(architecture, scheme)
     wanted = dict(model.named_parameters())
     _check_names(checkpoint, set(wanted), architecture)
     for name, parameter in wanted.items():
-        stored = checkpoint.tensor(name)
-        if stored.shape != tuple(parameter.shape):
+        shape = checkpoint.tensor(name).shape
+        if shape != tuple(parameter.shape):
             raise FormatError(
-                f"{checkpoint.path}: {name} has shape {list(stored.shape)}, and the config asks "
+                f"{checkpoint.path}: {name} has shape {list(shape)}, and the config asks "
                 f"for {list(parameter.shape)}. Config and weights are not of one model."
             )
-        _put(model, stored, dtype)
     return model
 
 

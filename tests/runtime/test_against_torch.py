@@ -1,8 +1,11 @@
 """The engine against the torch model that trains: same logits for floats, same tokens for codes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from onebit import LLM, SCHEMES, models
 
@@ -25,15 +28,18 @@ FAMILIES = {
 TERNARY = [
     ("llama", "bitnet-b1.58"),
     ("llama", "bitnet-b1.58-norm"),
+    ("qwen2", "bitnet-b1.58"),
     ("qwen3", "bitnet-b1.58"),
     ("bitnet", "bitnet-b1.58"),
 ]
+END = 0  # of the tokenizer, and of the architecture
 TOKENS = np.random.default_rng(0).integers(0, 300, 40).tolist()
 
 
 def build(architecture, family, scheme):
     """Return a model whose every parameter matters: matrices spread, norms and biases random."""
-    a = architecture(**{"tie_word_embeddings": scheme == "fp"} | FAMILIES[family])
+    changes = {"tie_word_embeddings": scheme == "fp", "eos_token_id": (END,)}
+    a = architecture(**changes | FAMILIES[family])
     model = models.build(a, SCHEMES[scheme], seed=5).eval()
     random = torch.Generator().manual_seed(6)
     with torch.no_grad():
@@ -73,16 +79,46 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path, architecture, 
         np.testing.assert_allclose(llm.logits(TOKENS), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["out", "out.gguf"])
 @pytest.mark.parametrize(("family", "scheme"), TERNARY)
-def test_ternary_tokens(tmp_path, architecture, family, scheme):
+def test_ternary_tokens(tmp_path, architecture, tokenizer, family, scheme, name):
     model = build(architecture, family, scheme)
-    models.save(model, tmp_path / "masters")
-    models.export(tmp_path / "masters", tmp_path / "out", "t1_6", embed="f32")
+    models.save(model, tmp_path / "masters", tokenizer)
+    models.export(tmp_path / "masters", tmp_path / name, "t1_6", embed="f32")
+    assert_writes_as(tmp_path / name, model)
+
+
+def assert_writes_as(path, model):
+    """The engine continues prompts with the very tokens that the torch model picks."""
     prompts = [TOKENS[start : start + 6] for start in range(0, 24, 6)]
     expected = [models.generate(model, prompt, 10) for prompt in prompts]
     assert len({token for text in expected for token in text}) > 9  # no text that repeats itself
-    with LLM(tmp_path / "out", kv_bits=32) as llm:
-        assert [list(llm.generate(p, max_tokens=10).token_ids) for p in prompts] == expected
+    with LLM(path, kv_bits=32) as llm:
+        for prompt, tokens in zip(prompts, expected, strict=True):
+            written = llm.generate(prompt, max_tokens=10).token_ids
+            assert list(written) == [token for token in tokens if token != END]
+
+
+@pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
+def test_hugging_face_packed_in_both_scale_conventions(tmp_path, architecture, linear_class):
+    """As others publish it: no scheme of ours, and "bitlinear" stores the scale's inverse."""
+    masters = build(architecture, "bitnet", "bitnet-b1.58")
+    models.save(masters, tmp_path / "masters")
+    models.export(tmp_path / "masters", tmp_path / "hf", "hf_2bit", embed="f32")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    del config["onebit_scheme"]
+    config["quantization_config"]["linear_class"] = linear_class
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    if linear_class == "bitlinear":
+        for scale in (name for name in tensors if name.endswith("weight_scale")):
+            tensors[scale] = 1 / tensors[scale]
+        save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    model = models.load(tmp_path / "hf").eval()
+    torch.testing.assert_close(  # the scale is turned, and not only by both sides alike
+        model(torch.tensor([TOKENS])), masters(torch.tensor([TOKENS])), rtol=0, atol=1e-3
+    )
+    assert_writes_as(tmp_path / "hf", model)
 
 
 def test_tokens_are_the_same_under_every_instruction_set(isa, tmp_path, architecture, tokenizer):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from onebit.nn import Attention, Rope, rotate
+from onebit.nn import Attention, Rope, attention, rotate
+from onebit.nn.attention import attend, by_matrices
 
 WIDTH, HEADS, DIM = 12, 4, 6
 INV_FREQ = torch.tensor([1.0, 0.1, 0.01]).numpy()
@@ -62,3 +63,42 @@ def test_a_token_does_not_see_later_ones():
     after = layer(x, Rope(INV_FREQ)(6))
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert (before[:, 4:] - after[:, 4:]).abs().max() > 0.1
+
+
+def drawn(dtype, T=9):
+    random = torch.Generator().manual_seed(2)
+    return [
+        torch.randn(2, heads, T, DIM, generator=random).to(dtype).requires_grad_()
+        for heads in (HEADS, 2, 2)
+    ]
+
+
+@pytest.mark.parametrize("T", [1, 9])
+def test_by_matrices_is_torchs_own_attention(T):
+    """In float32, value and gradients; grouped heads."""
+    operands = drawn(torch.float32, T)
+    ours, theirs = by_matrices(*operands), attend(*operands)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(3))
+    for got, wanted in zip(
+        torch.autograd.grad(ours, operands, upstream),
+        torch.autograd.grad(theirs, operands, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_on_a_cpu_goes_by_matrices_while_they_are_small(monkeypatch):
+    operands = drawn(torch.bfloat16)
+    called = []
+    monkeypatch.setattr(attention, "by_matrices", lambda *o: called.append(1) or by_matrices(*o))
+    exact = attend(*(t.float() for t in operands))
+    assert not called
+    y = attend(*operands)
+    assert called
+    assert y.dtype == torch.bfloat16
+    assert (y.float() - exact).norm() < 0.01 * exact.norm()
+    monkeypatch.setattr(attention, "MATRIX_TOKENS", 8)
+    called.clear()
+    torch.testing.assert_close(attend(*operands), y, rtol=0.02, atol=0.02)
+    assert not called

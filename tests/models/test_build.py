@@ -1,6 +1,8 @@
 """A new model: the same weights for the same seed, the spread that is promised, no surprises."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -89,3 +91,13 @@ def test_every_model_type_has_its_family():
     from onebit.architecture import MODEL_TYPES
 
     assert set(models.FAMILIES) == set(MODEL_TYPES)
+
+
+def test_building_does_not_load_torchs_compiler():
+    """A second of import time, for drawing weights that nobody uses."""
+    code = (
+        "import sys; from onebit import Architecture, models; from onebit.scheme import SCHEMES;"
+        "models.build(Architecture(29, 32, 64, 1, 4, 2, 8), SCHEMES['bitnet-b1.58'], 1);"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,6 +5,7 @@ Shape letters: B batch, T tokens, C model width, V vocabulary.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ class Body(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(a.vocab_size, a.hidden_size)
+        # given a weight, it draws none, which on the meta device would load torch's compiler: 1 s
+        weight_VC = torch.empty(a.vocab_size, a.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(weight_VC, freeze=False)
         self.layers = nn.ModuleList(FAMILIES[a.model_type](a) for _ in range(a.num_hidden_layers))
         self.norm = RMSNorm(a.hidden_size, a.rms_norm_eps)
         self.rope = Rope(a.inv_freq())

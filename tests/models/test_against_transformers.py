@@ -173,19 +173,43 @@ def test_what_we_save_loads_in_transformers(name, tmp_path, tokens):
     assert_equal_logits(ours, theirs, tokens)
 
 
-@pytest.mark.slow
-def test_smollm2_from_its_gguf(monkeypatch):
-    """The real SmolLM2-135M, against transformers' own reading of the same file."""
+@pytest.fixture(scope="module")
+def smollm2():
+    """The real SmolLM2-135M by transformers' own reading of its GGUF file."""
     from onebit.io import catalog
 
     try:
         path = Path(catalog.find("smollm2"))
     except OnebitError as error:
         pytest.skip(str(error))
-    # asked for before a GGUF is read, as for BitNet
-    monkeypatch.setattr(transformers.modeling_utils, "is_accelerate_available", lambda: True)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        # asked for before a GGUF is read, as for BitNet
+        patch.setattr(transformers.modeling_utils, "is_accelerate_available", lambda: True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    return model.eval()
+
+
+@pytest.mark.slow
+def test_smollm2_from_its_gguf(smollm2):
     prompt = torch.tensor([[504, 3575, 282, 4649, 314, 7042, 30, 198, 504, 2100]])
-    assert_equal_logits(models.load("smollm2"), theirs, prompt)
+    assert_equal_logits(models.load("smollm2"), smollm2, prompt)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_smollm2_s_perplexity_is_transformers(smollm2):
+    """By our protocol, and by the loss that transformers itself computes of each window."""
+    from onebit.eval import engines, perplexity, texts
+
+    try:
+        text = texts.read("wiki", limit_chars=2_500).text
+    except OnebitError as error:
+        pytest.skip(str(error))
+    ours, tokenizer = engines.open_model("smollm2", "torch")
+    result = perplexity(ours, text, 256, tokenizer)
+    windows = torch.tensor(tokenizer.encode(text)).split(256)
+    losses = [float(smollm2(w[None], labels=w[None]).loss) * (len(w) - 1) for w in windows]
+    assert result.scored_tokens == sum(len(w) - 1 for w in windows) > 500
+    assert result.nll_per_token == pytest.approx(sum(losses) / result.scored_tokens, rel=1e-5)

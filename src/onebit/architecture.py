@@ -28,6 +28,15 @@ LIMITS = {
     "head_dim": 1024,
     "max_position_embeddings": 1 << 26,
 }
+MAX_TOKEN = (1 << 31) - 1
+FLAGS = (
+    "tie_word_embeddings",
+    "qkv_bias",
+    "out_bias",
+    "mlp_bias",
+    "qk_norm",
+    "sub_norms",
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,19 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
                 raise OptionError(
-                    f"config: {name} is {value!r}; it must be a whole number from 1 to {limit}."
+                    f"config: {name} is {value!r:.80}; it must be a whole number from 1 to {limit}."
                 )
         _one_of("model_type", self.model_type, MODEL_TYPES)
         _one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _one_of("rope_type", self.rope_scaling.get("rope_type"), ROPE_TYPES)
+        _number("rms_norm_eps", self.rms_norm_eps, 0, 1)
+        _number("rope_theta", self.rope_theta, 1, 1e12)
+        for name in FLAGS:
+            _flag(name, getattr(self, name))
+        for token in (self.bos_token_id, *self.eos_token_id):
+            if token is not None and (type(token) is not int or not 0 <= token <= MAX_TOKEN):
+                raise OptionError(f"config: {token!r:.80} is no id of a begin or end token.")
+        self._check_family()
         if self.num_attention_heads % self.num_key_value_heads:
             raise OptionError(
                 f"config: {self.num_attention_heads} attention heads do not divide among "
@@ -76,6 +93,22 @@ class Architecture:
             )
         if self.head_dim % 2:
             raise OptionError(f"config: head_dim is {self.head_dim}; RoPE needs an even one.")
+
+    def _check_family(self) -> None:
+        """Refuse what no `config.json` can say: some parts follow from the model type."""
+        qwen2 = self.model_type == "qwen2"
+        follows = {
+            "qk_norm": self.model_type == "qwen3",
+            "sub_norms": self.model_type == "bitnet",
+            "qkv_bias": qwen2 or self.qkv_bias,
+            "out_bias": self.qkv_bias and not qwen2,
+        }
+        for name, wanted in follows.items():
+            if getattr(self, name) != wanted:
+                raise OptionError(
+                    f"config: {name} is {getattr(self, name)}; a {self.model_type} model with "
+                    f"qkv_bias {self.qkv_bias} has it {wanted}."
+                )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
@@ -88,7 +121,7 @@ class Architecture:
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise UnsupportedError(
-                f"config: model_type is {model_type!r}; supported: {', '.join(MODEL_TYPES)}."
+                f"config: model_type is {model_type!r:.80}; supported: {', '.join(MODEL_TYPES)}."
             )
         if config.get("use_sliding_window"):
             raise UnsupportedError("config: sliding-window attention is not supported.")
@@ -96,7 +129,7 @@ class Architecture:
             raise UnsupportedError("config: pretraining_tp must be 1.")
         heads = _need(config, "num_attention_heads")
         hidden = _need(config, "hidden_size")
-        bias = bool(config.get("attention_bias", False))
+        bias = _flag("attention_bias", config.get("attention_bias") or False)
         head_dim = config.get("head_dim")
         if head_dim is None:
             _positive("num_attention_heads", heads)
@@ -108,24 +141,28 @@ class Architecture:
             head_dim = hidden // heads
         theta, scaling = _rope(config)
         eos = config.get("eos_token_id")
+        eps = config.get("rms_norm_eps")
+        if eps is None:
+            eps = 1e-5 if model_type == "bitnet" else 1e-6
+        kv_heads = config.get("num_key_value_heads")
         return cls(
             vocab_size=_need(config, "vocab_size"),
             hidden_size=hidden,
             intermediate_size=_need(config, "intermediate_size"),
             num_hidden_layers=_need(config, "num_hidden_layers"),
             num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            num_key_value_heads=heads if kv_heads is None else kv_heads,
             head_dim=head_dim,
             model_type=model_type,
             hidden_act=config.get("hidden_act") or ("relu2" if model_type == "bitnet" else "silu"),
-            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=_number("rms_norm_eps", eps, 0, 1),
             rope_theta=theta,
             rope_scaling=scaling,
             max_position_embeddings=config.get("max_position_embeddings", 2048),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tie_word_embeddings=config.get("tie_word_embeddings") or False,
             qkv_bias=True if model_type == "qwen2" else bias,
             out_bias=False if model_type == "qwen2" else bias,
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            mlp_bias=config.get("mlp_bias") or False,
             qk_norm=model_type == "qwen3",
             sub_norms=model_type == "bitnet",
             bos_token_id=config.get("bos_token_id"),
@@ -152,13 +189,11 @@ class Architecture:
         """Return the angles that the pairs of a head turn per position (RoPE), [head_dim / 2].
 
         Raises:
-            OptionError: theta or a parameter of the scaling is missing or absurd.
+            OptionError: a parameter of the scaling is missing or absurd.
 
         Source: RoFormer, section 3.2.2, https://arxiv.org/abs/2104.09864; linear and llama3 scaling
             as in transformers, `modeling_rope_utils.py`.
         """
-        if not 1 <= self.rope_theta <= 1e12:
-            raise OptionError(f"config: rope_theta is {self.rope_theta}; it must be 1 to 1e12.")
         exponent = np.arange(0, self.head_dim, 2) / self.head_dim
         freq = 1.0 / self.rope_theta**exponent
         kind = self.rope_scaling.get("rope_type")
@@ -201,10 +236,18 @@ _HF_CLASS = {
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     """Return (theta, scaling), from the old fields or from `rope_parameters`."""
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(found, Mapping):
+        raise OptionError(f"config: the rope parameters are {found!r:.80}; expected a table.")
+    scaling = dict(found)
+    if scaling.get("partial_rotary_factor") not in (None, 1):
+        raise UnsupportedError("config: partial_rotary_factor must be 1.")
+    theta = scaling.pop("rope_theta", None)
+    theta = config.get("rope_theta") if theta is None else theta
     scaling["rope_type"] = scaling.pop("type", None) or scaling.get("rope_type") or "default"
-    return float(theta), scaling
+    if theta is None:
+        theta = 500000.0 if config.get("model_type") == "bitnet" else 10000.0
+    return _number("rope_theta", theta, 1, 1e12), scaling
 
 
 def _need(config: Mapping[str, Any], name: str) -> Any:
@@ -218,6 +261,23 @@ def _positive(name: str, value: Any) -> None:
         raise OptionError(f"config: {name} is {value!r}; it must be a whole number from 1.")
 
 
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # nan is refused
+        raise OptionError(
+            f"config: {name} is {value!r:.80}; it must be a number from {low:g} to {high:g}."
+        )
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"config: {name} is {value!r:.80}; it must be true or false.")
+    return value
+
+
 def _one_of(name: str, value: Any, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise UnsupportedError(f"config: {name} is {value!r}; supported: {', '.join(accepted)}.")
+        raise UnsupportedError(
+            f"config: {name} is {value!r:.80}; supported: {', '.join(accepted)}."
+        )

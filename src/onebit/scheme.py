@@ -33,7 +33,7 @@ _ROLE_OF = {
 
 def _one_of(part: str, value: Any, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise OptionError(f"scheme: {part} is {value!r}; accepted: {', '.join(accepted)}.")
+        raise OptionError(f"scheme: {part} is {value!r:.80}; accepted: {', '.join(accepted)}.")
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,16 @@ class LinearScheme:
         _one_of("weight", self.weight, WEIGHTS)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         _one_of("activation", self.activation, ACTIVATIONS)
-        if self.weight_scale not in ("tensor", "row") and not re.fullmatch(
-            r"group:[1-9]\d{0,5}", self.weight_scale
+        if self.weight_scale not in ("tensor", "row") and not (
+            isinstance(self.weight_scale, str)
+            and re.fullmatch(r"group:[1-9][0-9]{0,5}", self.weight_scale)
         ):
             raise OptionError(
-                f"scheme: weight_scale is {self.weight_scale!r}; "
+                f"scheme: weight_scale is {self.weight_scale!r:.80}; "
                 'accepted: "tensor", "row", "group:G" with G columns.'
             )
+        if not isinstance(self.norm, bool):
+            raise OptionError(f"scheme: norm is {self.norm!r:.80}; accepted: true, false.")
 
     @property
     def group(self) -> int | None:
@@ -124,11 +127,10 @@ class Scheme:
                 f"scheme: unknown part {sorted(unknown) or 'layers'}; "
                 "accepted: name, layers (a table), kv_bits."
             )
-        if data.get("kv_bits", 16) not in (16, 32):
-            raise OptionError(f"scheme: kv_bits is {data['kv_bits']!r}; accepted: 16, 32.")
-        return cls(
-            data["name"], {k: _linear(k, v) for k, v in layers.items()}, data.get("kv_bits", 16)
-        )
+        kv_bits = data.get("kv_bits", 16)
+        if type(kv_bits) is not int or kv_bits not in (16, 32):
+            raise OptionError(f"scheme: kv_bits is {kv_bits!r:.80}; accepted: 16, 32.")
+        return cls(data["name"], {k: _linear(k, v) for k, v in layers.items()}, kv_bits)
 
 
 def role_of(module_name: str) -> str:
@@ -161,11 +163,20 @@ def of_config(config: Mapping[str, Any]) -> Scheme:
         )
     if hf.get("quant_method") != "bitnet":
         return SCHEMES["fp"]
-    body = LinearScheme("ternary", activation="int8_absmax", norm=bool(hf.get("use_rms_norm")))
-    exempt = {
-        f"*{name}": FP for name in hf.get("modules_to_not_convert") or () if name != "lm_head"
-    }
+    body = LinearScheme("ternary", activation="int8_absmax", norm=hf.get("use_rms_norm") or False)
+    exempt = {glob: FP for name in _exempt(hf) for glob in (f"*{name}", f"{name}.*")}
     return Scheme("bitnet-b1.58", {**exempt, "body": body})
+
+
+def _exempt(hf: Mapping[str, Any]) -> list[str]:
+    """Return the modules that stay float, by the end of their name or by a module around them."""
+    names = hf.get("modules_to_not_convert") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise OptionError(
+            f"quantization_config: modules_to_not_convert is {names!r:.80}; expected a list of "
+            "names of modules."
+        )
+    return [name for name in names if name != "lm_head"]
 
 
 def _linear(where: str, data: Any) -> LinearScheme:

@@ -6,13 +6,11 @@ int8 holds well; the norms before attention and feed-forward stay. Embeddings ar
 Source: BitNet b1.58 2B4T, section 2, https://arxiv.org/abs/2504.12285
 """
 
-from dataclasses import replace
-
 from onebit.architecture import Architecture
 from onebit.models import llama
 from onebit.models.layer import Layer
 
 
 def layer(a: Architecture) -> Layer:
-    """Return one layer: that of a llama, with its sub-norms."""
-    return llama.layer(replace(a, sub_norms=True))
+    """Return one layer: that of a llama, with the sub-norms that the architecture names."""
+    return llama.layer(a)

@@ -32,7 +32,9 @@ class Body(nn.Module):
         super().__init__()
         # given a weight, it draws none, which on the meta device would load torch's compiler: 1 s
         weight_VC = torch.empty(a.vocab_size, a.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(weight_VC, freeze=False)
+        self.embed_tokens = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            weight_VC, freeze=False
+        )
         self.layers = nn.ModuleList(FAMILIES[a.model_type](a) for _ in range(a.num_hidden_layers))
         self.norm = RMSNorm(a.hidden_size, a.rms_norm_eps)
         self.rope = Rope(a.inv_freq())
@@ -52,7 +54,7 @@ class LanguageModel(nn.Module):
     scheme: Scheme
 
     def __init__(self, architecture: Architecture, scheme: Scheme) -> None:
-        """Build the modules; `models.build` also gives them their first weights.
+        """Build the modules, the embedding not set; `models.build` gives all their first weights.
 
         Raises:
             OptionError: the scheme quantizes the embedding or a tied head, or has no such rule.

@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
 
 def attend(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(D)) v, each token seeing itself and what came before, (B, H, T, D).
+    """Return softmax(q k^T / sqrt(D)) v, (B, H, T, D); a token sees itself and those before it.
 
     Source: Vaswani et al., equation 1, https://arxiv.org/abs/1706.03762
     """

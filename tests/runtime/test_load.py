@@ -12,8 +12,8 @@ from onebit.scheme import LinearScheme
 
 FAMILIES = [
     {"model_type": "llama"},
-    {"model_type": "llama", "tie_word_embeddings": False, "qkv_bias": True, "out_bias": True},
-    {"model_type": "qwen2", "qkv_bias": True},
+    {"model_type": "llama", "qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    {"model_type": "qwen2", "qkv_bias": True, "tie_word_embeddings": False},
     {"model_type": "qwen3", "qk_norm": True, "head_dim": 24},
     {"model_type": "bitnet", "sub_norms": True, "hidden_act": "relu2"},
 ]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from onebit import quant
 from onebit.errors import OptionError, ShapeError
 from onebit.nn import BitLinear, bit_linears, convert, unfreeze
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
@@ -80,6 +81,38 @@ def test_frozen_codes_stay_under_the_same_weight_rule():
     convert(model, SCHEMES["fp"])
     assert model.mlp["up_proj"].weight.requires_grad
     assert model.mlp["up_proj"].weight.abs().unique().numel() == 2
+
+
+def on_grid(zero_above):
+    """A model whose up_proj has the values -0.5, 0 and 0.5; zeros where a draw is below."""
+    model = Model()
+    with torch.no_grad():
+        w = model.mlp["up_proj"].weight
+        w.copy_(torch.where(w.abs() > zero_above, w.sign() * 0.5, 0))
+    return model
+
+
+@pytest.mark.parametrize("sharing", ["tensor", "row", "group:16"])
+def test_weights_that_are_on_the_grid_are_not_rounded_again(sharing):
+    """A ternary model that came as plain floats: a second absmean would shrink its scale."""
+    linear = LinearScheme("ternary", weight_scale=sharing)
+    model = on_grid(zero_above=0.05)
+    before = model.mlp["up_proj"].weight.clone()
+    assert 0.1 < (before == 0).float().mean() < 0.9
+    convert(model, Scheme("ternary", {"body": linear}))
+    layer = model.mlp["up_proj"]
+    assert layer.frozen
+    assert torch.equal(quant.dequantize(layer.codes()), before)
+    assert not model.mlp["down_proj"].frozen
+    if sharing == "tensor":
+        unfreeze(model)
+        torch.testing.assert_close(quant.dequantize(layer.codes()), before)
+
+
+@pytest.mark.parametrize("zero_above", [0.0, 9.0], ids=["no zeros", "all zeros"])
+def test_weights_that_rounding_does_not_move_stay_trainable(zero_above):
+    model = convert(on_grid(zero_above), B158)
+    assert not model.mlp["up_proj"].frozen
 
 
 def test_unfreeze_reaches_every_layer():

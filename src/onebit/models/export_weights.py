@@ -86,7 +86,7 @@ def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
 def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
     """Round masters, once."""
     w = torch.from_numpy(stored_weight.values(tensor))
-    if stored_weight.grid(w, _ANY_TERNARY) is not None:
+    if quant.grid.of_scheme(w, _ANY_TERNARY) is not None:
         raise InputError(
             f"{tensor.name}: already on a ternary grid, and not on the scheme's ({claim.weight}, "
             f"one scale per {claim.weight_scale}). Rounding again would shrink the scale: correct "

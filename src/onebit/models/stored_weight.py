@@ -79,40 +79,9 @@ def find_codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
     packed = unpacked(stored)
     if packed is not None and packed.minimum_NG is None:
         q = Codes(torch.from_numpy(packed.codes_NK), torch.from_numpy(packed.scale_NG))
-        if _fits(q, scheme):
+        if quant.grid.fits(q, scheme):
             return quant.fewest_scales(q)
-    return grid(torch.from_numpy(values(stored)), scheme)
-
-
-def grid(w_NK: torch.Tensor, scheme: LinearScheme) -> Codes | None:
-    """Return the codes of float weights that lie on a grid of this scheme, or None.
-
-    One scale for the matrix suits every scheme; one for a row, or a group, only those that share
-    their scale as little.
-    """
-    K = w_NK.shape[1]
-    groups: list[int | None] = [None]
-    if scheme.weight_scale != "tensor":
-        groups.append(K)
-    if scheme.group:
-        groups.append(scheme.group)
-    for group in groups:
-        if quant.on_grid(w_NK[:1], group) is None:
-            continue  # as nearly always; the first row says so at once
-        q = quant.on_grid(w_NK, group)
-        if q is not None and _fits(q, scheme):
-            return q
-    return None
-
-
-def _fits(q: Codes, scheme: LinearScheme) -> bool:
-    """Whether the codes are among those that the scheme's weights may have."""
-    least, most = int(q.codes_NK.min()), int(q.codes_NK.max())
-    if scheme.weight in ("ternary", "binary"):
-        zeros = scheme.weight == "ternary" or bool(q.codes_NK.all())
-        return zeros and least >= -1 and most <= 1
-    half: int = 2 ** (int(scheme.weight.removeprefix("int")) - 1)
-    return least >= -half and most < half
+    return quant.grid.of_scheme(torch.from_numpy(values(stored)), scheme)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from onebit.errors import OptionError
-from onebit.quant import activation, binary, blockwise, integer, ternary
+from onebit.quant import activation, binary, blockwise, grid, integer, ternary
 from onebit.quant.codes import Codes, dequantize, fewest_scales
 from onebit.quant.grid import on_grid
 from onebit.quant.straight_through import straight_through
@@ -25,6 +25,7 @@ __all__ = [
     "blockwise",
     "dequantize",
     "fewest_scales",
+    "grid",
     "group_of",
     "integer",
     "on_grid",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onebit.quant.codes import EPSILON, Codes, join, split
+from onebit.scheme import LinearScheme
 
 
 def on_grid(w_NK: Tensor, group: int | None = None) -> Codes | None:
@@ -37,3 +38,34 @@ def on_grid(w_NK: Tensor, group: int | None = None) -> Codes | None:
     if not bool(on_Sk.all()):
         return None
     return join(w_NK.shape, w_Sk.sign(), torch.where(scale_S > 0, scale_S, EPSILON))
+
+
+def of_scheme(w_NK: Tensor, scheme: LinearScheme) -> Codes | None:
+    """Return the codes of float weights (N, K) that lie on a grid this scheme allows, or None.
+
+    One scale for the matrix suits every scheme; one for a row, or a group, only those that share
+    their scale as little.
+    """
+    K = w_NK.shape[1]
+    groups: list[int | None] = [None]
+    if scheme.weight_scale != "tensor":
+        groups.append(K)
+    if scheme.group:
+        groups.append(scheme.group)
+    for group in groups:
+        if on_grid(w_NK[:1], group) is None:
+            continue  # as nearly always; the first row says so at once
+        q = on_grid(w_NK, group)
+        if q is not None and fits(q, scheme):
+            return q
+    return None
+
+
+def fits(q: Codes, scheme: LinearScheme) -> bool:
+    """Whether the codes are among those that the scheme's weights may have."""
+    least, most = int(q.codes_NK.min()), int(q.codes_NK.max())
+    if scheme.weight in ("ternary", "binary"):
+        zeros = scheme.weight == "ternary" or bool(q.codes_NK.all())
+        return zeros and least >= -1 and most <= 1
+    half: int = 2 ** (int(scheme.weight.removeprefix("int")) - 1)
+    return least >= -half and most < half

@@ -121,3 +121,17 @@ def test_int4_with_a_minimum():
     factors = RNG.uniform(0.01, 0.02, (2, N, 8)).astype(np.float32)
     grid = of_unpacked(Unpacked(codes, factors[0], -factors[1]))
     assert (grid.kind, grid.levels, grid.sharing) == ("int4", 16, "group:32")
+
+
+@pytest.mark.parametrize(
+    "values", [[0, np.nan], [0.5, np.nan, 0.25], [0, 1, np.inf, 2], [0, np.inf], [np.nan, np.nan]]
+)
+def test_few_values_and_one_that_is_not_finite(values):
+    grid = of_tensor(stored(np.array([values]), "<f4", "f32"))
+    assert (grid.kind, grid.finite) == ("float", False)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_an_empty_matrix_is_refused(shape):
+    with pytest.raises(FormatError, match="holds no weights"):
+        of_tensor(stored(np.zeros(shape), "<f4", "f32"))

@@ -3,20 +3,25 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 import torch
 
 from onebit import models, quant
-from onebit.analyze.verify import verify
+from onebit.analyze import against
+from onebit.analyze.claims import sixteen_bit_traces
+from onebit.analyze.verify import _order, verify
 from onebit.architecture import Architecture
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
-from onebit.io import gguf, safetensors
+from onebit.io import StoredTensor, gguf, safetensors
+from onebit.pack import Unpacked
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
 LAYERS, WIDTH, FFN = 2, 128, 256
@@ -369,3 +374,43 @@ def test_no_torch_is_loaded(masters):
         f"verify({os.fspath(masters)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["model.layers.²", "model." + "9" * 5000, "model.layers.\u0661.x"])
+def test_names_that_only_look_like_numbers(masters, tmp_path, name):
+    shutil.copytree(masters, tmp_path / "m")
+    tensors = safetensors_numpy.load_file(masters / "model.safetensors")
+    tensors[name] = np.ones((2, 4), np.float32)
+    safetensors_numpy.save_file(tensors, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    assert name in {tensor.name for tensor in verify(tmp_path / "m").tensors}
+
+
+def test_layers_come_in_the_order_of_their_numbers():
+    names = ["lm_head.weight", "model.layers.10.x", "model.layers.9.x", "model.embed_tokens"]
+    assert sorted(names, key=_order) == [*reversed(names)]
+
+
+@pytest.mark.parametrize("value", [[1], "x", 5])
+def test_a_quantization_config_that_is_no_table_is_one_line(masters, tmp_path, value):
+    shutil.copytree(masters, tmp_path / "m")
+    config = json.loads((masters / "config.json").read_text()) | {"quantization_config": value}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OptionError, match=r"quantization_config is .*; expected a table"):
+        verify(tmp_path / "m")
+
+
+def test_a_scale_beyond_float16_is_no_trace_of_it():
+    assert sixteen_bit_traces([(1e5, 0.5), (1e39, 0.5)])[0] == 0
+
+
+def test_groups_of_masters_and_packing_need_not_divide_each_other(monkeypatch):
+    """6 columns in groups of 2 here and of 3 there; a row of zeros, whose scale is 0."""
+    codes = np.array([[1, -1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]], np.int8)
+    scales = {"made": [[0.5] * 3, [0.0] * 3], "master": [[0.5] * 2, [0.0] * 2]}
+    monkeypatch.setattr(
+        against, "_codes", lambda t, _: Unpacked(codes, np.array(scales[t.name], np.float32))
+    )
+    tensors = [StoredTensor(name, "t2", (2, 6), np.zeros(4, np.uint8)) for name in scales]
+    assert against._findings(*tensors, LinearScheme("ternary")) == []
+    scales["made"][0] = [0.25] * 3
+    assert "0.5 times" in against._findings(*tensors, LinearScheme("ternary"))[0].text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onebit import LLM, models
-from onebit.errors import InputError, OptionError
+from onebit.errors import InputError, OnebitError, OptionError
 from onebit.eval import engines, perplexity
 
 TEXT = "A text of letters, ö and ü, to be cut into tokens. " * 6
@@ -106,3 +106,10 @@ def test_a_torch_model_and_a_text_need_a_tokenizer(folder):
 def test_an_unknown_engine_is_refused(folder):
     with pytest.raises(OptionError, match="engine is 'cuda'; accepted: native, torch"):
         engines.open_model(folder, "cuda")
+
+
+def test_a_model_that_is_not_finite_is_named(folder):
+    model = models.load(folder)
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    with pytest.raises(OnebitError, match="add up to nan"):
+        perplexity(model, [1, 2, 3])

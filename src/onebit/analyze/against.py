@@ -6,6 +6,7 @@ share of non-zeros, or a power of it, has been through absmean again: the case t
 show.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 2.0**-10  # a step of float16
 _BF16_TOLERANCE = 2.0**-7
 _PASS_TOLERANCE = 2.0**-6  # what lay between two passes may have been bf16, whatever lies here now
+_TINY = np.finfo(np.float32).tiny  # for a share of zeros, whose binary scale is 0
 _PASSES = 4  # of absmean, that are told apart from a scale that is simply wrong
 
 
@@ -68,13 +70,13 @@ def _findings(made: StoredTensor, master: StoredTensor, claim: LinearScheme) -> 
     if different:
         share = f"{different:,} of {here.codes_NK.size:,} codes"
         return [Finding("error", f"{share} differ from those that the masters round to")]
-    G = max(here.scale_NG.shape[1], there.scale_NG.shape[1])
+    G = math.lcm(here.scale_NG.shape[1], there.scale_NG.shape[1])
     used = np.count_nonzero(here.codes_NK.reshape(len(here.codes_NK), G, -1), axis=2) > 0
-    ratio = (_widened(here, G) / _widened(there, G))[used].astype(np.float64)
+    ours, theirs = (_widened(w, G)[used].astype(np.float64) for w in (here, there))
     tolerance = _BF16_TOLERANCE if made.format == "bf16" else _TOLERANCE
-    if (abs(ratio - 1) < tolerance).all():
+    if (abs(ours - theirs) <= tolerance * theirs).all():
         return []
-    middle = float(np.median(ratio))
+    middle = float(np.median(ours / np.maximum(theirs, _TINY)))
     density = float(np.count_nonzero(here.codes_NK) / here.codes_NK.size)
     for passes in range(1, _PASSES + 1):
         if abs(middle / density**passes - 1) < _PASS_TOLERANCE:

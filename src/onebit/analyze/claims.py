@@ -193,5 +193,6 @@ def sixteen_bit_traces(scales: Iterable[tuple[float, float]]) -> tuple[int, int]
 
 
 def _is_sixteen_bit(value: float, tolerance: float) -> bool:
-    nearest: Sequence[float] = (float(ml_dtypes.bfloat16(value)), float(np.float16(value)))
+    with np.errstate(over="ignore"):
+        nearest: Sequence[float] = (float(ml_dtypes.bfloat16(value)), float(np.float16(value)))
     return any(abs(near - value) <= tolerance * value for near in nearest)

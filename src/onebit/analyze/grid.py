@@ -79,9 +79,11 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
         group: columns that share a scale, where something claims so; looked for among the others.
 
     Raises:
-        FormatError: its bytes do not unpack, or are plain integers.
+        FormatError: it is empty, its bytes do not unpack, or they are plain integers.
     """
     N, K = tensor.shape
+    if not N * K:
+        raise FormatError(f"{tensor.name}: shape [{N}, {K}] holds no weights. The file is damaged.")
     if tensor.format in plain.SIZE_BYTES:
         return _of_values(_plain_chunks(tensor), N, K, group)
     if tensor.format not in pack.FORMATS:
@@ -165,13 +167,15 @@ def _of_values(chunks: Iterator[NDArray[np.float32]], N: int, K: int, group: int
     nonzero = int(seen.nonzero_NU.sum())
     zeros = 1 - nonzero / (N * K)
     if not nonzero:
-        return Grid("zero", 1, (N * K,), 1.0, "", None, None, seen.finite)
+        return Grid("zero", 1, (N * K,), 1.0, "", None, None)
+    if not seen.finite:  # no grid has such a level
+        return Grid("float", None, (), zeros, "", None, None, finite=False)
     for width in _widths(N, K, unit):
         if (grid := _two_sided(seen, N, K, width, zeros)) is not None:
             return grid
     if seen.values is None:
-        return Grid("float", None, (), zeros, "", None, None, seen.finite)
-    return _few_levels(seen.values, zeros, seen.finite)
+        return Grid("float", None, (), zeros, "", None, None)
+    return _few_levels(seen.values, zeros)
 
 
 def _look(chunks: Iterator[NDArray[np.float32]], K: int, unit: int) -> _Units:
@@ -230,21 +234,20 @@ def _two_sided(seen: _Units, N: int, K: int, width: int, zeros: float) -> Grid |
         "tensor" if not width else "row" if width == K else f"group:{width}",
         high_NG,
         density_NG,
-        seen.finite,
     )
 
 
-def _few_levels(values: dict[float, int], zeros: float, finite: bool) -> Grid:
+def _few_levels(values: dict[float, int], zeros: float) -> Grid:
     """Name a matrix of few distinct values: whole multiples of a step, or a codebook."""
     levels = np.array(sorted(values))
     counts = tuple(values.values())
     codes = levels / _step(levels)
     off = np.abs(codes - np.rint(codes))
     if np.abs(codes).max() > 128.5 or (off > 1e-3 + _HALF_BF16_STEP * np.abs(codes)).any():
-        return Grid("codebook", len(levels), counts, zeros, "tensor", None, None, finite)
+        return Grid("codebook", len(levels), counts, zeros, "tensor", None, None)
     reach = int(np.rint(max(codes.max(), -codes.min() - 1, 1)))
     kind = f"int{reach.bit_length() + 1}"
-    return Grid(kind, len(levels), counts, zeros, "tensor", None, None, finite)
+    return Grid(kind, len(levels), counts, zeros, "tensor", None, None)
 
 
 def _step(levels: NDArray[np.float64]) -> float:

@@ -21,6 +21,7 @@ from onebit import scheme as schemes
 from onebit.analyze import claims
 from onebit.analyze.claims import Finding, Storage
 from onebit.analyze.grid import Grid, of_tensor
+from onebit.errors import FormatError, OptionError
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.pack import plain
 from onebit.scheme import SCHEMES, Scheme
@@ -141,6 +142,8 @@ def verify(
         size_bytes += _size_bytes(tensor)
         if len(tensor.shape) == 2:
             matrices.append(name)
+    if not parameters:
+        raise FormatError(f"{checkpoint.path}: holds no weights. The file is damaged.")
     storage = _storage(checkpoint, scheme, matrices)
     tensors = []
     for name in matrices:
@@ -162,15 +165,22 @@ def verify(
 
 def _claimed(config: Mapping[str, Any]) -> Scheme | None:
     """Return the scheme that a config carries, or None: claiming nothing is not claiming "fp"."""
-    quantization = config.get("quantization_config") or {}
-    if "onebit_scheme" in config or quantization.get("quant_method") == "bitnet":
+    if "onebit_scheme" in config or _quantization(config).get("quant_method") == "bitnet":
         return schemes.of_config(config)
     return None
 
 
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config in which Hugging Face says how weights are held."""
+    found = config.get("quantization_config") or {}
+    if not isinstance(found, Mapping):
+        raise OptionError(f"quantization_config is {found!r:.80}; expected a table.")
+    return found
+
+
 def _storage(checkpoint: Checkpoint, scheme: Scheme | None, matrices: list[str]) -> Storage:
     """Read off what the file promises about float weights and about stored scales."""
-    quantization = checkpoint.config.get("quantization_config") or {}
+    quantization = _quantization(checkpoint.config)
     hf = quantization.get("quant_method") == "bitnet"
     online = hf and quantization.get("quantization_mode") == "online"
     formats = {
@@ -241,9 +251,9 @@ def _whole(tensors: list[TensorReport], storage: Storage) -> list[Finding]:
     return found
 
 
-def _order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
+def _order(name: str) -> tuple[bool, list[tuple[int, str]]]:
     """Order names as a reader counts: layer 9 before layer 10, the head last."""
-    parts = ((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split("."))
+    parts = ((len(part) if part.isdigit() else 0, part) for part in name.split("."))
     return name.startswith("lm_head"), list(parts)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.data import Tokenizer
-from onebit.errors import InputError, OptionError
+from onebit.errors import InputError, OnebitError, OptionError
 from onebit.runtime.llm import LLM
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def perplexity(
     Raises:
         OptionError: the window does not fit the model.
         InputError: the text has fewer than two tokens, or needs a tokenizer.
+        OnebitError: the model gives a probability that is no number.
     """
     score, longest = _scorer(model)
     if window is None:
@@ -99,6 +100,11 @@ def perplexity(
         total -= float(score(ids).sum())
         if progress:
             progress(done, len(windows))
+    if not math.isfinite(total):
+        raise OnebitError(
+            f"perplexity: the model's log-probabilities add up to {total}. Its weights hold a "
+            "number that is not finite (`onebit verify` names it), or it overflows."
+        )
     scored = sum(len(w) - 1 for w in windows)
     mean = total / scored
     size = len(text.encode()) if isinstance(text, str) else None

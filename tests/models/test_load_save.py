@@ -18,7 +18,7 @@ from onebit.errors import (
     UnsupportedError,
 )
 from onebit.io import packed
-from onebit.nn import bit_linears, unfreeze
+from onebit.nn import bit_linears, pack_linears, unfreeze
 from onebit.pack import Unpacked
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
@@ -276,3 +276,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OnebitError, match="cannot be made"):
         models.save(built(), tmp_path / "file" / "model")
+
+
+def test_packed_layers_are_not_saved_as_nothing(tmp_path):
+    pytest.importorskip("onebit.kernels.cpu")
+    with pytest.raises(OptionError, match=r"q_proj is packed .*Save the model before"):
+        models.save(pack_linears(built()), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -208,3 +208,14 @@ def test_a_scheme_that_cannot_be_is_refused_at_once():
         made(LinearScheme("int4"))
     with pytest.raises(OptionError, match="it stays float"):
         made(LinearScheme("fp", activation="int8_absmax")).codes()
+
+
+def test_a_frozen_layer_takes_no_other_weights():
+    layer, other = made(), made(bias=True)
+    layer.freeze()
+    layer.load_state_dict(layer.state_dict())
+    with pytest.raises(RuntimeError, match=r"weight: the layer is frozen\. Call `unfreeze`"):
+        layer.load_state_dict(other.state_dict())
+    layer.unfreeze()
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer.codes().scale_NG, other.codes().scale_NG)

@@ -145,3 +145,10 @@ def test_a_norm_is_not_dropped_silently():
     model = convert(Model(), SCHEMES["bitnet-b1.58-norm"])
     with pytest.raises(OptionError, match=r"mlp\.up_proj has an RMSNorm inside"):
         convert(model, B158)
+
+
+def test_a_name_that_no_layer_has_is_refused():
+    model = Model()
+    with pytest.raises(OptionError, match=r"no layer is called 'dwon'\. .*a role: qkv, o, up"):
+        convert(model, Scheme("slip", {"dwon": LinearScheme("ternary")}))
+    assert not list(bit_linears(model))

@@ -12,7 +12,7 @@ from onebit.data import Tokenizer
 from onebit.errors import FileError, OptionError
 from onebit.io import atomic, safetensors
 from onebit.models.language_model import LanguageModel
-from onebit.nn import bit_linears
+from onebit.nn import PackedLinear, bit_linears
 from onebit.scheme import LinearScheme, Scheme
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -32,8 +32,14 @@ def save(model: LanguageModel, folder: str | Path, tokenizer: Tokenizer | None =
 
     Raises:
         FileError: the system refused.
-        OptionError: a parameter is of a dtype that is no float of a model.
+        OptionError: a parameter is of a dtype that is no float of a model, or layers are packed.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            raise OptionError(
+                f"save: {name} is packed for the kernels and has no weights to save. "
+                "Save the model before `pack_linears`."
+            )
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

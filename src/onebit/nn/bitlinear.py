@@ -7,6 +7,9 @@ layer computes in training is what the packed model computes: the same integers.
 Shape letters: T tokens (any leading shape), N out features, K in features, G groups of a row.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,6 +143,16 @@ class BitLinear(nn.Linear):
             w_NK = quant.ternary.latent_absmean(self._frozen, self.group)
         self._frozen = None
         self.weight = nn.Parameter(w_NK.to(self.weight.dtype))
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any
+    ) -> None:
+        """Refuse other weights while frozen: the codes would go on to be used in their place."""
+        given = state_dict.get(f"{prefix}weight")
+        if self.frozen and given is not None and not torch.equal(given, self.weight):
+            rest[-1].append(f"{prefix}weight: the layer is frozen. Call `unfreeze` first.")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         s = self.scheme

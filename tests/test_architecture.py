@@ -109,3 +109,13 @@ def test_what_no_config_can_say_is_refused():
 def test_another_model_type_is_named():
     with pytest.raises(UnsupportedError, match="model_type is 'mamba'; supported: llama, qwen2"):
         Architecture.from_config(CONFIG | {"model_type": "mamba"})
+
+
+def test_norms_inside_layers_share_the_models_epsilon():
+    """Else the engine and torch would compute with an epsilon that the file does not mean."""
+    inner = {"quant_method": "bitnet", "use_rms_norm": True, "rms_norm_eps": 1e-5}
+    config = CONFIG | {"rms_norm_eps": 1e-5, "quantization_config": inner}
+    assert Architecture.from_config(config).rms_norm_eps == 1e-5
+    for changed in ({"rms_norm_eps": 1e-3}, {"quantization_config": inner | {"rms_norm_eps": 1}}):
+        with pytest.raises(UnsupportedError, match="only equal ones are supported"):
+            Architecture.from_config(config | changed)

@@ -144,6 +144,7 @@ class Architecture:
         eps = config.get("rms_norm_eps")
         if eps is None:
             eps = 1e-5 if model_type == "bitnet" else 1e-6
+        _check_inner_norms(config.get("quantization_config"), eps)
         kv_heads = config.get("num_key_value_heads")
         return cls(
             vocab_size=_need(config, "vocab_size"),
@@ -248,6 +249,18 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     if theta is None:
         theta = 500000.0 if config.get("model_type") == "bitnet" else 10000.0
     return _number("rope_theta", theta, 1, 1e12), scaling
+
+
+def _check_inner_norms(quantization: Any, eps: Any) -> None:
+    """Norms inside linear layers take the model's epsilon; Hugging Face lets theirs differ."""
+    if not isinstance(quantization, Mapping) or not quantization.get("use_rms_norm"):
+        return
+    inner = quantization.get("rms_norm_eps", 1e-6)
+    if inner != eps:
+        raise UnsupportedError(
+            f"config: quantization_config.rms_norm_eps is {inner!r:.80} and rms_norm_eps "
+            f"{eps!r:.80}; only equal ones are supported."
+        )
 
 
 def _need(config: Mapping[str, Any], name: str) -> Any:

@@ -11,7 +11,7 @@ from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.models import stored_weight
 from onebit.models.language_model import LanguageModel
 from onebit.nn import BitLinear, Rope
-from onebit.scheme import Scheme, of_config
+from onebit.scheme import of_config
 
 _DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
 
@@ -49,7 +49,6 @@ def skeleton(checkpoint: Checkpoint) -> LanguageModel:
     """
     architecture = Architecture.from_config(checkpoint.config)
     scheme = of_config(checkpoint.config)
-    _check_inner_norms(checkpoint, scheme, architecture)
     with torch.device("meta"):
         model = LanguageModel(architecture, scheme)
     wanted = dict(model.named_parameters())
@@ -94,15 +93,4 @@ def _check_names(checkpoint: Checkpoint, wanted: set[str], a: Architecture) -> N
             f"{checkpoint.path}: {min(spare)!r:.100} has no place in a {a.model_type} model"
             f"{f', nor have {len(spare) - 1} others' if len(spare) > 1 else ''}. "
             "It is a variant that we do not build; its output would be wrong without them."
-        )
-
-
-def _check_inner_norms(checkpoint: Checkpoint, scheme: Scheme, a: Architecture) -> None:
-    """The norms inside layers take the model's epsilon; Hugging Face lets theirs differ."""
-    hf = checkpoint.config.get("quantization_config")
-    eps = hf.get("rms_norm_eps", 1e-6) if isinstance(hf, dict) else a.rms_norm_eps
-    if any(linear.norm for linear in scheme.layers.values()) and eps != a.rms_norm_eps:
-        raise UnsupportedError(
-            f"{checkpoint.path}: quantization_config.rms_norm_eps is {eps!r} and rms_norm_eps "
-            f"{a.rms_norm_eps!r}; only equal ones are supported."
         )

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from onebit import LLM, SCHEMES
 from onebit.errors import MissingError, OnebitError, ShapeError, UnsupportedError
@@ -117,6 +118,19 @@ def test_a_config_that_does_not_fit_is_one_line(tiny, tmp_path, changes, error, 
     with pytest.raises(error, match=message) as caught:
         LLM(edit_config(tiny, tmp_path, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_would_not_be_used_is_refused(tiny, tmp_path):
+    """A variant with more parts than we know must not run without them."""
+    edit_config(tiny, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    spare = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    save_file(tensors | spare, tmp_path / "model.safetensors")
+    LLM(tmp_path).close()  # this one follows from the config
+    spare["model.layers.1.self_attn.inner_attn_ln.weight"] = np.ones(64, np.float32)
+    save_file(tensors | spare, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match=r"layers\.1\.self_attn\.inner_attn_ln.*no place"):
+        LLM(tmp_path)
 
 
 def test_sizes_are_those_of_the_matrices(tiny, tmp_path, architecture):

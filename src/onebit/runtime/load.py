@@ -24,6 +24,7 @@ from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme, Scheme, of_config
 
 FLOATS = ("f32", "f16", "bf16")
+_DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ def load(checkpoint: Checkpoint) -> Loaded:
         MissingError: a tensor is not in the file.
         ShapeError: a tensor does not have the shape that the config asks for.
         FormatError: its bytes are damaged.
-        UnsupportedError: its format, or the model's type or scheme, is not one that runs.
+        UnsupportedError: its format, or the model's type or scheme, is not one that runs; or the
+            file holds more than its config describes.
     """
     architecture = Architecture.from_config(checkpoint.config)
     scheme = of_config(checkpoint.config)
+    _check_spare(checkpoint, architecture, scheme)
     decoder = Decoder(_native(architecture))
     size_bytes = token_bytes = 0
     for linear in linears(architecture):
@@ -147,6 +150,22 @@ def _matrix(checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: S
         ) from None
     except OnebitError as error:
         raise type(error)(f"{stored.name}: {error}") from error
+
+
+def _check_spare(checkpoint: Checkpoint, a: Architecture, scheme: Scheme) -> None:
+    """Refuse a file with a tensor that would silently not be used: its output would be wrong."""
+    known = {f"{name}.weight" for name, _ in norms(a)} | {"lm_head.weight"}  # also where it is tied
+    for linear in linears(a):
+        known |= {f"{linear.name}.weight"}
+        known |= {f"{linear.name}.bias"} if linear.bias else set()
+        known |= {f"{linear.name}.rms_norm.weight"} if scheme.linear(linear.name).norm else set()
+    spare = [n for n in checkpoint.names() if n not in known and not n.endswith(_DERIVED)]
+    if spare:
+        raise UnsupportedError(
+            f"{checkpoint.path}: {min(spare)!r:.100} has no place in a {a.model_type} model"
+            f"{f', nor have {len(spare) - 1} others' if spare[1:] else ''}. "
+            "It is a variant that does not run here; its output would be wrong without them."
+        )
 
 
 class _Masters(Exception):

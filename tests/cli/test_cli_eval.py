@@ -34,7 +34,7 @@ def test_eval_json_is_the_librarys_result(model, text, engine):
     )
     data = json.loads(result.stdout)
     expected = perplexity(*_swap(engines.open_model(model, engine, 1), TEXT))
-    assert (data["model"], data["engine"]) == (model, engine)
+    assert (data["model"], data["scheme"], data["engine"]) == (model, "fp", engine)
     (measured,) = data["results"]
     assert measured["text"] == text
     assert measured["perplexity"] == expected.perplexity
@@ -83,6 +83,7 @@ def test_bench_json(model):
     assert data["speed"]["decode_tokens"] == 3
     assert data["speed"]["decode_rate_tokens_per_s"] > 0
     assert data["processor"]
+    assert data["scheme"] == "fp"
 
 
 def test_bench_names_units_and_machine(model):

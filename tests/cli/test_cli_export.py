@@ -40,6 +40,7 @@ def test_json(ternary, tmp_path):
     result = onebit("export", ternary, "-o", tmp_path / "m", "-f", "t2", "--embed", "f32", "--json")
     report = json.loads(result.stdout)
     assert (report["format"], report["embed"], report["container"]) == ("t2", "f32", "safetensors")
+    assert report["scheme"] == "bitnet-b1.58"
     assert report["part_bytes"]["embed"] == 300 * 64 * 4
 
 

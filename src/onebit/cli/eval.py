@@ -46,7 +46,8 @@ def eval_(
             {"text": t.name, "description": t.description, **r.to_dict()}
             for t, r in zip(chosen, results, strict=True)
         ]
-        click.echo(json.dumps({"model": model, "engine": engine, "results": measured}))
+        of = {"model": model, "scheme": opened.scheme.name, "engine": engine}
+        click.echo(json.dumps(of | {"results": measured}))
     else:
         for text, result in zip(chosen, results, strict=True):
             click.echo(_lines(text, result))

@@ -48,7 +48,7 @@ def _lines(r: "ExportReport") -> str:
         f"{r.body_weights:,} linear weights in {r.format}, {r.body_bits_per_weight:.3f} bits each"
     )
     return (
-        f"{r.path}: {r.size_bytes:,} bytes, {r.parameters:,} parameters\n"
+        f"{r.path}: {r.size_bytes:,} bytes, {r.parameters:,} parameters, scheme {r.scheme}\n"
         f"  {body}; embedding in {r.embed}\n"
         f"  bytes: {parts}"
     )

@@ -17,6 +17,8 @@ from onebit.runtime.llm import LLM
 class Bench:
     """A measurement, and the machine it was made on."""
 
+    scheme: str
+    """Name of the model's."""
     speed: Speed
     load_time_s: float
     """From the path to a model ready for its first prompt; page cache as it happens to be."""
@@ -43,7 +45,8 @@ def bench_model(
     with LLM(path, threads=threads) as llm:
         load_time_s = time.perf_counter() - start_s
         speed = measure_speed(llm, decode=decode, rounds=rounds)
-        return Bench(speed, load_time_s, peak_memory_bytes(), ops.active_isa(), processor())
+        machine = ops.active_isa(), processor()
+        return Bench(llm.scheme.name, speed, load_time_s, peak_memory_bytes(), *machine)
 
 
 def peak_memory_bytes() -> int:

@@ -36,6 +36,8 @@ class ExportReport:
     path: str
     container: str
     """"gguf" or "safetensors"."""
+    scheme: str
+    """Name of the scheme that the written model carries."""
     format: str
     """Of the linear layers."""
     embed: str
@@ -98,7 +100,8 @@ def export(
         sizes = export_gguf.write(out, checkpoint, config, planned, format, progress)
     else:
         sizes = export_folder.write(out, checkpoint, config, planned, embed, progress)
-    return _report(out, container, format, embed, planned, sizes)
+    written = schemes.of_config(config).name
+    return _report(out, container, written, format, embed, planned, sizes)
 
 
 def _check_out(out: Path, source: str | Path | Checkpoint, container: str, force: bool) -> None:
@@ -143,6 +146,7 @@ def _config(source: Mapping[str, Any], scheme: Scheme, format: str) -> dict[str,
 def _report(
     out: Path,
     container: str,
+    scheme: str,
     format: str,
     embed: str,
     planned: list[Planned],
@@ -157,6 +161,7 @@ def _report(
     return ExportReport(
         path=str(out),
         container=container,
+        scheme=scheme,
         format=format,
         embed=embed,
         parameters=sum(counts.values()),

@@ -97,8 +97,9 @@ def work(what, small, large, megabytes):
 def test_export_and_load_hold_one_matrix_at_a_time(folders):
     """The largest matrix has a million weights: 4 MB as float32, and a few copies on the way."""
     small, large = folders
-    assert work("t1_6", small, large, megabytes=40) > 50e6
+    # all codes would take 64 MB, and all that is packed 13 on top of the matrix at hand
+    assert work("t1_6", small, large, megabytes=20) > 50e6
     packed = [f"{folder}.out" for folder in folders]
-    # two bits a weight stay: 16 MB; codes of all layers at once would be 64 more
-    assert work("load", *packed, megabytes=40) == 3
+    # two bits a weight stay: 16 MB, and no matrix fits beside them into 12
+    assert work("load", *packed, megabytes=26) == 3
     assert work("load", *packed, megabytes=12) == "out of memory"  # the limit does limit

@@ -134,6 +134,13 @@ HOSTILE = {
     "{% set n.v = [n.v, n.v] %}{% endfor %}{{ n.v }}",
     "nested lists, json": "{% set n = namespace(v=[1]) %}{% for i in range(99) %}"
     "{% set n.v = [n.v, n.v] %}{% endfor %}{{ n.v | tojson }}",
+    "nested lists, compared": "{% set n = namespace(v=[1], w=[1]) %}{% for i in range(99) %}"
+    "{% set n.v = [n.v, n.v] %}{% set n.w = [n.w, n.w] %}{% endfor %}{{ n.v == n.w }}",
+    "nested tuples, compared": "{% set n = namespace(v=1, w=1) %}{% for i in range(99) %}"
+    "{% set n.v = (n.v, n.v) %}{% set n.w = (n.w, n.w) %}{% endfor %}{{ n.v == n.w }}",
+    "nested dicts, compared": "{% set n = namespace(v=1, w=1) %}{% for i in range(99) %}"
+    "{% set n.v = dict(a=n.v, b=n.v) %}{% set n.w = {'a': n.w, 'b': n.w} %}{% endfor %}"
+    "{{ n.v == n.w }}",
     "recursion": "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "branching recursion": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
     "{% endmacro %}{{ f(90) }}",

@@ -3,8 +3,9 @@
 Jinja's immutable sandbox keeps a template from Python's insides. It does not bound work, so this
 one adds a budget: turns of loops and calls are steps, and whatever makes text or lists (operators,
 calls, output) pays for the characters. What makes large values from small arguments in one go, such
-as `center` or `str.format`, is not offered. One gap remains: comparing lists nested in themselves
-many times over can be slow, and Jinja has no place to count it.
+as `center` or `str.format`, is not offered. A list, tuple or dict pays for all that is nested in it
+whenever one is made, so none grows, by being held many times over, until to compare it takes for
+ever.
 
 Offered beside the usual: `raise_exception`, `strftime_now`, `tojson`, `break`, `continue` and
 `{% generation %}`, as in transformers.
@@ -23,6 +24,7 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from onebit.errors import FormatError, OptionError
 
@@ -106,6 +108,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "indent": self._indent,
             "_turns": self._turns,
             "_paid": self._written,
+            "_made": self._made,
         }
         for name in ("lipsum", "cycler", "joiner"):
             del self.globals[name]
@@ -119,6 +122,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cost: nodes.Expr = nodes.Const(_literal_chars(loop))
             loop.iter = _filtered(loop.iter, "_turns", [cost])
         _pay_for_concat(tree)
+        tree = _Literals().visit(tree)
         tree.set_environment(self)
         code = self.compile(tree)
         return jinja2.Template.from_code(self, code, self.make_globals(None))
@@ -139,19 +143,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self._chars < 0:
             raise SecurityError(f"it makes more than {MAX_CHARS} characters")
 
-    def _weigh(self, value: Any) -> None:
-        """Pay for a value's text, before that is made."""
-        if isinstance(value, str):
+    def _weigh(self, value: Any, texts: bool = True) -> None:
+        """Pay for a value's text, before that is made; without `texts`, for its parts alone."""
+        if isinstance(value, str) and texts:
             self._pay(len(value))
         elif isinstance(value, dict | list | tuple | set | frozenset):
             self._pay(32 * (1 + len(value)))
             for item in value.items() if isinstance(value, dict) else value:
-                self._weigh(item)
+                self._weigh(item, texts)
         else:
             self._pay(8)
 
     def _written(self, value: Any) -> Any:
         self._weigh(value)
+        return value
+
+    def _made(self, value: Any) -> Any:
+        """Pay for a list, tuple or dict that was made, and all that is in it but its texts."""
+        self._weigh(value, texts=False)
         return value
 
     def _turns(self, items: Iterable[Any], chars: int) -> Iterator[Any]:
@@ -167,9 +176,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(sequence, str | list | tuple) and isinstance(times, int):
                     self._pay(len(sequence) * max(times, 0))
+                    self._made(sequence)
         elif operator == "+":
             for value in (left, right):
                 self._pay(len(value) if isinstance(value, str | list | tuple) else 0)
+                self._made(value)
         elif operator == "**" and abs(right) > 64:
             raise SecurityError(f"the power {right!r} is above 64")
         elif operator == "%" and isinstance(left, str):
@@ -196,7 +207,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         result = super().call(__context, __obj, *args, **kwargs)
         if isinstance(result, str | list | tuple):
             __self._pay(len(result))
-        return result
+        return __self._made(result)
 
     def wrap_str_format(self, value: Any) -> Any:
         """Refuse `str.format`, whose widths can ask for any size."""
@@ -252,6 +263,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
             separators=separators,
             sort_keys=sort_keys,
         )
+
+
+class _Literals(NodeTransformer):
+    """Makes every list, tuple and dict that a template writes down pay when it is made."""
+
+    def visit_List(self, node: nodes.List) -> nodes.Filter:
+        return _filtered(self.generic_visit(node), "_made", [])
+
+    visit_Dict = visit_List
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        made = self.generic_visit(node)
+        return _filtered(made, "_made", []) if node.ctx == "load" else made
 
 
 class _Generation(Extension):

@@ -266,6 +266,7 @@ def test_folder_add_bos_from_post_processor(trained, tmp_path):
         ({"tokenizer_config": {"eos_token": "<none>"}}, "no token"),
         ({"tokenizer_config": {"eos_token": 4}}, "no token"),
         ({"tokenizer_config": {"chat_template": 4}}, "not a text"),
+        ({"tokenizer_config": {"chat_template": [{"name": "default", "template": 4}]}}, "not a t"),
         ({"generation_config": {"eos_token_id": 400}}, "0 to 399"),
         ({"generation_config": {"eos_token_id": ["x"]}}, "0 to 399"),
         ({"config": {"eos_token_id": True}}, "0 to 399"),
@@ -288,6 +289,11 @@ def test_folder_problems(trained, tmp_path):
     with pytest.raises(FormatError, match="not UTF-8"):
         Tokenizer.load(tmp_path)
     value = json.loads(whole)
+    twice = json.loads(whole)
+    twice["model"]["vocab"]["a"] = twice["model"]["vocab"]["b"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(twice))
+    with pytest.raises(FormatError, match="two tokens have the same id"):
+        Tokenizer.load(tmp_path)
     value["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(UnsupportedError, match="WordPiece"):
@@ -307,3 +313,9 @@ def test_to_gguf_of_another_cut(trained, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(UnsupportedError, match="no GGUF form"):
         Tokenizer.load(tmp_path).to_gguf()
+
+
+def test_names_of_templates_may_be_anything(trained, tmp_path):
+    templates = [{"name": ["rag"]}, 3, {"name": "default", "template": "hi"}]
+    folder = _folder(tmp_path, trained, tokenizer_config={"chat_template": templates})
+    assert Tokenizer.load(folder).chat_template == "hi"

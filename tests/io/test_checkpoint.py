@@ -1,6 +1,7 @@
 """GGUF files and Hugging Face folders, seen through the same door."""
 
 import json
+import os
 from importlib.util import find_spec
 
 import ml_dtypes
@@ -286,3 +287,23 @@ def test_the_real_smollm2():
         N, width = w.shape
         straight = w.reshape(heads, N // heads // 2, 2, width).swapaxes(1, 2).reshape(N, width)
         np.testing.assert_array_equal(reference.quants.dequantize(rows, kind), straight)
+
+
+def test_a_q_of_no_dimension_is_refused(tmp_path, write_gguf):
+    name = "model.layers.0.self_attn.q_proj.bias"
+    write_gguf(
+        tmp_path / "m.gguf", skip=[name], also={"blk.0.attn_q.bias": np.array(1.0, np.float32)}
+    )
+    checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    with pytest.raises(FormatError, match=r"attn_q\.bias is one number"):
+        checkpoint.tensor(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path, write_folder):
+    norm = {"model.norm.weight": ("F32", np.ones(256, np.float32))}
+    folder = write_folder(tmp_path / "m", norm)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(FileError, match="is no regular file"):
+        open_checkpoint(folder)

@@ -132,7 +132,7 @@ class Tokenizer:
             batch = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
             raise InputError(
-                f"encode: a text must be a str that UTF-8 can write ({error}). "
+                "encode: a text must be a str that UTF-8 can write, without lone surrogates. "
                 "Read files with errors='replace'."
             ) from error
         return [encoding.ids for encoding in batch]

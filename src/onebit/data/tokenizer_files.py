@@ -51,6 +51,9 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
         backend.no_padding()
         if not backend.get_vocab_size(with_added_tokens=True):
             raise ValueError("the vocabulary is empty")
+        ids = backend.get_vocab(with_added_tokens=False).values()
+        if len(set(ids)) != len(ids):
+            raise ValueError("two tokens have the same id")
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # the library's panics are no Exceptions
@@ -117,8 +120,8 @@ def _template(folder: Path, tokenizer: Mapping[str, Any]) -> str | None:
         return _read_text(path)
     value = tokenizer.get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item for item in value if isinstance(item, dict)}
-        value = named.get("default", {}).get("template")
+        tables = (item for item in value if isinstance(item, dict))
+        value = next((t.get("template") for t in tables if t.get("name") == "default"), None)
     if value is not None and not isinstance(value, str):
         raise FormatError(f"{folder}: chat_template in tokenizer_config.json is not a text.")
     return value or None

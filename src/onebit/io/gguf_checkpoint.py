@@ -127,6 +127,8 @@ class GgufCheckpoint(Checkpoint):
         heads: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Put the rows of q or k, and their scales, in Hugging Face's order."""
+        if not shape:
+            raise FormatError(f"{self.path}: {own} is one number; rows are expected.")
         tail = _I2_S_TAIL_BYTES if form == "i2_s" else 0
         if tail and shape[-1] % _I2_S_ROW_BLOCK:
             raise UnsupportedError(

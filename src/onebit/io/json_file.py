@@ -1,6 +1,7 @@
 """Read JSON that a stranger may have written: bounded in size, and any damage is one line."""
 
 import json
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ def read_json(path: Path) -> dict[str, Any]:
         FileError: the system refuses to open it.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # to read a pipe would be to wait
+            raise FileError(f"{path}: is no regular file.")
+        if found.st_size > MAX_BYTES:
             raise FormatError(f"{path}: over {MAX_BYTES} bytes of JSON; that is no model's.")
         raw = path.read_bytes()
     except FileNotFoundError as error:

@@ -101,7 +101,7 @@ def floats(form: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArra
         wide = np.frombuffer(data, "<u2").astype(np.uint32) << 16
         return wide.view(np.float32).reshape(shape)
     code = {"f32": "<f4", "f16": "<f2", "f64": "<f8"}[form]
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # a large float64 becomes infinite
         return np.frombuffer(data, code).astype(np.float32).reshape(shape)
 
 

@@ -36,4 +36,5 @@ def decode(format: str, data: Bytes, shape: tuple[int, ...]) -> NDArray[np.float
     data = np.ascontiguousarray(data)
     if format == "bf16":  # the upper half of a float32
         return (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape)
-    return data.view(_DTYPES[format]).astype(np.float32).reshape(shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # a large f64 becomes infinite, NaN stays
+        return data.view(_DTYPES[format]).astype(np.float32).reshape(shape)

@@ -435,6 +435,18 @@ def test_the_source_and_other_people_s_folders_are_never_replaced(trained, tmp_p
     assert (tmp_path / "letters" / "to_ada.odt").exists()
 
 
+def test_the_file_that_a_folder_stands_for_is_not_replaced(trained, tmp_path):
+    models.export(trained, tmp_path / "only.gguf", "t1_6")
+    before = (tmp_path / "only.gguf").read_bytes()
+    again = (tmp_path, tmp_path / "only.gguf", "f16")
+    refused(InputError, "is the model that is exported", *again, force=True)
+    assert (tmp_path / "only.gguf").read_bytes() == before
+
+
+def test_a_name_that_the_system_refuses_is_one_line(trained, tmp_path):
+    refused(FileError, "cannot be written", trained, tmp_path / ("x" * 300 + ".gguf"), "t1_6")
+
+
 @pytest.mark.parametrize("name", ["m.gguf", "m"])
 def test_a_full_disk_leaves_the_old_file(trained, tokenizer, tmp_path, monkeypatch, name):
     models.export(trained, tmp_path / name, "t2", embed="f32")

@@ -85,8 +85,11 @@ def export(
     """
     out = Path(out)
     container = "gguf" if out.suffix == ".gguf" else "safetensors"
-    _check_out(out, source, container, force)
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
+    try:
+        _check_out(out, checkpoint.path, container, force)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written ({error.strerror}). Name another.") from error
     embed = embed or (format if format in FLOATS else "f16")
     skeleton(checkpoint)  # refuses a file that does not hold the model of its config
     scheme = schemes.of_config(checkpoint.config)
@@ -104,9 +107,8 @@ def export(
     return _report(out, container, written, format, embed, planned, sizes)
 
 
-def _check_out(out: Path, source: str | Path | Checkpoint, container: str, force: bool) -> None:
+def _check_out(out: Path, origin: Path, container: str, force: bool) -> None:
     """Refuse a place that must not be overwritten."""
-    origin = source.path if isinstance(source, Checkpoint) else Path(source)
     if out.suffix in (".safetensors", ".bin", ".pt") or out.name in ("", ".."):
         raise OptionError(f"{out}: name a new folder for safetensors, or a file ending in .gguf.")
     if not out.exists():

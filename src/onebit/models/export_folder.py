@@ -157,6 +157,8 @@ def _folder(path: Path) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, path)
             raise
+    except FileError as error:  # names a file under the temporary name, which nobody knows
+        raise FileError(str(error).replace(str(new), str(path))) from error
     except OSError as error:
         raise FileError(
             f"{path}: cannot be written ({error.strerror or error}). Nothing was changed; free "

@@ -23,7 +23,9 @@ from onebit.runtime.options import GenerateOptions
         ("top_p", 1.01),
         ("min_p", 1.01),
         ("min_p", -0.01),
+        ("temperature", 10**400),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-300),
         ("seed", -1),
         ("seed", 0.5),
         ("logprobs", -1),
@@ -35,7 +37,7 @@ def test_a_value_outside_its_range_is_refused_by_name(name, value):
         GenerateOptions(**{name: value})
 
 
-@pytest.mark.parametrize("stop", [[""], ["a", 3], ("",)])
+@pytest.mark.parametrize("stop", [[""], ["a", 3], ("",), 3])
 def test_stop_texts_must_be_texts(stop):
     with pytest.raises(OptionError, match="not empty"):
         GenerateOptions(stop=stop)

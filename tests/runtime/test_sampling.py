@@ -113,3 +113,10 @@ def test_log_softmax_is_float64_and_does_not_overflow():
 def test_logits_that_are_not_finite_are_refused(bad):
     with pytest.raises(FormatError, match="not finite"):
         sampling.choose(np.array([0.0, bad], np.float32), [], GenerateOptions(), RNG)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-320])
+def test_under_a_tiny_temperature_sampling_is_greedy(temperature):
+    logits = np.array([1.0, 5.0, 4.9, -300.0], np.float32)
+    options = GenerateOptions(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1)
+    assert sampling.choose(logits, [], options, RNG) == 1

@@ -4,8 +4,7 @@ threads and memory.
 Every option has a neutral value at which it changes nothing; the defaults are greedy decoding.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,7 +30,7 @@ class GenerateOptions:
     min_p: float = 0.0
     """Keep tokens at least this fraction as likely as the likeliest, 0 <= p <= 1; 0 keeps all."""
     repetition_penalty: float = 1.0
-    """Tokens seen before lose by this factor; 1 changes nothing. Above 0, at most 10."""
+    """Tokens seen before lose by this factor; 1 changes nothing. From 0.01 to 10."""
     seed: int | None = None
     """Makes sampling repeatable; None draws a new seed."""
     stop: Sequence[str] = ()
@@ -45,14 +44,14 @@ class GenerateOptions:
         _whole("top_k", self.top_k, 0, None)
         _number("top_p", self.top_p, 0.0, 1.0, above=True)
         _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, above=True)
+        _number("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         if self.seed is not None:
             _whole("seed", self.seed, 0, None)
         _whole("logprobs", self.logprobs, 0, MOST_LOGPROBS)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(text, str) and text for text in stop):
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, Iterable) or not all(isinstance(t, str) and t for t in stop):
             raise OptionError(f"stop is {self.stop!r:.80}; accepted: texts that are not empty.")
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", tuple(stop))
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "GenerateOptions":
@@ -98,6 +97,6 @@ def _whole(name: str, value: Any, low: int, high: int | None) -> int:
 
 def _number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or (above and value <= 0):
+    if not number or not low <= value <= high or (above and value <= 0):  # nan is never within
         accepted = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
         raise OptionError(f"{name} is {value!r}; accepted: a number {accepted}.")

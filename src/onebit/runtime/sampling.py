@@ -36,7 +36,8 @@ def choose(
         logits = penalize(logits, seen, options.repetition_penalty)
     if options.temperature == 0:
         return int(np.argmax(logits))  # the first of equals, which is the lowest id
-    logits = logits.astype(np.float64) / options.temperature
+    with np.errstate(over="ignore"):  # under a tiny temperature all but the likeliest become -inf
+        logits = (logits.astype(np.float64) - logits.max()) / options.temperature
     if options.top_k:
         logits = keep_top_k(logits, options.top_k)
     if options.top_p < 1:

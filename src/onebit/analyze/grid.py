@@ -186,9 +186,8 @@ def _look(chunks: Iterator[NDArray[np.float32]], K: int, unit: int) -> _Units:
         a_nUk = np.abs(w_nK).reshape(len(w_nK), K // unit, unit)
         finite = finite and bool(np.isfinite(a_nUk).all())
         high.append(a_nUk.max(axis=2))
-        with np.errstate(invalid="ignore"):  # a NaN, which `finite` tells of
-            low.append(np.where(a_nUk > 0, a_nUk, np.float32(np.inf)).min(axis=2))
-        nonzero.append(np.count_nonzero(a_nUk, axis=2))
+        low.append(np.where(a_nUk > 0, a_nUk, np.float32(np.inf)).min(axis=2))
+        nonzero.append(np.count_nonzero(a_nUk != 0, axis=2))  # of floats, NaN would warn
         positive += int(np.count_nonzero(w_nK > 0))
         values = _count_values(values, w_nK)
     return _Units(

@@ -67,6 +67,7 @@ def test_several_texts_are_several_results(model, text):
         (["--text", "nothing.txt"], "nothing.txt: there is no such file, and no text"),
         (["--text", "TEXT", "--window", "97"], "window is 97; accepted for this model: 2 to 96"),
         (["--text", "TEXT", "--engine", "cuda"], "engine is 'cuda'; accepted: native, torch"),
+        (["--text", "TEXT", "--engine", "torch", "--threads", "0"], "threads is 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_1(model, text, args, message):

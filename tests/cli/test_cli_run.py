@@ -1,12 +1,14 @@
 """`onebit run` and `onebit chat`: what goes to stdout, what to stderr, and what is refused."""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
 
 from onebit import LLM
 from onebit.cli import main
+from onebit.cli.run import read_stdin
 
 TEXT = "It was the best of times, it was the worst of times. "
 TEMPLATE = (
@@ -72,6 +74,35 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(model, args, message):
     assert re.search(message, result.stderr)
 
 
+def test_bytes_that_are_no_text_are_replaced_wherever_they_come_from(model):
+    typed = os.fsdecode(b"It was \xff\xfe")
+    given = onebit("run", model, typed, "-n", 4, "--stop", typed, "--json")
+    piped = onebit("run", model, "-n", 4, "--json", stdin=b"It was \xff\xfe")
+    assert given.exit_code == piped.exit_code == 0
+    assert json.loads(given.stdout)["token_ids"] == json.loads(piped.stdout)["token_ids"]
+
+
+def test_a_closed_standard_input_is_no_prompt(model, monkeypatch):
+    monkeypatch.setattr("onebit.cli.run.sys.stdin", None)
+    assert read_stdin() is None
+
+
+def test_a_model_that_cannot_chat_says_so_before_anyone_types(save_tiny, terminal):
+    terminal("hello", "/exit")
+    result = onebit("chat", save_tiny(TEXT))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: chat: this model has no chat template.")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_typed_bytes_that_are_no_text_do_not_end_the_chat(model, terminal):
+    terminal(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "hello", "/exit")
+    result = onebit("chat", model, "-n", 3, "--json")
+    assert result.exit_code == 0
+    assert len(answers(result)) == 1
+    assert "no UTF-8 text" in result.stderr
+
+
 def test_chat_answers_a_pipe_once(model):
     result = onebit("chat", model, "--system", "Be brief.", "-n", 8, stdin="Hello\nthere")
     messages = [
@@ -93,7 +124,7 @@ def terminal(monkeypatch):
             line = next(left, None)
             if line is None:
                 raise EOFError
-            if isinstance(line, type):
+            if not isinstance(line, str):
                 raise line
             return line
 

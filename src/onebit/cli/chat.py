@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onebit.cli.run import engine_options, generate_options, read_stdin, summary
+from onebit.cli.run import engine_options, generate_options, read_stdin, summary, text
 from onebit.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HELP = "/reset forgets the conversation, /exit ends it; Ctrl-C stops an answer."
 
 @click.command()
 @click.argument("model")
-@click.option("--system", help="Instructions that stand before the conversation.")
+@click.option("--system", type=text, help="Instructions that stand before the conversation.")
 @generate_options
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one JSON object.")
@@ -46,6 +46,7 @@ def chat(
 
 
 def _converse(llm: "LLM", start: Messages, as_json: bool, options: dict[str, Any]) -> None:
+    llm.tokenizer.encode_chat([*start, _user("Hello")])  # who cannot chat says so before we ask
     click.echo(HELP, err=True)
     messages = list(start)
     while (line := _read_line()) is not None and line != "/exit":
@@ -69,6 +70,9 @@ def _read_line() -> str | None:
     except (EOFError, KeyboardInterrupt):
         click.echo(err=True)
         return None
+    except UnicodeDecodeError:
+        click.echo("That was no UTF-8 text; it is left out.", err=True)
+        return ""
 
 
 def _answer(llm: "LLM", messages: Messages, as_json: bool, options: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`onebit run`: continue a prompt. Text to stdout as it comes, times to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     from onebit.runtime.generation import Generation
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def text(argument: str) -> str:
+    """Return what was typed as text that UTF-8 can write, as `read_stdin` does: the bytes that no
+    text has become "�". An option's `type`."""
+    return os.fsencode(argument).decode("utf-8", errors="replace")
+
 
 # Ranges are checked in runtime/options.py, for the library and the command line alike.
 _GENERATE: tuple[Callable[[Any], Any], ...] = (
@@ -27,7 +35,7 @@ _GENERATE: tuple[Callable[[Any], Any], ...] = (
     click.option("--min-p", type=float, default=0.0, help="Draw above p x the likeliest; 0: all."),
     click.option("--repetition-penalty", type=float, default=1.0, help="1: none."),
     click.option("--seed", type=int, help="Repeat the same draws."),
-    click.option("--stop", multiple=True, help="End before this text. May be repeated."),
+    click.option("--stop", type=text, multiple=True, help="End before this text. May be repeated."),
 )
 _ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
@@ -52,7 +60,7 @@ def engine_options(command: F) -> F:
 
 @click.command()
 @click.argument("model")
-@click.argument("prompt", required=False)
+@click.argument("prompt", type=text, required=False)
 @generate_options
 @click.option("--logprobs", type=int, default=0, help="With --json: this many likeliest tokens.")
 @engine_options
@@ -89,8 +97,8 @@ def run(
 
 
 def read_stdin() -> str | None:
-    """Return all that is piped in; None if standard input is a terminal."""
-    if sys.stdin.isatty():
+    """Return all that is piped in; None if standard input is a terminal, or closed."""
+    if sys.stdin is None or sys.stdin.isatty():
         return None
     return sys.stdin.buffer.read().decode("utf-8", errors="replace")
 

@@ -102,6 +102,9 @@ def test_an_override_can_bring_a_table(small):
         ("seed.deep=5", "seed is a value, not a table"),
         ("lr", r"'lr': write it as key=value"),
         ("=3", "write it as key=value"),
+        ("lr=" + "[" * 5000, "schedule.lr is '"),
+        ("seed=" + "9" * 5000, "seed is '9"),
+        ("scheme.layers.body.weight_scale=5", "scheme"),
         ("kind=cosine", None),
     ],
 )  # fmt: skip
@@ -137,7 +140,7 @@ def test_files_that_are_no_recipe(tmp_path):
     path = tmp_path / "x.toml"
     with pytest.raises(MissingError, match="no such recipe"):
         recipe.read(path)
-    for data in (b"lr = = 2", b"\xff\xfe"):
+    for data in (b"lr = = 2", b"\xff\xfe", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000):
         path.write_bytes(data)
         with pytest.raises(FormatError, match="not TOML"):
             recipe.read(path)

@@ -61,7 +61,7 @@ def read(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
         raise FormatError(f"{path}: larger than {_MAX_BYTES:,} bytes; that is no recipe.")
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of the syntax, of UTF-8, of a number's length
         raise FormatError(f"{path}: not TOML: {error}.") from error
     for override in overrides:
         apply(table, override)
@@ -157,7 +157,7 @@ def _parse(text: str) -> Any:
     """Read a TOML value; what TOML cannot read is taken as a word."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if len(table) == 1 else text
 

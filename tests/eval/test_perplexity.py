@@ -113,3 +113,9 @@ def test_a_model_that_is_not_finite_is_named(folder):
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(OnebitError, match="add up to nan"):
         perplexity(model, [1, 2, 3])
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_no_threads_are_refused(folder, engine):
+    with pytest.raises(OptionError, match="threads is 0; accepted: a whole number from 1"):
+        engines.open_model(folder, engine, threads=0)

@@ -7,6 +7,7 @@ from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
 from onebit.io import open_checkpoint
 from onebit.runtime.llm import LLM
+from onebit.runtime.options import thread_count
 
 if TYPE_CHECKING:
     from onebit.models import LanguageModel
@@ -26,7 +27,7 @@ def open_model(
         context: of the native engine; see `LLM`.
 
     Raises:
-        OptionError: there is no such engine.
+        OptionError: there is no such engine, or `threads` is no number of them.
         MissingError: the model has no tokenizer.
         OnebitError: it cannot be opened.
     """
@@ -43,5 +44,5 @@ def open_model(
     if source is None:
         raise MissingError(f"{path} has no tokenizer, and a text is to be measured. Add one.")
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(thread_count(threads))
     return models.load(path).eval(), Tokenizer.load(source.source)

@@ -219,3 +219,11 @@ def test_a_frozen_layer_takes_no_other_weights():
     layer.unfreeze()
     layer.load_state_dict(other.state_dict())
     assert torch.equal(layer.codes().scale_NG, other.codes().scale_NG)
+
+
+def test_a_scale_that_absmean_cannot_give_is_not_unfrozen():
+    layer = made()
+    layer.freeze(layer.codes()._replace(scale_NG=torch.full((N, 1), 1e-7)))
+    with pytest.raises(OptionError, match="a scale of 1e-07, and absmean's scales end at 1e-05"):
+        layer.unfreeze()
+    assert layer.frozen

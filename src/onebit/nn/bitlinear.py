@@ -20,6 +20,7 @@ from onebit.nn.codes_product import product
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import Codes, activation, straight_through
 from onebit.quant.activation import Activations
+from onebit.quant.codes import EPSILON
 from onebit.scheme import LinearScheme
 
 B158 = LinearScheme("ternary", activation="int8_absmax")
@@ -135,11 +136,20 @@ class BitLinear(nn.Linear):
 
         Under absmean the weights grow by 1 / (share of non-zero codes), so that the next rounding
         gives the same codes and scale, and not a scale that is smaller by that share.
+
+        Raises:
+            OptionError: absmean has no such scale: it ends at 1e-5.
         """
         if self._frozen is None:
             return
         w_NK = quant.dequantize(self._frozen)
         if (self.scheme.weight, self.scheme.weight_rule) == ("ternary", "absmean"):
+            least = w_NK.abs().where(w_NK != 0, 1.0).min()
+            if least < EPSILON:
+                raise OptionError(
+                    f"unfreeze: a scale of {float(least):.3g}, and absmean's scales end at "
+                    f"{EPSILON:g}. Keep the layer frozen, or train from other weights."
+                )
             w_NK = quant.ternary.latent_absmean(self._frozen, self.group)
         self._frozen = None
         self.weight = nn.Parameter(w_NK.to(self.weight.dtype))

@@ -1,5 +1,7 @@
 """Recipes: what is read is what was written, and what cannot be used is refused in one line."""
 
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,10 @@ def test_the_demo_twins_differ_in_scheme_and_learning_rate_only():
     twins = [recipe.read(path) for path in RECIPES if path.stem.startswith("demo-")]
     assert len(twins) == 2
     assert set(recipe.differences(*twins)) <= {"scheme", "schedule.lr"}
+
+
+@pytest.mark.parametrize("source", ["a\x7fb", 'quote " and \\ and\nline', "é \u2028 😀"])
+def test_any_string_comes_back(tiny_recipe, source):
+    config = recipe.read(tiny_recipe)
+    config = replace(config, data=replace(config.data, source=source))
+    assert recipe.from_dict(tomllib.loads(recipe.write(config))) == config

@@ -173,8 +173,7 @@ def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     """Write a table: its values first, then the tables in it, as TOML wants them."""
     values = [(name, value) for name, value in table.items() if not isinstance(value, Mapping)]
-    # JSON's strings, numbers and booleans are TOML's too
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values]
+    lines = [f"{name} = {_json(value)}" for name, value in values]
     if path:
         lines.insert(0, "\n[" + ".".join(map(_key, path)) + "]")
     for name, value in table.items():
@@ -185,4 +184,9 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 def _key(name: str) -> str:
     bare = name.replace("_", "").replace("-", "")
-    return name if bare.isascii() and bare.isalnum() else json.dumps(name, ensure_ascii=False)
+    return name if bare.isascii() and bare.isalnum() else _json(name)
+
+
+def _json(value: Any) -> str:
+    """Write a value as JSON, whose strings, numbers and booleans are TOML's too, but for one."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -40,13 +40,16 @@ def test_codes_and_scale_are_the_contracts(x, kind):
 
 
 def test_the_division_is_ieee():
-    """torch turns 127 / m into reciprocal(m) * 127, which differs in a quarter of all cases."""
+    """torch turns 127 / m into reciprocal(m) * 127, which differs in a quarter of all cases; here
+    are inputs so near to a half that a code tells which of the two was computed."""
     m = torch.rand(1000, 1, generator=torch.Generator().manual_seed(0)) + 0.1
-    largest = m.numpy()
-    assert (127 / m).numpy().tobytes() != (F(127) / largest).tobytes()
-    x = torch.cat([m, m * 0.337], dim=1)
-    expected = np.rint(x.numpy() * (F(127) / largest))
-    np.testing.assert_array_equal(activation.quantize(x, "int8_absmax").codes.numpy(), expected)
+    once, twice = F(127) / m.numpy(), (127 / m).numpy()
+    x = (np.arange(1, 127, dtype=F) - F(0.5)) / once
+    x = np.concatenate([m.numpy(), x, np.nextafter(x, F(0)), np.nextafter(x, F(9))], axis=1)
+    expected = np.rint(x * once)
+    assert (np.rint(x * twice) != expected).any(axis=1).mean() > 0.2
+    ours = activation.quantize(torch.from_numpy(x), "int8_absmax")
+    np.testing.assert_array_equal(ours.codes.numpy(), expected)
 
 
 def test_the_largest_is_never_past_127():

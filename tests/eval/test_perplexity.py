@@ -68,6 +68,11 @@ def test_a_last_window_of_one_token_scores_nothing(llm):
     assert (result.windows, result.scored_tokens, result.tokens) == (2, 30, 33)
 
 
+def test_a_last_window_of_two_tokens_scores_one(llm):
+    result = perplexity(llm, [5, 6, 7, 8, 9, 10], window=4)
+    assert (result.windows, result.scored_tokens) == (2, 4)
+
+
 def test_the_window_is_512_or_what_the_model_can_hold(llm):
     assert perplexity(llm, TEXT).window == 64
 

@@ -279,6 +279,7 @@ def test_sampler_numbers(path, length, batch, seed):
         {"seed": 0, "epoch": -1, "position": 0},
         {"seed": 0, "epoch": 0, "position": 1.5},
         {"seed": 0, "epoch": 0, "position": 10**9},
+        {"seed": 0, "epoch": 10**30, "position": 0},
     ],
 )
 def test_sampler_impossible_states(path, state):

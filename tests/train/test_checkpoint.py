@@ -125,6 +125,9 @@ def read_all(path):
         ({"elapsed_s": float("nan")}, "elapsed_s is nan"),
         ({"sampler": []}, r"sampler is \[\], not a usable dict"),
         ({"more": 1}, "expected exactly step, "),
+        ({"threads": 10**9}, "threads 1000000000 or precision"),
+        ({"threads": 0}, "threads 0 or precision"),
+        ({"precision": "fp8"}, "or precision is none we use"),
     ],
 )
 def test_a_bad_state_is_refused(saved, change, message):

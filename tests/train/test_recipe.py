@@ -104,6 +104,7 @@ def test_an_override_can_bring_a_table(small):
         ("seed.deep=5", "seed is a value, not a table"),
         ("lr", r"'lr': write it as key=value"),
         ("=3", "write it as key=value"),
+        ("source=\udcff", "is not UTF-8 text"),
         ("lr=" + "[" * 5000, "schedule.lr is '"),
         ("seed=" + "9" * 5000, "seed is '9"),
         ("scheme.layers.body.weight_scale=5", "scheme"),

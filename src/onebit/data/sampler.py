@@ -80,7 +80,7 @@ class Sampler:
             OptionError: the state is of another seed, or impossible.
         """
         seed, epoch, position = (state.get(key) for key in ("seed", "epoch", "position"))
-        whole = all(type(value) is int and value >= 0 for value in (seed, epoch, position))
+        whole = all(type(n) is int and 0 <= n < 1 << 63 for n in (seed, epoch, position))
         if not whole or seed != self._seed:
             raise OptionError(
                 f"sampler: the state {dict(state)!r:.120} is not of seed {self._seed}. "

@@ -102,6 +102,8 @@ def position(path: Path) -> Position:
     for name, kind in kinds.items():
         if type(state[name]) is not kind or (kind in (int, float) and not state[name] >= 0):
             raise _damaged(file, f"{name} is {state[name]!r:.80}, not a usable {kind.__name__}")
+    if not 1 <= state["threads"] <= 1024 or state["precision"] not in ("fp32", "bf16"):
+        raise _damaged(file, f"threads {state['threads']!r:.40} or precision is none we use")
     return Position(**state)
 
 

@@ -70,6 +70,8 @@ def read(path: Path, overrides: Iterable[str] = ()) -> TrainConfig:
 
 def apply(table: dict[str, Any], override: str) -> None:
     """Write one "key=value" into the plain tables of a recipe, in place."""
+    if not override.isascii() and override != override.encode("utf-8", "replace").decode():
+        raise OptionError(f"--set {override!r:.80}: is not UTF-8 text.")
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:

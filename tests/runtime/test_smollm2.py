@@ -58,12 +58,11 @@ def test_an_answer_ends_by_itself(llm):
     assert "<|im_end|>" not in generation.text
 
 
-@pytest.fixture(scope="module")
-def llama_cpp():
-    """Returns a function from a prompt to llama.cpp's five likeliest next tokens."""
+def llama_cpp(path):
+    """Return a function from a prompt to the five likeliest next tokens of llama.cpp."""
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
-    params.model.path = str(catalog.find("smollm2"))
+    params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 256, 1, False, -1
     server = xllamacpp.Server(params)
 
@@ -77,15 +76,33 @@ def llama_cpp():
     return top
 
 
-def test_log_probabilities_agree_with_llama_cpp(llm, llama_cpp):
-    """Both engines round activations to 8 bits, and what is unlikely scatters most: llama.cpp is as
-    far from the float32 model as from us. So the difference is weighted by probability."""
+def test_log_probabilities_are_llama_cpp_s(tmp_path):
+    """The same weights as floats, where neither engine rounds activations to 8 bits."""
+    pytest.importorskip("torch")
+    from onebit import models
+
+    path = tmp_path / "smollm2.gguf"
+    models.export("smollm2", path, "f16")
+    theirs = llama_cpp(path)
+    with LLM(path) as llm:
+        for prompt in PROMPTS:
+            top = theirs(prompt)
+            ours = log_softmax(llm.logits_after(llm.encode(prompt))[0])
+            np.testing.assert_allclose(ours[list(top)], list(top.values()), atol=0.05)
+            assert int(ours.argmax()) == next(iter(top))
+    gc.collect()
+
+
+def test_log_probabilities_scatter_with_llama_cpp_s_where_both_round(llm):
+    """On the Q4_1 file both round activations to 8 bits, at places that drift apart layer by layer;
+    what is unlikely scatters most, so the difference is weighted by probability (docs/log.md)."""
+    theirs = llama_cpp(catalog.find("smollm2"))
     differences = []
     for prompt in PROMPTS:
-        theirs = llama_cpp(prompt)
+        top = theirs(prompt)
         ours = log_softmax(llm.logits_after(llm.encode(prompt))[0])
-        ids, logp = list(theirs), np.array(list(theirs.values()))
+        ids, logp = list(top), np.array(list(top.values()))
         assert int(ours.argmax()) == ids[0]
         differences.append(np.average(np.abs(logp - ours[ids]), weights=np.exp(logp)))
-    assert np.mean(differences) < 0.05
-    assert max(differences) < 0.15
+    assert np.mean(differences) < 0.08
+    assert max(differences) < 0.2

@@ -89,6 +89,17 @@ def test_bench_json(model):
 
 def test_bench_names_units_and_machine(model):
     result = onebit("bench", model, "--decode", 3, "--rounds", 1, "--threads", 1)
-    assert result.exit_code == 0
+    assert (result.exit_code, result.stderr) == (0, "Checking, then timing ...\n")
     for word in ("decode", "tokens/s", "GB/s", "load", "peak memory", "1 threads"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [(["nothing"], "nothing: there is no such"), (["MODEL", "--rounds", 0], "rounds 0")],
+)
+def test_bench_announces_nothing_before_an_error(model, args, message):
+    result = onebit("bench", *[model if arg == "MODEL" else arg for arg in args])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1

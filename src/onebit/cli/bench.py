@@ -18,8 +18,10 @@ def bench(model: str, decode: int, rounds: int, threads: int | None, as_json: bo
     """
     from onebit.eval.bench import bench_model
 
-    click.echo("Checking, then timing ...", err=True)
-    result = bench_model(model, decode=decode, rounds=rounds, threads=threads)
+    def begin() -> None:
+        click.echo("Checking, then timing ...", err=True)
+
+    result = bench_model(model, decode=decode, rounds=rounds, threads=threads, begin=begin)
     if as_json:
         click.echo(json.dumps({"model": model, **result.to_dict()}))
         return

@@ -4,6 +4,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,13 @@ class Bench:
 
 
 def bench_model(
-    path: str | Path, decode: int = 64, rounds: int = 3, threads: int | None = None
+    path: str | Path,
+    decode: int = 64,
+    rounds: int = 3,
+    threads: int | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Bench:
-    """Load a model and time it; see `measure_speed`.
+    """Load a model and time it; see `measure_speed`, also for `begin`.
 
     Raises:
         OnebitError: the model cannot be opened, an option is out of range, or the check fails.
@@ -44,7 +49,7 @@ def bench_model(
     start_s = time.perf_counter()
     with LLM(path, threads=threads) as llm:
         load_time_s = time.perf_counter() - start_s
-        speed = measure_speed(llm, decode=decode, rounds=rounds)
+        speed = measure_speed(llm, decode=decode, rounds=rounds, begin=begin)
         machine = ops.active_isa(), processor()
         return Bench(llm.scheme.name, speed, load_time_s, peak_memory_bytes(), *machine)
 

@@ -6,7 +6,7 @@ the same answer, so that is asked first; a wrong engine is not timed.
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +43,11 @@ class Speed:
 
 
 def measure_speed(
-    llm: LLM, prompts: Sequence[int] = PROMPTS, decode: int = 64, rounds: int = 3
+    llm: LLM,
+    prompts: Sequence[int] = PROMPTS,
+    decode: int = 64,
+    rounds: int = 3,
+    begin: Callable[[], None] = lambda: None,
 ) -> Speed:
     """Time an engine. Prompts that its context cannot hold are left out.
 
@@ -52,6 +56,7 @@ def measure_speed(
         prompts: lengths of prompts to time.
         decode: tokens to write in a round, at least 1.
         rounds: the median of this many is given.
+        begin: called once the options are found good, before the check.
 
     Raises:
         OptionError: a number is below 1, or the context cannot hold the decode test.
@@ -62,6 +67,7 @@ def measure_speed(
             f"bench: decode {decode}, rounds {rounds}, prompts {list(prompts)}; accepted: at least "
             f"1 each, and at most {llm.context - 16} tokens to decode, for this context."
         )
+    begin()
     check(llm)
     lengths = [n for n in prompts if n <= llm.context]
     prefill: dict[int, list[float]] = {n: [] for n in lengths}

@@ -10,6 +10,7 @@ import pytest
 from onebit import LLM
 from onebit.errors import InputError, MissingError, OnebitError, OptionError
 from onebit.runtime import cache
+from onebit.runtime import llm as llm_module
 from onebit.runtime.sampling import log_softmax
 
 PROMPT = "It was the best"
@@ -212,6 +213,18 @@ def test_a_conversation_reuses_its_own_past(llm):
         {"role": "user", "content": "Why?"},
     ]
     assert llm.chat(more, max_tokens=4).timing.reused_tokens >= answer.timing.prompt_tokens
+
+
+def test_a_context_that_memory_cannot_hold_is_an_option_error(tiny, monkeypatch):
+    """Which size an allocator refuses is the machine's affair, so the native error is played."""
+
+    def refuse(decoder, capacity, kv_bits):
+        raise MemoryError("cache: no memory")
+
+    monkeypatch.setattr(llm_module, "CachedSequence", refuse)
+    wanted = r"context is 120 tokens, whose keys .* of 32 bits take 0\.0 GB.* smaller context"
+    with pytest.raises(OptionError, match=wanted):
+        LLM(tiny, threads=1, context=120, kv_bits=32)
 
 
 @pytest.mark.parametrize(

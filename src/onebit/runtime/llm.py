@@ -11,13 +11,13 @@ Shape letters: T tokens, V vocabulary.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onebit.data import Tokenizer
-from onebit.errors import InputError, MissingError
+from onebit.errors import InputError, MissingError, OptionError
 from onebit.io import open_checkpoint
 from onebit.kernels import ops
 from onebit.runtime.cache import CachedSequence
@@ -26,6 +26,9 @@ from onebit.runtime.load import load
 from onebit.runtime.options import GenerateOptions, context_size, kv_width, thread_count
 from onebit.runtime.sampling import log_softmax
 from onebit.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from onebit.kernels.cpu import Decoder
 
 Prompt: TypeAlias = str | Sequence[int]
 Messages: TypeAlias = str | Sequence[Mapping[str, str]]
@@ -74,9 +77,7 @@ class LLM:
         self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
         source = checkpoint.tokenizer
         self._tokenizer = Tokenizer.load(source.source) if source else None
-        self._sequence: CachedSequence | None = CachedSequence(
-            loaded.decoder, self.context, self.kv_bits
-        )
+        self._sequence: CachedSequence | None = self._new_sequence(loaded.decoder)
 
     def __enter__(self) -> "LLM":
         return self
@@ -201,6 +202,18 @@ class LLM:
             if not isinstance(token, int | np.integer) or not 0 <= token < V:
                 raise InputError(f"Token {token!r} is not in the vocabulary; ids: 0 to {V - 1}.")
         return [int(token) for token in tokens]
+
+    def _new_sequence(self, decoder: "Decoder") -> CachedSequence:
+        a = self.architecture
+        try:
+            return CachedSequence(decoder, self.context, self.kv_bits)
+        except MemoryError:
+            values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim  # keys and values
+            gigabytes = values * self.context * self.kv_bits / 8 / 1e9
+            raise OptionError(
+                f"context is {self.context} tokens, whose keys and values of {self.kv_bits} bits "
+                f"take {gigabytes:,.1f} GB, more than this machine gives. Choose a smaller context."
+            ) from None
 
     def _open_sequence(self) -> CachedSequence:
         if self._sequence is None:

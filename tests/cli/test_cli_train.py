@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from onebit.cli import main
+from onebit.scheme import SCHEMES, LinearScheme, Scheme
+from onebit.train import loop
 
 
 def onebit(*args):
@@ -76,6 +78,38 @@ def test_what_cannot_be_used_is_one_line(recipe, tmp_path, args, message):
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--set", "num_attention_heads=3"], "hidden_size 16 is no multiple of 3 heads"),
+        (["--set", "num_key_value_heads=4"], "2 attention heads do not divide among 4"),
+        (["--set", "head_dim=3"], "head_dim is 3; RoPE needs an even one"),
+        (["--set", "max_position_embeddings=4"], "data.context is 8 and model.max_position"),
+        (["--set", "hidden_size=200000"], "hidden_size is 200000; it must be"),
+        (["--set", "scheme=GROUPS"], "24"),
+        (["--set", "scheme=HEAD"], "the head shares the embedding's weights"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_found_before_the_text_is_read(
+    recipe, tmp_path, monkeypatch, args, message
+):
+    schemes = {
+        "GROUPS": Scheme("g24", {"body": LinearScheme("ternary", weight_scale="group:24")}),
+        "HEAD": Scheme("h", {"head": LinearScheme("ternary")}),
+    }
+    for name, scheme in schemes.items():
+        monkeypatch.setitem(SCHEMES, name, scheme)
+
+    def read(*_):
+        raise AssertionError("the text was read")
+
+    monkeypatch.setattr(loop, "prepare", read)
+    done = onebit(recipe, *args, "--out", tmp_path / "run")
+    assert done.exit_code == 1, done.exception
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_unknown_recipe_is_one_line(tmp_path, monkeypatch):

@@ -184,6 +184,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, "")
+        longest = self.model.max_position_embeddings
+        if longest is not None and longest < self.data.context:
+            raise OptionError(
+                f"recipe: data.context is {self.data.context} and model.max_position_embeddings "
+                f"{longest}; a model is not trained beyond the context that it claims. "
+                "Raise the second or leave it out."
+            )
 
     @property
     def tokens_per_step(self) -> int:

@@ -88,6 +88,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         if finished.exists():
             progress.say(f"{folder}: already finished. Remove the folder to train again.")
             return _read_result(finished)
+        _check_sizes(config)
         text = prepare(config.data, folder / "data", progress)
         saved = checkpoint.latest(folder / "checkpoints")
         position = checkpoint.position(saved) if saved else _beginning(config)
@@ -103,6 +104,17 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
             result = run.finish()
         write_bytes(finished, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
         return result
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    """Find sizes that do not fit together before the text is prepared, which can take minutes.
+
+    None of them depends on the size of the vocabulary, which a tokenizer yet to be read decides.
+    """
+    vocab_size = config.data.vocab_size or 1
+    architecture = config.model.architecture(vocab_size, config.data.context, None, ())
+    with torch.device("meta"):
+        models.LanguageModel(architecture, config.scheme)
 
 
 def _read_result(path: Path) -> Result:

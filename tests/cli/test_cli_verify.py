@@ -71,6 +71,17 @@ def test_against_the_masters(masters, twice):
     assert "quantized 2 times" in result.stderr
 
 
+def test_a_missing_layer_is_one_line_and_exit_code_1(masters, tmp_path):
+    models.export(masters, tmp_path / "m", "t2")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2}))
+    result = onebit("verify", tmp_path / "m")
+    assert result.exit_code == 1
+    assert "The weights are what the scheme claims" not in result.stdout
+    assert "the model is not what scheme 'bitnet-b1.58' claims. 'model.layers.1." in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_json(masters, twice):
     assert json.loads(onebit("verify", masters, "--json").stdout)["ok"] is True
     result = onebit("verify", twice, "--json")

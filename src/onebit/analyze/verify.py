@@ -3,8 +3,9 @@
     report = verify("model.gguf")
     report.ok, report.ternary_share, report.tensors[0].kind
 
-The weights are looked at (`grid`), then held against what the file claims of them (`claims`). No
-torch, one tensor in memory at a time.
+The weights are looked at (`grid`), then held against what the file claims of them (`claims`), and
+the list of tensors against the shape of model that its config describes (`parts`). No torch,
+one tensor in memory at a time.
 
 What this can say: the kind of every matrix, exactly; zeros, scales, bits; whether that is what the
 scheme says; most traces of a second rounding. What one file cannot say: whether a lone float32
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit import scheme as schemes
-from onebit.analyze import claims
+from onebit.analyze import claims, parts
 from onebit.analyze.claims import Finding, Storage
 from onebit.analyze.grid import Grid, of_tensor
 from onebit.errors import FormatError, OptionError
@@ -135,15 +136,16 @@ def verify(
     """
     checkpoint = open_checkpoint(model) if isinstance(model, str | Path) else model
     scheme = _claimed(checkpoint.config)
-    matrices, parameters, size_bytes = [], 0, 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    parameters = size_bytes = 0
     for name in sorted(checkpoint.names(), key=_order):
         tensor = checkpoint.tensor(name)
+        shapes[name] = tuple(tensor.shape)
         parameters += _count(tensor.shape)
         size_bytes += _size_bytes(tensor)
-        if len(tensor.shape) == 2:
-            matrices.append(name)
     if not parameters:
         raise FormatError(f"{checkpoint.path}: holds no weights. The file is damaged.")
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     storage = _storage(checkpoint, scheme, matrices)
     tensors = []
     for name in matrices:
@@ -157,7 +159,7 @@ def verify(
         str(checkpoint.path),
         scheme.name if scheme else "",
         tuple(tensors),
-        tuple(_whole(tensors, storage)),
+        (*parts.judge(checkpoint, shapes, scheme), *_whole(tensors, storage)),
         parameters,
         size_bytes,
     )
@@ -237,6 +239,8 @@ def _whole(tensors: list[TensorReport], storage: Storage) -> list[Finding]:
                 "`onebit export` writes them",
             )
         )
+    if storage.masters:
+        found += _mixed([t for t in claimed if t.role and t.format in plain.SIZE_BYTES])
     single = [t for t in claimed if t.kind == "ternary" and t.sharing == "tensor" and t.scale]
     scales = ((t.scale[0], 1 - t.zeros) for t in single if t.scale)
     hits, asked = claims.sixteen_bit_traces(scales)
@@ -249,6 +253,27 @@ def _whole(tensors: list[TensorReport], storage: Storage) -> list[Finding]:
             )
         )
     return found
+
+
+def _mixed(floats: list[TensorReport]) -> list[Finding]:
+    """Find float weights among some that lie on their grid: a model has one or the other.
+
+    A single weight that changed takes its matrix off the grid, where it looks like masters.
+    """
+    masters = [t for t in floats if t.kind in ("float", "codebook")]
+    rounded = [t for t in floats if t.kind not in ("float", "codebook", "zero")]
+    if not masters or not rounded:
+        return []
+    first = masters[0]
+    levels = "many" if first.levels is None else first.levels
+    return [
+        Finding(
+            "error",
+            f"{len(rounded)} of {len(floats)} float matrices lie on a grid and the others do not "
+            f"({first.name!r:.100}: {levels} values): damaged, or quantized in part. "
+            "`onebit export` would round the others as if they were masters",
+        )
+    ]
 
 
 def _order(name: str) -> tuple[bool, list[tuple[int, str]]]:

@@ -27,9 +27,9 @@ def verify(model: str, against: str | None, as_json: bool) -> None:
     """Say tensor by tensor what the weights of MODEL are, and whether they match its scheme.
 
     MODEL is a folder, a .gguf file or a name such as smollm2. Exit code 1 if the weights are not
-    what the scheme claims, or were quantized twice. One file cannot show everything: a single
-    float32 scale that was made from float32 weights already on a grid looks like any other. The
-    masters show it.
+    what the scheme claims, or were quantized twice, or if the tensors are not those of the model
+    that the config describes. One file cannot show everything: a single float32 scale that was made
+    from float32 weights already on a grid looks like any other. The masters show it.
     """
     from onebit.analyze.verify import verify
     from onebit.cli import progress
@@ -47,9 +47,9 @@ def _verdict(report: "Report") -> str:
     wrong = [tensor for tensor in report.tensors if not tensor.ok]
     first = [f"{t.name}: {f.text}" for t in wrong for f in t.findings if f.level == "error"]
     first += [finding.text for finding in report.findings if finding.level == "error"]
-    count = f"{len(wrong)} of {len(report.tensors)} matrices" if wrong else "its weights"
+    count = f"{len(wrong)} of {len(report.tensors)} matrices are" if wrong else "the model is"
     claim = f"what scheme {report.scheme!r} claims" if report.scheme else "sound"
-    return f"{report.path}: {count} are not {claim}. {first[0]}."
+    return f"{report.path}: {count} not {claim}. {first[0]}."
 
 
 def _show(report: "Report") -> None:

@@ -7,7 +7,7 @@ is `onebit export`'s business, so they are refused here, unless they already lie
 Shape letters: N rows (out features), K columns (in features), G groups of a row that share a scale.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -112,6 +112,29 @@ def norms(a: Architecture) -> Iterator[tuple[str, int]]:
     yield "model.norm", a.hidden_size
 
 
+def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a model has, by its Hugging Face name."""
+    found: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,) for name, size in norms(a)}
+    for linear in linears(a):
+        found[f"{linear.name}.weight"] = (linear.N, linear.K)
+        if linear.bias:
+            found[f"{linear.name}.bias"] = (linear.N,)
+        if scheme.linear(linear.name).norm:
+            found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
+    return found
+
+
+def spare(checkpoint: Checkpoint, known: Container[str]) -> list[str]:
+    """Return the names of tensors that a model has no use for, though its output may need them."""
+    return sorted(
+        name
+        for name in checkpoint.names()
+        if name not in known
+        and name != "lm_head.weight"  # where it is tied, a copy of the embedding
+        and not name.endswith(_DERIVED)
+    )
+
+
 def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | None:
     """Return codes and scale of float weights that already are code * scale, or None.
 
@@ -154,16 +177,11 @@ def _matrix(checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: S
 
 def _check_spare(checkpoint: Checkpoint, a: Architecture, scheme: Scheme) -> None:
     """Refuse a file with a tensor that would silently not be used: its output would be wrong."""
-    known = {f"{name}.weight" for name, _ in norms(a)} | {"lm_head.weight"}  # also where it is tied
-    for linear in linears(a):
-        known |= {f"{linear.name}.weight"}
-        known |= {f"{linear.name}.bias"} if linear.bias else set()
-        known |= {f"{linear.name}.rms_norm.weight"} if scheme.linear(linear.name).norm else set()
-    spare = [n for n in checkpoint.names() if n not in known and not n.endswith(_DERIVED)]
-    if spare:
+    found = spare(checkpoint, shapes(a, scheme))
+    if found:
         raise UnsupportedError(
-            f"{checkpoint.path}: {min(spare)!r:.100} has no place in a {a.model_type} model"
-            f"{f', nor have {len(spare) - 1} others' if spare[1:] else ''}. "
+            f"{checkpoint.path}: {found[0]!r:.100} has no place in a {a.model_type} model"
+            f"{f', nor have {len(found) - 1} others' if found[1:] else ''}. "
             "It is a variant that does not run here; its output would be wrong without them."
         )
 

@@ -58,10 +58,7 @@ class Format(ABC):
             InputError: a scale does not fit, or there is a minimum and the format has none.
         """
         if not self.packs:
-            raise UnsupportedError(
-                f"{self.name}: onebit reads this format and does not write it. "
-                f"It writes {', '.join(_writable())}."
-            )
+            raise self._only_read()
         codes_NK, scale_NG, minimum_NG = weights
         if codes_NK.ndim != 2 or codes_NK.dtype != np.int8:
             raise InputError(
@@ -118,12 +115,18 @@ class Format(ABC):
     def _size_bytes(self, N: int, K: int) -> int: ...
 
     def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
-        """Formats that are only read, `packs` False, have none."""
-        raise NotImplementedError
+        """What a format that `packs` defines."""
+        raise self._only_read()
 
     @abstractmethod
     def _unpack(self, data: Bytes, N: int, K: int, scale_NG: NDArray[np.float32]) -> Unpacked:
         """`scale_NG` is empty where the format holds its scale inside."""
+
+    def _only_read(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self.name}: onebit reads this format and does not write it. "
+            f"It writes {', '.join(_writable())}."
+        )
 
     def _check_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         if len(shape) != 2 or min(shape) < 1:

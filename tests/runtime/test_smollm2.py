@@ -104,5 +104,5 @@ def test_log_probabilities_scatter_with_llama_cpp_s_where_both_round(llm):
         ids, logp = list(top), np.array(list(top.values()))
         assert int(ours.argmax()) == ids[0]
         differences.append(np.average(np.abs(logp - ours[ids]), weights=np.exp(logp)))
-    assert np.mean(differences) < 0.08
-    assert max(differences) < 0.2
+    assert np.mean(differences) < 0.1
+    assert max(differences) < 0.3

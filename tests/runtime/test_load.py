@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from onebit import LLM, SCHEMES
+from onebit import LLM, SCHEMES, tensors
 from onebit.errors import MissingError, OnebitError, ShapeError, UnsupportedError
 from onebit.runtime import load
 from onebit.scheme import LinearScheme
@@ -26,11 +26,7 @@ def test_the_tensors_asked_for_are_those_of_the_torch_model(architecture, change
 
     a = architecture(**changes)
     expected = models.build(a, SCHEMES["fp"], seed=0).state_dict()
-    asked = {f"{name}.weight": (size,) for name, size in load.norms(a)}
-    for linear in load.linears(a):
-        asked[f"{linear.name}.weight"] = (linear.N, linear.K)
-        if linear.bias:
-            asked[f"{linear.name}.bias"] = (linear.N,)
+    asked = tensors.shapes(a, SCHEMES["fp"])
     assert asked == {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
 
@@ -123,19 +119,19 @@ def test_a_config_that_does_not_fit_is_one_line(tiny, tmp_path, changes, error, 
 def test_a_tensor_that_would_not_be_used_is_refused(tiny, tmp_path):
     """A variant with more parts than we know must not run without them."""
     edit_config(tiny, tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / "model.safetensors")
     spare = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
-    save_file(tensors | spare, tmp_path / "model.safetensors")
+    save_file(stored | spare, tmp_path / "model.safetensors")
     LLM(tmp_path).close()  # this one follows from the config
     spare["model.layers.1.self_attn.inner_attn_ln.weight"] = np.ones(64, np.float32)
-    save_file(tensors | spare, tmp_path / "model.safetensors")
+    save_file(stored | spare, tmp_path / "model.safetensors")
     with pytest.raises(UnsupportedError, match=r"layers\.1\.self_attn\.inner_attn_ln.*no place"):
         LLM(tmp_path)
 
 
 def test_sizes_are_those_of_the_matrices(tiny, tmp_path, architecture):
     with LLM(tiny) as llm:
-        weights = sum(linear.N * linear.K for linear in load.linears(llm.architecture))
+        weights = sum(linear.N * linear.K for linear in tensors.linears(llm.architecture))
         assert 4 * weights <= llm.size_bytes <= 4 * weights * 1.2  # rows are padded to tiles
         assert llm.token_bytes == llm.size_bytes
 

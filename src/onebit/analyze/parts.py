@@ -6,11 +6,11 @@ that its config claims, though: no engine can run it.
 
 from collections.abc import Mapping, Sequence
 
+from onebit import tensors
 from onebit.analyze.claims import Finding
 from onebit.architecture import Architecture
 from onebit.errors import OptionError, UnsupportedError
 from onebit.io import Checkpoint
-from onebit.runtime import load
 from onebit.scheme import SCHEMES, Scheme
 
 
@@ -31,11 +31,11 @@ def judge(
         return [Finding("note", f"names and shapes were not held against the config ({said})")]
     except OptionError as error:
         return [Finding("error", str(error).rstrip("."))]
-    wanted = load.shapes(architecture, scheme or SCHEMES["fp"])
+    wanted = tensors.shapes(architecture, scheme or SCHEMES["fp"])
     findings = []
     if missing := [name for name in wanted if name not in found]:
         findings.append(_finding(missing, "not in the file, and the config asks for"))
-    if spare := load.spare(checkpoint, wanted):
+    if spare := tensors.spare(found, wanted):
         kind = architecture.model_type
         findings.append(_finding(spare, f"in the file, and a {kind} model of this config lacks"))
     findings += [

@@ -6,14 +6,13 @@ import torch
 from torch import nn
 
 from onebit.architecture import Architecture
-from onebit.errors import FormatError, MissingError, UnsupportedError
+from onebit.errors import FormatError, MissingError
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.models import stored_weight
 from onebit.models.language_model import LanguageModel
 from onebit.nn import BitLinear, Rope
 from onebit.scheme import of_config
-
-_DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
+from onebit.tensors import check_spare
 
 
 def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -85,12 +84,4 @@ def _check_names(checkpoint: Checkpoint, wanted: set[str], a: Architecture) -> N
             f"{f', nor are {len(missing) - 1} others' if missing[1:] else ''}. "
             "The file is incomplete or of another architecture than its config says."
         )
-    spare = {name for name in there - wanted if not name.endswith(_DERIVED)}
-    if a.tie_word_embeddings:
-        spare.discard("lm_head.weight")
-    if spare:
-        raise UnsupportedError(
-            f"{checkpoint.path}: {min(spare)!r:.100} has no place in a {a.model_type} model"
-            f"{f', nor have {len(spare) - 1} others' if len(spare) > 1 else ''}. "
-            "It is a variant that we do not build; its output would be wrong without them."
-        )
+    check_spare(checkpoint.path, a.model_type, there, wanted)

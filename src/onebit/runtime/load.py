@@ -7,9 +7,7 @@ is `onebit export`'s business, so they are refused here, unless they already lie
 Shape letters: N rows (out features), K columns (in features), G groups of a row that share a scale.
 """
 
-from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +20,9 @@ from onebit.kernels import ops
 from onebit.kernels.cpu import Decoder, Matrix
 from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme, Scheme, of_config
+from onebit.tensors import Linear, check_spare, linears, norms, shapes
 
 FLOATS = ("f32", "f16", "bf16")
-_DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,6 @@ class Loaded:
     """Read to compute one token: every matrix once, of an embedding that is no head one row."""
 
 
-class Linear(NamedTuple):
-    """One weight matrix of the architecture."""
-
-    name: str
-    N: int
-    K: int
-    bias: bool = False
-
-
 def load(checkpoint: Checkpoint) -> Loaded:
     """Build the decoder that a checkpoint describes. Peak memory is one tensor over the model.
 
@@ -61,7 +50,8 @@ def load(checkpoint: Checkpoint) -> Loaded:
     """
     architecture = Architecture.from_config(checkpoint.config)
     scheme = of_config(checkpoint.config)
-    _check_spare(checkpoint, architecture, scheme)
+    known = shapes(architecture, scheme)
+    check_spare(checkpoint.path, architecture.model_type, checkpoint.names(), known)
     decoder = Decoder(_native(architecture))
     size_bytes = token_bytes = 0
     for linear in linears(architecture):
@@ -77,62 +67,6 @@ def load(checkpoint: Checkpoint) -> Loaded:
         decoder.set_norm(name, _vector(checkpoint, f"{name}.weight", size))
     decoder.finish()
     return Loaded(decoder, architecture, scheme, size_bytes, token_bytes)
-
-
-def linears(a: Architecture) -> Iterator[Linear]:
-    """Yield every weight matrix, by its Hugging Face name; a tied head is not one of its own."""
-    q, kv = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
-    d, ff = a.hidden_size, a.intermediate_size
-    yield Linear("model.embed_tokens", a.vocab_size, d)
-    for layer in range(a.num_hidden_layers):
-        attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
-        yield Linear(f"{attention}.q_proj", q, d, a.qkv_bias)
-        yield Linear(f"{attention}.k_proj", kv, d, a.qkv_bias)
-        yield Linear(f"{attention}.v_proj", kv, d, a.qkv_bias)
-        yield Linear(f"{attention}.o_proj", d, q, a.out_bias)
-        yield Linear(f"{mlp}.gate_proj", ff, d, a.mlp_bias)
-        yield Linear(f"{mlp}.up_proj", ff, d, a.mlp_bias)
-        yield Linear(f"{mlp}.down_proj", d, ff, a.mlp_bias)
-    if not a.tie_word_embeddings:
-        yield Linear("lm_head", a.vocab_size, d)
-
-
-def norms(a: Architecture) -> Iterator[tuple[str, int]]:
-    """Yield the name and width of every RMSNorm that stands on its own."""
-    for layer in range(a.num_hidden_layers):
-        block = f"model.layers.{layer}"
-        yield f"{block}.input_layernorm", a.hidden_size
-        yield f"{block}.post_attention_layernorm", a.hidden_size
-        if a.qk_norm:
-            yield f"{block}.self_attn.q_norm", a.head_dim
-            yield f"{block}.self_attn.k_norm", a.head_dim
-        if a.sub_norms:
-            yield f"{block}.self_attn.attn_sub_norm", a.num_attention_heads * a.head_dim
-            yield f"{block}.mlp.ffn_sub_norm", a.intermediate_size
-    yield "model.norm", a.hidden_size
-
-
-def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that a model has, by its Hugging Face name."""
-    found: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,) for name, size in norms(a)}
-    for linear in linears(a):
-        found[f"{linear.name}.weight"] = (linear.N, linear.K)
-        if linear.bias:
-            found[f"{linear.name}.bias"] = (linear.N,)
-        if scheme.linear(linear.name).norm:
-            found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
-    return found
-
-
-def spare(checkpoint: Checkpoint, known: Container[str]) -> list[str]:
-    """Return the names of tensors that a model has no use for, though its output may need them."""
-    return sorted(
-        name
-        for name in checkpoint.names()
-        if name not in known
-        and name != "lm_head.weight"  # where it is tied, a copy of the embedding
-        and not name.endswith(_DERIVED)
-    )
 
 
 def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | None:
@@ -173,17 +107,6 @@ def _matrix(checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: S
         ) from None
     except OnebitError as error:
         raise type(error)(f"{stored.name}: {error}") from error
-
-
-def _check_spare(checkpoint: Checkpoint, a: Architecture, scheme: Scheme) -> None:
-    """Refuse a file with a tensor that would silently not be used: its output would be wrong."""
-    found = spare(checkpoint, shapes(a, scheme))
-    if found:
-        raise UnsupportedError(
-            f"{checkpoint.path}: {found[0]!r:.100} has no place in a {a.model_type} model"
-            f"{f', nor have {len(found) - 1} others' if found[1:] else ''}. "
-            "It is a variant that does not run here; its output would be wrong without them."
-        )
 
 
 class _Masters(Exception):

@@ -1,0 +1,95 @@
+"""The tensors of a model: which there are, by their Hugging Face names, and of which shape.
+
+The torch models, the engine and the verifier hold a file against the same list.
+
+Shape letters: N rows (out features), K columns (in features).
+"""
+
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from onebit.architecture import Architecture
+from onebit.errors import UnsupportedError
+from onebit.scheme import Scheme
+
+_DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
+
+
+class Linear(NamedTuple):
+    """One weight matrix of the architecture."""
+
+    name: str
+    N: int
+    K: int
+    bias: bool = False
+
+
+def linears(a: Architecture) -> Iterator[Linear]:
+    """Yield every weight matrix, by its Hugging Face name; a tied head is not one of its own."""
+    q, kv = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
+    d, ff = a.hidden_size, a.intermediate_size
+    yield Linear("model.embed_tokens", a.vocab_size, d)
+    for layer in range(a.num_hidden_layers):
+        attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+        yield Linear(f"{attention}.q_proj", q, d, a.qkv_bias)
+        yield Linear(f"{attention}.k_proj", kv, d, a.qkv_bias)
+        yield Linear(f"{attention}.v_proj", kv, d, a.qkv_bias)
+        yield Linear(f"{attention}.o_proj", d, q, a.out_bias)
+        yield Linear(f"{mlp}.gate_proj", ff, d, a.mlp_bias)
+        yield Linear(f"{mlp}.up_proj", ff, d, a.mlp_bias)
+        yield Linear(f"{mlp}.down_proj", d, ff, a.mlp_bias)
+    if not a.tie_word_embeddings:
+        yield Linear("lm_head", a.vocab_size, d)
+
+
+def norms(a: Architecture) -> Iterator[tuple[str, int]]:
+    """Yield the name and width of every RMSNorm that stands on its own."""
+    for layer in range(a.num_hidden_layers):
+        block = f"model.layers.{layer}"
+        yield f"{block}.input_layernorm", a.hidden_size
+        yield f"{block}.post_attention_layernorm", a.hidden_size
+        if a.qk_norm:
+            yield f"{block}.self_attn.q_norm", a.head_dim
+            yield f"{block}.self_attn.k_norm", a.head_dim
+        if a.sub_norms:
+            yield f"{block}.self_attn.attn_sub_norm", a.num_attention_heads * a.head_dim
+            yield f"{block}.mlp.ffn_sub_norm", a.intermediate_size
+    yield "model.norm", a.hidden_size
+
+
+def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a model has, by its Hugging Face name."""
+    found: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,) for name, size in norms(a)}
+    for linear in linears(a):
+        found[f"{linear.name}.weight"] = (linear.N, linear.K)
+        if linear.bias:
+            found[f"{linear.name}.bias"] = (linear.N,)
+        if scheme.linear(linear.name).norm:
+            found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
+    return found
+
+
+def spare(names: Iterable[str], known: Container[str]) -> list[str]:
+    """Return the names of tensors that a model has no use for, though its output may need them."""
+    return sorted(
+        name
+        for name in names
+        if name not in known
+        and name != "lm_head.weight"  # where it is tied, a copy of the embedding
+        and not name.endswith(_DERIVED)
+    )
+
+
+def check_spare(path: Path, model_type: str, names: Iterable[str], known: Container[str]) -> None:
+    """Refuse a file with a tensor that would silently not be used: its output would be wrong.
+
+    Raises:
+        UnsupportedError: there is one.
+    """
+    if found := spare(names, known):
+        raise UnsupportedError(
+            f"{path}: {found[0]!r:.100} has no place in a {model_type} model"
+            f"{f', nor have {len(found) - 1} others' if found[1:] else ''}. "
+            "It is a variant that onebit does not build; its output would be wrong without them."
+        )

@@ -29,21 +29,36 @@ std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
                                  kv_bits);
 }
 
-size_t Decoder::rows_of(Logits logits, size_t tokens) {
-  return logits == Logits::all ? tokens : logits == Logits::last ? 1 : 0;
+void Decoder::check_append(const Append& append) const {
+  if (!append.cache) fail("decoder: None is no cache.");
+  const Cache& cache = *append.cache;
+  if (&cache.owner_ != this) fail("decoder: the cache belongs to another decoder.");
+  if (!append.T) fail("decoder: no tokens.");
+  if (append.T > cache.capacity_ - cache.length_)
+    fail("cache: " + std::to_string(append.T) + " more tokens do not fit; it holds " +
+         std::to_string(cache.length_) + " of " + std::to_string(cache.capacity_) + ".");
+  for (size_t t = 0; t < append.T; ++t)
+    if (append.tokens[t] < 0 || static_cast<size_t>(append.tokens[t]) >= shape_.vocab)
+      fail("decoder: token id " + std::to_string(append.tokens[t]) + " at position " +
+           std::to_string(t) + " is outside 0 to " + std::to_string(shape_.vocab - 1) + ".");
 }
 
-void Decoder::check_tokens(const int32_t* tokens, size_t T, const Cache& cache) const {
-  if (!finished_) fail("decoder: call finish() before forward().");
-  if (&cache.owner_ != this) fail("decoder: the cache belongs to another decoder.");
-  if (!T) fail("decoder: no tokens.");
-  if (T > cache.capacity_ - cache.length_)
-    fail("cache: " + std::to_string(T) + " more tokens do not fit; it holds " +
-         std::to_string(cache.length_) + " of " + std::to_string(cache.capacity_) + ".");
-  for (size_t t = 0; t < T; ++t)
-    if (tokens[t] < 0 || static_cast<size_t>(tokens[t]) >= shape_.vocab)
-      fail("decoder: token id " + std::to_string(tokens[t]) + " at position " + std::to_string(t) +
-           " is outside 0 to " + std::to_string(shape_.vocab - 1) + ".");
+void Decoder::check_step(const Append* appends, size_t count) {
+  if (!finished_) fail("decoder: call finish() before a step.");
+  if (!count) fail("decoder: a step needs at least one sequence.");
+  caches_.clear();
+  for (size_t i = 0; i < count; ++i) {
+    try {
+      check_append(appends[i]);
+    } catch (const std::invalid_argument& error) {
+      if (count == 1) throw;
+      fail("sequence " + std::to_string(i) + ": " + error.what());
+    }
+    caches_.push_back(appends[i].cache);
+  }
+  std::sort(caches_.begin(), caches_.end());
+  if (std::adjacent_find(caches_.begin(), caches_.end()) != caches_.end())
+    fail("decoder: a cache appears twice in a step; each sequence needs its own.");
 }
 
 void Decoder::reserve(size_t T, size_t positions) {
@@ -67,42 +82,60 @@ void Decoder::reserve(size_t T, size_t positions) {
   products_.reserve(T, widest);
 }
 
-void Decoder::forward(const Ops& ops, const int32_t* tokens, size_t T, Cache& cache, Logits which,
-                      float* logits) {
+void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* logits) {
   std::lock_guard<std::mutex> lock(mutex_);
-  check_tokens(tokens, T, cache);
-  const size_t before = cache.length_;
-  reserve(std::min(T, kChunk), cache.capacity_);
-  for (size_t done = 0; done < T; done += kChunk) {
-    const size_t count = std::min(kChunk, T - done), first = before + done;
-    embed(tokens + done, count);
-    rope_angles(first, count);
-    for (size_t i = 0; i < layers_.size(); ++i) {
-      attention(ops, layers_[i], i, count, first, cache);
-      mlp(ops, layers_[i], count);
-    }
-    if (which == Logits::all) head(ops, 0, count, logits + done * shape_.vocab);
-    if (which == Logits::last && done + count == T) head(ops, count - 1, 1, logits);
+  check_step(appends, count);
+  size_t rows = 0, positions = 0;
+  for (size_t i = 0; i < count; ++i) {
+    rows += appends[i].T;
+    positions = std::max(positions, appends[i].cache->capacity_);
   }
-  cache.length_ = before + T;
+  // Chunks of equal size: a last one of few rows would read all weights for them.
+  const size_t chunks = (rows + kChunk - 1) / kChunk;
+  reserve((rows + chunks - 1) / chunks, positions);
+  size_t i = 0, t = 0;  // the next row is token t of sequence i
+  for (size_t c = 0; c < chunks; ++c) {
+    rows_.clear();
+    for (size_t row = rows * c / chunks; row < rows * (c + 1) / chunks; ++row) {
+      const Append& a = appends[i];
+      const bool last = t + 1 == a.T;
+      rows_.push_back({a.cache, a.cache->length_ + t, a.tokens[t],
+                       a.logits == Logits::all || (a.logits == Logits::last && last)});
+      t = last ? 0 : t + 1;
+      i += last;
+    }
+    embed();
+    rope_angles();
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      attention(ops, layer);
+      if (rows_.empty()) break;  // the last layer, with no logits wanted
+      mlp(ops, layers_[layer]);
+    }
+    if (rows_.empty()) continue;
+    head(ops, logits);
+    logits += rows_.size() * shape_.vocab;
+  }
+  for (size_t j = 0; j < count; ++j) appends[j].cache->length_ += appends[j].T;
 }
 
-void Decoder::embed(const int32_t* tokens, size_t T) {
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
+void Decoder::embed() {
+  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t)
-      embedding_.matrix->row(static_cast<size_t>(tokens[t]), h_.data() + t * shape_.hidden);
+      embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h_.data() + t * shape_.hidden);
   });
 }
 
 // Angles in float32, position times frequency, as transformers computes them.
-void Decoder::rope_angles(size_t first, size_t T) {
+void Decoder::rope_angles() {
   const size_t half = shape_.head_dim / 2;
-  for (size_t t = 0; t < T; ++t)
-    for (size_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(first + t) * shape_.inv_freq[i];
-      cos_.data()[t * half + i] = cosf(angle);
-      sin_.data()[t * half + i] = sinf(angle);
-    }
+  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t)
+      for (size_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(rows_[t].position) * shape_.inv_freq[i];
+        cos_.data()[t * half + i] = cosf(angle);
+        sin_.data()[t * half + i] = sinf(angle);
+      }
+  });
 }
 
 void Decoder::norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
@@ -130,16 +163,16 @@ void Decoder::multiply(const Ops& ops, const float* x, size_t T, size_t K,
   products_.run(ops);
 }
 
-void Decoder::attention(const Ops& ops, Layer& layer, size_t index, size_t T, size_t first,
-                        Cache& cache) {
+void Decoder::attention(const Ops& ops, size_t index) {
   const Shape& s = shape_;
+  Layer& layer = layers_[index];
   const size_t D = s.head_dim, heads = s.heads, kv_heads = s.kv_heads;
-  norm(ops, h_.data(), layer.input_norm, x_.data(), T, s.hidden);
+  norm(ops, h_.data(), layer.input_norm, x_.data(), rows_.size(), s.hidden);
   const Linear* const qkv[] = {&layer.q, &layer.k, &layer.v};
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
-  multiply(ops, x_.data(), T, s.hidden, qkv, outputs, 3);
+  multiply(ops, x_.data(), rows_.size(), s.hidden, qkv, outputs, 3);
 
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
+  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       const float *cos = cos_.data() + t * (D / 2), *sin = sin_.data() + t * (D / 2);
       for (size_t i = 0; i < heads + kv_heads; ++i) {
@@ -151,18 +184,21 @@ void Decoder::attention(const Ops& ops, Layer& layer, size_t index, size_t T, si
         ops.rope(x, cos, sin, D / 2);
       }
       for (size_t i = 0; i < kv_heads; ++i)
-        cache.write(ops, index, i, first + t, k_.data() + (t * kv_heads + i) * D,
-                    v_.data() + (t * kv_heads + i) * D);
+        rows_[t].cache->write(ops, index, i, rows_[t].position, k_.data() + (t * kv_heads + i) * D,
+                              v_.data() + (t * kv_heads + i) * D);
     }
   });
+  if (index + 1 == layers_.size()) drop_unwanted_rows();
 
+  const size_t T = rows_.size();
   const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(D)));
   // Each slot has its own scratch, whichever thread takes it.
   parallel_for(slots_, 1, [&](size_t begin, size_t end) {
     for (size_t unit = heads * T * begin / slots_; unit < heads * T * end / slots_; ++unit) {
       const size_t i = unit / T, t = unit % T, at = (t * heads + i) * D;
-      cache.attend(ops, index, i / (heads / kv_heads), first + t + 1, q_.data() + at, scale,
-                   scores_.data() + begin * score_stride_, a_.data() + at);
+      rows_[t].cache->attend(ops, index, i / (heads / kv_heads), rows_[t].position + 1,
+                             q_.data() + at, scale, scores_.data() + begin * score_stride_,
+                             a_.data() + at);
     }
   });
 
@@ -173,9 +209,25 @@ void Decoder::attention(const Ops& ops, Layer& layer, size_t index, size_t T, si
   ops.add(x_.data(), h_.data(), T * s.hidden);
 }
 
-void Decoder::mlp(const Ops& ops, Layer& layer, size_t T) {
+// In the last layer, once keys and values are written: rows without logits have done their part.
+void Decoder::drop_unwanted_rows() {
+  const size_t q = shape_.heads * shape_.head_dim, hidden = shape_.hidden;
+  size_t kept = 0;
+  for (size_t t = 0; t < rows_.size(); ++t) {
+    if (!rows_[t].wanted) continue;
+    if (kept < t) {
+      rows_[kept] = rows_[t];
+      memcpy(h_.data() + kept * hidden, h_.data() + t * hidden, hidden * sizeof(float));
+      memcpy(q_.data() + kept * q, q_.data() + t * q, q * sizeof(float));
+    }
+    ++kept;
+  }
+  rows_.resize(kept);
+}
+
+void Decoder::mlp(const Ops& ops, Layer& layer) {
   const Shape& s = shape_;
-  const size_t I = s.intermediate;
+  const size_t I = s.intermediate, T = rows_.size();
   norm(ops, h_.data(), layer.post_norm, x_.data(), T, s.hidden);
   const Linear* const gate_up[] = {&layer.gate, &layer.up};
   float* const outputs[] = {gate_.data(), up_.data()};
@@ -193,10 +245,10 @@ void Decoder::mlp(const Ops& ops, Layer& layer, size_t T) {
   ops.add(x_.data(), h_.data(), T * s.hidden);
 }
 
-// Logits of the T tokens of this chunk from `first` on.
-void Decoder::head(const Ops& ops, size_t first, size_t T, float* logits) {
-  const size_t K = shape_.hidden;
-  norm(ops, h_.data() + first * K, final_norm_, x_.data(), T, K);
+// Logits of the rows that are left.
+void Decoder::head(const Ops& ops, float* logits) {
+  const size_t T = rows_.size(), K = shape_.hidden;
+  norm(ops, h_.data(), final_norm_, x_.data(), T, K);
   const Linear* const linear[] = {head_.matrix ? &head_ : &embedding_};
   multiply(ops, x_.data(), T, K, linear, &logits, 1);
 }

@@ -1,9 +1,11 @@
 // The forward pass of the llama and bitnet families, from token ids to logits.
 //
-// Prompts go through in chunks, so working memory does not grow with their length. Every operation
-// treats a token alone, apart from attention, which reads the cache; so a prompt in one call, in
-// chunks or token by token gives the same bits. For the same reason "int8_absmax_tensor" takes its
-// scale per token here, as BitNet b1 does at inference (https://arxiv.org/abs/2310.11453).
+// A step takes new tokens of one or many sequences. Their rows go through the layers together, in
+// chunks, so working memory does not grow with their number. Every operation treats a token alone,
+// apart from attention, which reads the cache of its own sequence; so a prompt in one call, in
+// chunks, token by token or beside other sequences gives the same bits. For the same reason
+// "int8_absmax_tensor" takes its scale per token here, as BitNet b1 does at inference
+// (https://arxiv.org/abs/2310.11453).
 #pragma once
 #include <memory>
 #include <mutex>
@@ -30,6 +32,18 @@ struct Shape {
 
 enum class Logits { last, all, none };
 
+// What one sequence does in a step: its new tokens, and after which of them it wants logits.
+struct Append {
+  Cache* cache;
+  const int32_t* tokens;
+  size_t T;
+  Logits logits;
+
+  size_t rows_wanted() const {
+    return logits == Logits::all ? T : logits == Logits::last ? 1 : 0;
+  }
+};
+
 // All methods but the constructor lock, so that threads may share a decoder. What a caller got
 // wrong is a std::invalid_argument that says what, and leaves everything as it was.
 class Decoder {
@@ -42,13 +56,11 @@ class Decoder {
 
   std::unique_ptr<Cache> new_cache(size_t capacity, int kv_bits);
 
-  // Rows that `forward` will write to `logits`, each of vocab() floats.
-  static size_t rows_of(Logits logits, size_t tokens);
   size_t vocab() const { return shape_.vocab; }
 
-  // Appends tokens [T] to the cache. An exception leaves the cache's length as it was.
-  void forward(const Ops& ops, const int32_t* tokens, size_t T, Cache& cache, Logits which,
-               float* logits);
+  // Every sequence appends its tokens to its cache. Writes the rows of logits that are wanted, each
+  // of vocab() floats, sequence after sequence. An exception leaves every cache's length as it was.
+  void step(const Ops& ops, const Append* appends, size_t count, float* logits);
 
  private:
   friend class Cache;
@@ -73,18 +85,28 @@ class Decoder {
   MatrixSlot matrix_slot(const std::string& name);
   NormSlot norm_slot(const std::string& name);
   void check_layer(size_t index);
-  void check_tokens(const int32_t* tokens, size_t T, const Cache& cache) const;
+  void check_step(const Append* appends, size_t count);
+  void check_append(const Append& append) const;
+
+  // One row of a chunk: a token, and where in which sequence it stands.
+  struct Row {
+    Cache* cache;
+    size_t position;
+    int32_t token;
+    bool wanted;  // its logits
+  };
 
   void reserve(size_t T, size_t positions);
-  void embed(const int32_t* tokens, size_t T);
-  void rope_angles(size_t first, size_t T);
+  void embed();
+  void rope_angles();
   void norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
             size_t K);
   void multiply(const Ops& ops, const float* x, size_t T, size_t K, const Linear* const* linears,
                 float* const* outputs, size_t count);
-  void attention(const Ops& ops, Layer& layer, size_t index, size_t T, size_t first, Cache& cache);
-  void mlp(const Ops& ops, Layer& layer, size_t T);
-  void head(const Ops& ops, size_t first, size_t T, float* logits);
+  void attention(const Ops& ops, size_t index);
+  void drop_unwanted_rows();
+  void mlp(const Ops& ops, Layer& layer);
+  void head(const Ops& ops, float* logits);
 
   Shape shape_;
   std::mutex mutex_;
@@ -94,7 +116,9 @@ class Decoder {
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
 
-  // Working memory of one chunk.
+  // Working memory of one chunk of T rows.
+  std::vector<Row> rows_;
+  std::vector<const Cache*> caches_;
   Buffer<float> h_, x_;            // [T][hidden]
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]

@@ -263,19 +263,41 @@ std::unique_ptr<Cache> new_cache(Decoder& decoder, int64_t capacity, int kv_bits
   }
 }
 
-Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std::string& logits) {
-  check_dims("tokens_T", tokens, 1);
-  if (logits != "last" && logits != "all" && logits != "none")
-    fail("logits is " + logits + "; accepted: last, all, none.");
-  const Logits which = logits == "last"  ? Logits::last
-                       : logits == "all" ? Logits::all
-                                         : Logits::none;
-  const size_t T = tokens.shape(0);
-  Out<float> y = new_array<float>({Decoder::rows_of(which, T), decoder.vocab()});
+Logits logits_of(const std::string& name) {
+  if (name == "last") return Logits::last;
+  if (name == "all") return Logits::all;
+  if (name == "none") return Logits::none;
+  fail("logits is " + name + "; accepted: last, all, none.");
+}
+
+Out<float> run(Decoder& decoder, const Append* appends, size_t count) {
+  size_t rows = 0;
+  for (size_t i = 0; i < count; ++i) rows += appends[i].rows_wanted();
+  Out<float> y = new_array<float>({rows, decoder.vocab()});
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  decoder.forward(ops, tokens.data(), T, cache, which, y.data());
+  decoder.step(ops, appends, count, y.data());
   return y;
+}
+
+Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std::string& logits) {
+  check_dims("tokens_T", tokens, 1);
+  const Append append = {&cache, tokens.data(), tokens.shape(0), logits_of(logits)};
+  return run(decoder, &append, 1);
+}
+
+Out<float> step(Decoder& decoder, const std::vector<Cache*>& caches,
+                const std::vector<In<int32_t>>& tokens, const std::vector<std::string>& logits) {
+  if (tokens.size() != caches.size() || logits.size() != caches.size())
+    fail("step: " + std::to_string(caches.size()) + " caches, " + std::to_string(tokens.size()) +
+         " rows of tokens and " + std::to_string(logits.size()) + " of logits; give one of each " +
+         "for every sequence.");
+  std::vector<Append> appends;
+  for (size_t i = 0; i < caches.size(); ++i) {
+    check_dims("tokens_T", tokens[i], 1);
+    appends.push_back({caches[i], tokens[i].data(), tokens[i].shape(0), logits_of(logits[i])});
+  }
+  return run(decoder, appends.data(), appends.size());
 }
 
 void set_length(Cache& cache, int64_t length) {
@@ -348,5 +370,6 @@ NB_MODULE(cpu, m) {
           "name"_a, "weight"_a)
       .def("finish", &Decoder::finish, nb::call_guard<nb::gil_scoped_release>())
       .def("new_cache", &new_cache, "capacity"_a, "kv_bits"_a, nb::keep_alive<0, 1>())
-      .def("forward", &forward, "tokens_T"_a, "cache"_a, "logits"_a);
+      .def("forward", &forward, "tokens_T"_a, "cache"_a, "logits"_a)
+      .def("step", &step, "caches"_a, "tokens"_a, "logits"_a);
 }

@@ -4,7 +4,7 @@ Wrong arguments raise ValueError; kernels/ops.py and runtime/ turn what a user c
 OnebitError before it gets here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,17 @@ class Decoder:
     ) -> NDArray[np.float32]:
         """Append the tokens to the cache. logits: "last" (1, V), "all" (T, V) or "none" (0, V).
 
-        ValueError for a token id out of range, a full cache or another decoder's cache; the cache
-        then holds what it held. Threads may share a decoder: their calls take turns.
+        `step` with one sequence.
+        """
+
+    def step(
+        self, caches: Sequence[Cache], tokens: Sequence[NDArray[np.int32]], logits: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Every sequence appends its tokens, one or many, to its own cache, in one pass over the
+        weights. Returns the rows of logits that are wanted, sequence after sequence, (R, V): "last"
+        one row, "all" one per token, "none" none. Bits do not depend on the other sequences.
+
+        ValueError for a token id out of range, a full cache, another decoder's cache or a cache
+        given twice; all caches then hold what they held. Threads may share a decoder: their calls
+        take turns.
         """

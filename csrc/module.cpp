@@ -18,6 +18,7 @@
 #include "decoder.h"
 #include "dispatch.h"
 #include "linear.h"
+#include "machine.h"
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
@@ -197,6 +198,21 @@ Out<To> elementwise(In<From> x) {
   return y;
 }
 
+// --- the machine
+
+double read_bandwidth(int64_t threads, int64_t bytes, double time_s) {
+  if (threads < 1 || bytes < 1 || !(time_s > 0)) fail("threads, bytes and time_s must be positive.");
+  nb::gil_scoped_release release;
+  return measure_read_bandwidth(static_cast<size_t>(threads), static_cast<size_t>(bytes), time_s);
+}
+
+double int8_peak(int64_t threads, double time_s) {
+  if (threads < 1 || !(time_s > 0)) fail("threads and time_s must be positive.");
+  const char* isa = active_ops().isa;
+  nb::gil_scoped_release release;
+  return measure_int8_peak(isa, static_cast<size_t>(threads), time_s);
+}
+
 // --- the decoder
 
 size_t size_in(nb::handle fields, const char* name, size_t limit) {
@@ -339,6 +355,9 @@ NB_MODULE(cpu, m) {
       .def_prop_ro("shape", [](const Matrix& m) { return nb::make_tuple(m.rows, m.columns); })
       .def_prop_ro("size_bytes", &Matrix::size_bytes)
       .def("rows", &rows, "index_T"_a);
+
+  m.def("measure_read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a, "time_s"_a);
+  m.def("measure_int8_peak", &int8_peak, "threads"_a, "time_s"_a);
 
   m.def("quantize_i8", &quantize_i8, "x_TK"_a, "block"_a);
   m.def("quantize_i4", &quantize_i4, "x_TK"_a);

@@ -24,6 +24,12 @@ def threads() -> int: ...
 def default_threads() -> int:
     """The CPUs that this process may use: its affinity mask, and its control group's quota."""
 
+def measure_read_bandwidth(threads: int, bytes: int, time_s: float) -> float:
+    """Bytes per second that the threads read together, each a sequential stream of its own."""
+
+def measure_int8_peak(threads: int, time_s: float) -> float:
+    """Multiplications and additions of int8 per second, operands in registers; 0 for "scalar"."""
+
 class Matrix:
     """Weights repacked once for the kernels: 16 rows in lanes, padded with zeros to whole tiles."""
 

@@ -53,8 +53,9 @@ def test_pieces_of_a_stream_are_the_text(llm):
 
 def test_a_piece_is_handed_out_before_the_next_token_is_computed(llm, monkeypatch):
     computed = []
-    after = llm.logits_after
-    monkeypatch.setattr(llm, "logits_after", lambda ids: computed.append(len(ids)) or after(ids))
+    sequence = llm._sequence
+    after = sequence.after
+    monkeypatch.setattr(sequence, "after", lambda *args: computed.append(1) or after(*args))
     stream = llm.stream(PROMPT, max_tokens=10, temperature=1.0, seed=5)
     assert computed == []
     next(stream)

@@ -36,6 +36,13 @@ _GENERATE: tuple[Callable[[Any], Any], ...] = (
     click.option("--repetition-penalty", type=float, default=1.0, help="1: none."),
     click.option("--seed", type=int, help="Repeat the same draws."),
     click.option("--stop", type=text, multiple=True, help="End before this text. May be repeated."),
+    click.option(
+        "--draft",
+        type=int,
+        default=0,
+        help="Guess up to this many tokens a step from the text so far: the same answer, faster "
+        "where it repeats itself.  [default: 0, none]",
+    ),
 )
 _ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
@@ -106,8 +113,9 @@ def read_stdin() -> str | None:
 def summary(generation: "Generation") -> str:
     """Return times and the reason of the end, in a line."""
     t = generation.timing
+    drafts = f", {t.accepted_tokens} of {t.drafted_tokens} drafted" if t.drafted_tokens else ""
     return (
         f"[{t.prompt_tokens} prompt tokens, {t.prefill_rate_tokens_per_s:.0f}/s; "
-        f"{t.generated_tokens} generated, {t.decode_rate_tokens_per_s:.1f}/s; "
+        f"{t.generated_tokens} generated, {t.decode_rate_tokens_per_s:.1f}/s{drafts}; "
         f"ended by {generation.finish_reason}]"
     )

@@ -23,31 +23,48 @@ class CachedSequence:
     """The tokens so far and the decoder's keys and values for them.
 
     Every method says the whole sequence it is about, so callers that take turns cannot disturb one
-    another; they only recompute more. Interrupting one leaves the object usable: `_tokens` never
+    another; they only recompute more. Interrupting one leaves the object usable: `tokens` never
     claims more than was computed, and the native length is set to what is kept before each use.
     """
 
     def __init__(self, decoder: "Decoder", capacity: int, kv_bits: int) -> None:
-        """`capacity`: tokens it can hold; `kv_bits`: bits of a stored key or value, 16 or 32."""
+        """`capacity`: tokens it can hold; `kv_bits`: bits of a stored key or value."""
         self._decoder = decoder
         self._cache = decoder.new_cache(capacity, kv_bits)
         self._tokens: list[int] = []
+        self._owner: object = None
+        self._agreed = 0  # tokens of the owner's that are known to be those held
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
+    def after(
+        self, tokens: Sequence[int], draft: Sequence[int] = (), owner: object = None
+    ) -> tuple[NDArray[np.float32], int]:
         """Make the sequence be `tokens` (at least one), computing only what differs.
 
+        Args:
+            tokens: the sequence.
+            draft: guesses of the tokens to come. They are computed too, and are held until the next
+                call says what came.
+            owner: whose tokens they are, if they only ever get longer: then what was compared in
+                the owner's last call is not compared again. None where nothing is promised.
+
         Returns:
-            The logits (V,) after the last token, and how many tokens did not have to be computed.
+            The logits after the last token and after each drafted one, (1 + drafted, V), and how
+            many tokens did not have to be computed.
         """
-        reused = min(_common_prefix(self._tokens, tokens), len(tokens) - 1)
+        agreed = self._agreed if owner is not None and owner is self._owner else 0
+        self._owner = None
+        reused = min(_common_prefix(self._tokens, tokens, agreed), len(tokens) - 1)
         self._keep(reused)
-        *firsts, last = _chunks(tokens[reused:], CHUNK)
-        for chunk in firsts:
+        newest = len(tokens) - 1
+        start = newest if draft else newest - (newest - reused) % CHUNK
+        for chunk in _chunks(tokens[reused:start], CHUNK):
             self._forward(chunk, "none")
-        return self._forward(last, "last")[0], reused
+        logits_RV = self._forward([*tokens[start:], *draft], "all" if draft else "last")
+        self._owner, self._agreed = owner, len(tokens)
+        return logits_RV, reused
 
     def logits(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
         """Compute `tokens` from scratch; yield the logits after each, (chunk, V) at a time."""
@@ -69,14 +86,12 @@ class CachedSequence:
         return out
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with alike."""
-    if a == b[: len(a)]:  # the usual case, a token more at each step, at the speed of C
-        return len(a)
-    for position, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return position
-    return min(len(a), len(b))
+def _common_prefix(a: Sequence[int], b: Sequence[int], known: int = 0) -> int:
+    """Return how many tokens two sequences begin with alike; the first `known` are."""
+    shorter = min(len(a), len(b))
+    if a[known:shorter] == b[known:shorter]:  # the usual case, at the speed of C
+        return shorter
+    return next(i for i in range(known, shorter) if a[i] != b[i])
 
 
 def _chunks(tokens: Sequence[int], size: int) -> Iterator[Sequence[int]]:

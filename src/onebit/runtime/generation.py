@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "context", "closed"]
+FinishReason = Literal["stop", "length", "context", "closed", "error"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Timing:
     generated_tokens: int
     decode_time_s: float
     """All after the first token's logits."""
+    drafted_tokens: int = 0
+    """Guessed from the text so far and computed along with the token before them."""
+    accepted_tokens: int = 0
+    """Of the drafted ones, those that were then chosen."""
 
     @property
     def prefill_rate_tokens_per_s(self) -> float:
@@ -51,7 +55,7 @@ class Generation:
     it are among them, while `text` ends before it."""
     finish_reason: FinishReason
     """"stop": end token or stop text; "length": max_tokens; "context": no room left; "closed": the
-    caller closed the stream."""
+    caller closed the stream; "error": it failed, among others that go on (see Batch)."""
     logprobs: tuple[TokenLogprob, ...]
     """One for each token id, if asked for."""
     timing: Timing

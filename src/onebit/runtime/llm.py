@@ -20,6 +20,7 @@ from onebit.data import Tokenizer
 from onebit.errors import InputError, MissingError, OptionError
 from onebit.io import open_checkpoint
 from onebit.kernels import ops
+from onebit.runtime.answer import Answer
 from onebit.runtime.cache import CachedSequence
 from onebit.runtime.generation import Generation
 from onebit.runtime.load import load
@@ -167,14 +168,19 @@ class LLM:
     def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
         """Return the logits (V,) after a sequence, and how many of its tokens were cached."""
         self._prepare()
-        return self._open_sequence().after(tokens)
+        logits_RV, reused = self._open_sequence().after(tokens)
+        return logits_RV[0], reused
 
     def forget(self) -> None:
         """Empty the cache: the next prompt is computed whole."""
         self._open_sequence().forget()
 
-    def _stream(self, prompt: list[int], options: GenerateOptions) -> Stream:
-        self._open_sequence()
+    def new_answer(self, prompt: list[int], options: GenerateOptions) -> Answer:
+        """Return the answer to a prompt's tokens, nothing of it computed yet.
+
+        Raises:
+            InputError: the prompt is empty or leaves no room for an answer.
+        """
         if not prompt:
             raise InputError("The prompt has no tokens; give at least one.")
         if len(prompt) >= self.context:
@@ -185,7 +191,15 @@ class LLM:
         a, tokenizer = self.architecture, self._tokenizer
         end_ids = frozenset(a.eos_token_id) | frozenset(tokenizer.eos_ids if tokenizer else ())
         decoder = tokenizer.decoder() if tokenizer else _NoText()
-        return Stream(self.logits_after, decoder, prompt, options, end_ids, self.context)
+        return Answer(prompt, options, decoder, end_ids, self.context)
+
+    def _stream(self, prompt: list[int], options: GenerateOptions) -> Stream:
+        self._open_sequence()
+        return Stream(self.new_answer(prompt, options), self._compute)
+
+    def _compute(self, answer: Answer, draft: list[int]) -> tuple[NDArray[np.float32], int]:
+        self._prepare()
+        return self._open_sequence().after(answer.tokens, draft, answer)
 
     def _scored(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
         ids = self.encode(tokens)

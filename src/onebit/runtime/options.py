@@ -12,6 +12,7 @@ from onebit.errors import OptionError
 from onebit.kernels import ops
 
 MOST_LOGPROBS = 100
+MOST_DRAFTED = 64
 DEFAULT_CONTEXT = 4096
 
 
@@ -37,6 +38,9 @@ class GenerateOptions:
     """Texts that end the generation; they are not part of its text."""
     logprobs: int = 0
     """Report the log-probability of each token and of this many alternatives; 0 reports none."""
+    draft: int = 0
+    """Tokens guessed a step at most, from what followed the last few tokens earlier in the text,
+    and computed together. Changes the speed and nothing else; 0 guesses none."""
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1, None)
@@ -48,6 +52,7 @@ class GenerateOptions:
         if self.seed is not None:
             _whole("seed", self.seed, 0, None)
         _whole("logprobs", self.logprobs, 0, MOST_LOGPROBS)
+        _whole("draft", self.draft, 0, MOST_DRAFTED)
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, Iterable) or not all(isinstance(t, str) and t for t in stop):
             raise OptionError(f"stop is {self.stop!r:.80}; accepted: texts that are not empty.")

@@ -4,15 +4,41 @@ The order is penalty, temperature, top-k, top-p, min-p, draw. A removed token ha
 each step takes and returns a whole row and the steps do not need to know of one another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError
+from onebit.runtime.generation import TokenLogprob
 from onebit.runtime.options import GenerateOptions
 
 Row = NDArray[np.floating]
+
+
+class SeenTokens(Iterable[int]):
+    """The different ids of a text that grows, in O(1) a token."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        """`tokens`: the text, which may only ever get longer."""
+        self._tokens = tokens
+        self._read = 0
+        self._seen: set[int] = set()
+        self._ids = np.empty(256, np.intp)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids().tolist())
+
+    def ids(self) -> NDArray[np.intp]:
+        """Return each id once."""
+        for token in self._tokens[self._read :]:
+            if token not in self._seen:
+                if len(self._seen) == self._ids.size:
+                    self._ids = np.resize(self._ids, 2 * self._ids.size)
+                self._ids[len(self._seen)] = token
+                self._seen.add(token)
+        self._read = len(self._tokens)
+        return self._ids[: len(self._seen)]
 
 
 def choose(
@@ -29,7 +55,8 @@ def choose(
     Raises:
         FormatError: a logit is NaN or infinite; the weights must be damaged.
     """
-    if not np.isfinite(logits_V).all():
+    least, most = logits_V.min(), logits_V.max()  # either is NaN if any is
+    if not (np.isfinite(least) and np.isfinite(most)):
         raise FormatError("The model's logits are not finite: its file is damaged. Get it again.")
     logits = logits_V
     if options.repetition_penalty != 1:
@@ -53,7 +80,7 @@ def penalize(logits_V: Row, seen: Iterable[int], penalty: float) -> Row:
     Source: CTRL, section 4.1, https://arxiv.org/abs/1909.05858 (with the sign distinguished, as
     became the custom: dividing a negative logit would reward the token).
     """
-    ids = np.fromiter(set(seen), dtype=np.intp)
+    ids = seen.ids() if isinstance(seen, SeenTokens) else np.array(sorted(set(seen)), np.intp)
     logits = logits_V.copy()
     values = logits[ids]
     logits[ids] = np.where(values > 0, values / penalty, values * penalty)
@@ -107,3 +134,13 @@ def log_softmax(logits: Row) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def token_logprob(logits_V: Row, token: int, top: int) -> TokenLogprob:
+    """Return the log-probability of `token` and of the `top` likeliest tokens."""
+    logprob_V = log_softmax(logits_V)
+    top = min(top, logprob_V.size)
+    likeliest = np.flatnonzero(logprob_V >= np.partition(logprob_V, -top)[-top])
+    likeliest = likeliest[np.argsort(-logprob_V[likeliest], kind="stable")][:top]
+    pairs = tuple((int(id), float(logprob_V[id])) for id in likeliest)
+    return TokenLogprob(token, float(logprob_V[token]), pairs)

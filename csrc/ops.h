@@ -114,7 +114,11 @@ struct Ops {
 extern const Ops kScalar;
 #if defined(__x86_64__)
 extern const Ops kAvx2;
+extern const Ops kAvxVnni;
 extern const Ops kAvx512Vnni;
+#elif defined(__aarch64__)
+extern const Ops kNeonDotprod;
+extern const Ops kNeonI8mm;
 #endif
 
 }  // namespace onebit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 CSRC = Path(__file__).parents[2] / "csrc"
 PRODUCT = re.compile(r"(gemv|gemm)_(t2|i4|i8|f32|f16|bf16)_(i8|f32)")
-ISAS = ("scalar", "avx2", "avx512_vnni")
+ISAS = ("scalar", "avx2", "avx_vnni", "avx512_vnni", "neon_dotprod", "neon_i8mm")
 
 
 def table():

@@ -1,0 +1,394 @@
+// Compares every table of operations that this CPU runs with the scalar one: integers are equal,
+// floats are equal bit for bit. Needs no Python, so that it can be compiled for another CPU and run
+// under an emulator.
+//
+//   compare [name ...]     the instruction sets that must be there, best first; none: any
+//
+// Exits with 1 after the first difference, which it prints.
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "half.h"
+#include "linear.h"
+#include "matrix.h"
+#include "ops.h"
+#include "parallel.h"
+
+using namespace onebit;
+
+namespace {
+
+size_t compared = 0;
+
+[[noreturn]] void fail(const std::string& what) {
+  printf("%s\n", what.c_str());
+  exit(1);
+}
+
+// Numbers that are the same on every CPU.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t bits() {  // splitmix64
+    uint64_t z = state_ += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+  int within(int low, int high) {
+    return low + static_cast<int>(bits() % static_cast<uint64_t>(high - low + 1));
+  }
+  float unit() { return static_cast<float>(within(-1000000, 1000000)) * 1e-6f; }
+
+ private:
+  uint64_t state_;
+};
+
+std::vector<float> floats(Random& random, size_t n, float size = 1.0f) {
+  std::vector<float> x(n);
+  for (float& v : x) v = size * random.unit();
+  return x;
+}
+
+std::vector<int8_t> codes(Random& random, size_t n, int low, int high) {
+  std::vector<int8_t> x(n);
+  for (int8_t& v : x) v = static_cast<int8_t>(random.within(low, high));
+  return x;
+}
+
+// Floats with what is rare among them: infinities, NaN, zeros, numbers below the normal range.
+std::vector<float> odd_floats(Random& random, size_t n) {
+  static const float rare[] = {0.0f,   -0.0f,  INFINITY, -INFINITY, NAN,    1e-45f, -1e-40f,
+                               3e38f,  -3e38f, 65504.0f, 65520.0f,  88.7f,  -103.9f, 0.5f};
+  std::vector<float> x = floats(random, n, 8.0f);
+  for (float& v : x)
+    if (!random.within(0, 3)) v = rare[random.within(0, sizeof rare / sizeof rare[0] - 1)];
+  return x;
+}
+
+// Which NaN an operation makes is the CPU's choice, and a compiler may swap its operands.
+bool same(float a, float b) {
+  return memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
+}
+template <class T>
+bool same(T a, T b) {
+  return a == b;
+}
+
+template <class T>
+void compare(const std::string& what, const std::vector<T>& expected, const std::vector<T>& got) {
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (!same(expected[i], got[i]))
+      fail(what + ": [" + std::to_string(i) + "] is " + std::to_string(got[i]) + ", scalar has " +
+           std::to_string(expected[i]));
+  compared += expected.size();
+}
+
+std::vector<const Ops*> tables;  // all but scalar
+
+// `run` writes what an operation gives; every table must write what scalar does.
+template <class T>
+void each(const std::string& what, size_t n, const std::function<void(const Ops&, T*)>& run) {
+  std::vector<T> expected(n);
+  run(kScalar, expected.data());
+  for (const Ops* ops : tables) {
+    std::vector<T> got(n);
+    run(*ops, got.data());
+    compare(std::string(ops->isa) + ", " + what, expected, got);
+  }
+}
+
+// ---- products
+
+struct CodeLayout {
+  const char* name;
+  int low, high;
+};
+const CodeLayout kCodeLayouts[] = {{"t2", -1, 1}, {"i4", -8, 7}, {"i8", -128, 127}};
+
+std::string shape(const std::string& name, size_t N, size_t K, size_t T) {
+  return name + " N=" + std::to_string(N) + " K=" + std::to_string(K) + " T=" + std::to_string(T);
+}
+
+// Integer sums, of scalar against plain arithmetic and of the others against scalar.
+void sums(const CodeLayout& layout, size_t N, size_t K, size_t T, const std::vector<int8_t>& w,
+          const std::vector<int8_t>& x) {
+  const std::vector<float> scale(N, 1.0f);
+  const Matrix matrix = matrix_of_codes(layout.name, w.data(), N, K, scale.data(), nullptr, 1);
+  const auto run = [&](const Ops& ops, int32_t* y) {
+    Input input;
+    Products products;
+    input.take_codes(ops, x.data(), T, K);
+    products.add_sums(matrix, input, y);
+    products.run(ops);
+  };
+  std::vector<int32_t> plain(T * N), scalar(T * N);
+  for (size_t t = 0; t < T; ++t)
+    for (size_t n = 0; n < N; ++n)
+      for (size_t k = 0; k < K; ++k) plain[t * N + n] += w[n * K + k] * x[t * K + k];
+  run(kScalar, scalar.data());
+  compare("scalar, sums of " + shape(layout.name, N, K, T), plain, scalar);
+  each<int32_t>("sums of " + shape(layout.name, N, K, T), T * N, run);
+}
+
+void random_sums() {
+  Random random(1);
+  for (const CodeLayout& layout : kCodeLayouts)
+    for (const size_t K : {1, 3, 16, 17, 63, 64, 65, 100, 333, 640})
+      for (size_t T = 1; T <= 13; ++T) {
+        const size_t N = static_cast<size_t>(random.within(1, 40));
+        sums(layout, N, K, T, codes(random, N * K, layout.low, layout.high),
+             codes(random, T * K, -128, 127));
+      }
+}
+
+// The largest sums that a row can give: every code and every activation at an end of its range.
+void extreme_sums() {
+  const size_t N = 3, K = 32768;
+  for (const CodeLayout& layout : kCodeLayouts)
+    for (const int w : {layout.low, layout.high})
+      for (const int x : {-128, 127})
+        for (const size_t T : {1, 2, 5, 13}) {
+          if (T > 2 && (w != layout.low || x != -128)) continue;
+          sums(layout, N, K, T, std::vector<int8_t>(N * K, static_cast<int8_t>(w)),
+               std::vector<int8_t>(T * K, static_cast<int8_t>(x)));
+        }
+}
+
+// y = x W^T + bias of a layer, from float inputs.
+void layer(const std::string& what, const Linear& linear, size_t T, const std::vector<float>& x) {
+  const Matrix& m = *linear.matrix;
+  each<float>("layer of " + shape(what, m.rows, m.columns, T), T * m.rows,
+              [&](const Ops& ops, float* y) {
+                Input input;
+                Products products;
+                input.prepare(ops, x.data(), T, m.columns, linear, 1e-5f);
+                products.add(m, input, linear.bias.empty() ? nullptr : linear.bias.data(), y);
+                products.run(ops);
+              });
+}
+
+void code_layers() {
+  Random random(2);
+  struct Sizes {
+    size_t K, groups;
+  };
+  const Activation activations[] = {Activation::fp, Activation::int8_absmax,
+                                    Activation::int8_absmax_tensor, Activation::int4_absmean};
+  for (const CodeLayout& layout : kCodeLayouts)
+    for (const Sizes& s : {Sizes{33, 1}, Sizes{192, 1}, Sizes{192, 12}, Sizes{256, 8}, Sizes{320, 5},
+                           Sizes{480, 10}})
+      for (const Activation activation : activations)
+        for (const size_t T : {1, 2, 3, 5, 8, 13}) {
+          const size_t N = static_cast<size_t>(random.within(1, 36));
+          Linear linear;
+          linear.activation = activation;
+          if (random.within(0, 1)) linear.norm = floats(random, s.K);
+          if (random.within(0, 1)) linear.bias = floats(random, N);
+          const std::vector<float> scale = floats(random, N * s.groups);
+          const std::vector<float> minimum = floats(random, N * s.groups);
+          linear.matrix = std::make_shared<Matrix>(matrix_of_codes(
+              layout.name, codes(random, N * s.K, layout.low, layout.high).data(), N, s.K,
+              scale.data(), random.within(0, 1) ? minimum.data() : nullptr, s.groups));
+          layer(std::string(layout.name) + " groups=" + std::to_string(s.groups), linear, T,
+                floats(random, T * s.K, 4.0f));
+        }
+}
+
+void float_layers() {
+  Random random(3);
+  for (const Layout layout : {Layout::f32, Layout::f16, Layout::bf16})
+    for (const size_t K : {1, 6, 64, 131})
+      for (const size_t T : {1, 2, 3, 5, 13}) {
+        const size_t N = static_cast<size_t>(random.within(1, 36));
+        const std::vector<float> w = floats(random, N * K);
+        std::vector<uint16_t> halves(N * K);
+        for (size_t i = 0; i < w.size(); ++i) {
+          uint32_t bits;
+          memcpy(&bits, &w[i], 4);
+          halves[i] = layout == Layout::f16 ? half_of_float(w[i]) : static_cast<uint16_t>(bits >> 16);
+        }
+        const void* values = layout == Layout::f32 ? static_cast<const void*>(w.data()) : halves.data();
+        Linear linear;
+        if (random.within(0, 1)) linear.bias = floats(random, N);
+        linear.matrix = std::make_shared<Matrix>(matrix_of_floats(layout, values, N, K));
+        layer(name_of(layout), linear, T, floats(random, T * K));
+      }
+}
+
+// ---- operations on vectors
+
+const size_t kSizes[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 257};
+
+void quantizers() {
+  Random random(4);
+  for (const size_t n : kSizes)
+    for (const bool odd : {false, true}) {
+      const std::string at = " n=" + std::to_string(n) + (odd ? " odd" : "");
+      const std::vector<float> x = odd ? odd_floats(random, n) : floats(random, n, 3.0f);
+      each<float>("absmax" + at, 1, [&](const Ops& ops, float* y) { *y = ops.absmax(x.data(), n); });
+      const float largest = odd ? 2.0f : kScalar.absmax(x.data(), n);
+      each<float>("scale of quantize_i8" + at, 1, [&](const Ops& ops, float* y) {
+        std::vector<int8_t> code(n);
+        *y = ops.quantize_i8(x.data(), n, largest, code.data());
+      });
+      each<int8_t>("quantize_i8" + at, n, [&](const Ops& ops, int8_t* code) {
+        ops.quantize_i8(x.data(), n, largest, code);
+      });
+      each<float>("scale of quantize_i4" + at, 1, [&](const Ops& ops, float* y) {
+        std::vector<int8_t> code(n);
+        *y = ops.quantize_i4(x.data(), n, code.data());
+      });
+      each<int8_t>("quantize_i4" + at, n, [&](const Ops& ops, int8_t* code) {
+        ops.quantize_i4(x.data(), n, code);
+      });
+      const std::vector<int8_t> code = codes(random, 16 * n, -128, 127);
+      each<float>("dequantize" + at, n, [&](const Ops& ops, float* y) {
+        ops.dequantize(code.data(), x[0], y, n);
+      });
+      each<int32_t>("sum_by_16" + at, n, [&](const Ops& ops, int32_t* y) {
+        ops.sum_by_16(code.data(), y, n);
+      });
+    }
+}
+
+void vectors() {
+  Random random(5);
+  for (const size_t n : kSizes)
+    for (const bool odd : {false, true}) {
+      const std::string at = " n=" + std::to_string(n) + (odd ? " odd" : "");
+      const std::vector<float> x = odd ? odd_floats(random, n) : floats(random, n, 30.0f);
+      const std::vector<float> w = odd ? odd_floats(random, n) : floats(random, n);
+      each<float>("exp" + at, n, [&](const Ops& ops, float* y) { ops.exp(x.data(), y, n); });
+      each<float>("add" + at, n, [&](const Ops& ops, float* y) {
+        std::copy(x.begin(), x.end(), y);
+        ops.add(w.data(), y, n);
+      });
+      each<float>("rms_norm" + at, n, [&](const Ops& ops, float* y) {
+        ops.rms_norm(x.data(), w.data(), 1e-5f, y, n);
+      });
+      each<float>("rms_norm in place" + at, n, [&](const Ops& ops, float* y) {
+        std::copy(x.begin(), x.end(), y);
+        ops.rms_norm(y, w.data(), 1e-6f, y, n);
+      });
+      each<float>("glu_silu" + at, n, [&](const Ops& ops, float* y) {
+        ops.glu_silu(x.data(), w.data(), y, n);
+      });
+      each<float>("glu_relu2 in place" + at, n, [&](const Ops& ops, float* y) {
+        std::copy(x.begin(), x.end(), y);
+        ops.glu_relu2(y, w.data(), y, n);
+      });
+      each<float>("rope" + at, 2 * n, [&](const Ops& ops, float* y) {
+        std::copy(x.begin(), x.end(), y);
+        std::copy(w.begin(), w.end(), y + n);
+        ops.rope(y, w.data(), x.data(), n);
+      });
+    }
+}
+
+// All halves, and floats of every exponent: on the ties between two halves and beside them.
+void halves() {
+  std::vector<uint16_t> all(65536);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i);
+  each<uint32_t>("f16_to_f32", all.size(), [&](const Ops& ops, uint32_t* bits) {
+    std::vector<float> y(all.size());
+    ops.f16_to_f32(all.data(), y.data(), all.size());
+    memcpy(bits, y.data(), 4 * y.size());
+  });
+  Random random(6);
+  std::vector<float> x;
+  for (uint32_t exponent = 0; exponent < 512; ++exponent)
+    for (int i = 0; i < 64; ++i) {
+      const auto noise = static_cast<uint32_t>(random.bits());
+      const uint32_t low[] = {0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, noise & 0x1fff, noise & 0x1ffe};
+      x.push_back(float_of_bits(exponent << 23 | (noise >> 9 & 0x7fe000) | low[i % 8]));
+    }
+  each<uint16_t>("f32_to_f16", x.size(),
+                 [&](const Ops& ops, uint16_t* y) { ops.f32_to_f16(x.data(), y, x.size()); });
+}
+
+// ---- attention
+
+void attention() {
+  Random random(7);
+  for (const size_t head_dim : {8, 64, 80, 128})
+    for (const size_t n : {1, 15, 16, 17, 50}) {
+      const size_t positions = (n + 15) / 16 * 16, v_stride = (head_dim + 15) / 16 * 16;
+      const std::vector<float> q = floats(random, head_dim), k = floats(random, positions * head_dim);
+      const std::vector<float> v = floats(random, positions * v_stride);
+      std::vector<uint16_t> k16(k.size()), v16(v.size());
+      kScalar.f32_to_f16(k.data(), k16.data(), k.size());
+      kScalar.f32_to_f16(v.data(), v16.data(), v.size());
+      for (const bool half : {false, true})
+        each<float>("attend, head_dim=" + std::to_string(head_dim) + " n=" + std::to_string(n),
+                    head_dim, [&](const Ops& ops, float* y) {
+                      std::vector<float> scores(positions);
+                      Attention a = {};
+                      a.q = q.data();
+                      a.k = half ? static_cast<const void*>(k16.data()) : k.data();
+                      a.v = half ? static_cast<const void*>(v16.data()) : v.data();
+                      a.v_stride = v_stride;
+                      a.head_dim = head_dim;
+                      a.n = n;
+                      a.scale = 0.3f;
+                      a.scores = scores.data();
+                      a.out = y;
+                      (half ? ops.attend_f16 : ops.attend_f32)(a);
+                    });
+    }
+}
+
+// ---- which tables there are
+
+void dispatch(const std::vector<std::string>& wanted) {
+  const std::vector<std::string> names = isas();
+  std::string line;
+  for (const std::string& name : names) line += (line.empty() ? "" : " ") + name;
+  if (!wanted.empty() && wanted != names) fail("this CPU runs " + line);
+  if (names.empty() || names.back() != "scalar") fail("scalar is not last of: " + line);
+  unsetenv("ONEBIT_ISA");
+  if (active_ops().isa != names.front()) fail("the best is not the default");
+  for (const std::string& name : names) {
+    setenv("ONEBIT_ISA", name.c_str(), 1);
+    if (active_ops().isa != name) fail("ONEBIT_ISA=" + name + " gave " + active_ops().isa);
+    if (name != "scalar") tables.push_back(&active_ops());
+  }
+  for (const char* other : {"unknown", "avx512_vnni", "neon_i8mm", "Scalar"}) {
+    if (std::find(names.begin(), names.end(), other) != names.end()) continue;
+    setenv("ONEBIT_ISA", other, 1);
+    try {
+      active_ops();
+    } catch (const std::invalid_argument&) {
+      continue;
+    }
+    fail(std::string("ONEBIT_ISA=") + other + " was accepted");
+  }
+  unsetenv("ONEBIT_ISA");
+  printf("%s\n", line.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  dispatch(std::vector<std::string>(argv + 1, argv + argc));
+  set_threads(1);
+  random_sums();
+  extreme_sums();
+  code_layers();
+  float_layers();
+  quantizers();
+  vectors();
+  halves();
+  attention();
+  printf("%zu numbers are equal\n", compared);
+}

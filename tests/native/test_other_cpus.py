@@ -1,0 +1,107 @@
+"""compare.cpp on the CPUs there are: this one, and 64-bit Arm under QEMU's user-mode emulation.
+
+It compares every operation of every instruction set that the CPU runs with scalar's: here under the
+address and undefined-behaviour sanitizers, there on models that have all of the extensions in use,
+some, and none. Neither the Arm compiler nor the emulator is needed for development: without them
+the test is skipped. On Debian: apt install g++-aarch64-linux-gnu qemu-user-static
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPARE = Path(__file__).parent / "compare.cpp"
+BUILD = (ROOT / "CMakeLists.txt").read_text("utf-8")
+
+# A CPU of QEMU and the instruction sets that it runs. Pointer authentication is slow to emulate.
+ARM_CPUS = {
+    "max,sve=off,pauth-impdef=on": ["neon_i8mm", "neon_dotprod", "scalar"],
+    "neoverse-n1": ["neon_dotprod", "scalar"],
+    "cortex-a72": ["scalar"],
+}
+
+
+def listed(command):
+    """The arguments of a CMake command on the module."""
+    words = re.search(rf"{command}\(cpu (?:NB_\w+|NOMINSIZE|PRIVATE| )+([^)]*)\)", BUILD)
+    return words.group(1).split()
+
+
+def sources():
+    return [ROOT / name for name in listed("nanobind_add_module") if name != "csrc/module.cpp"]
+
+
+def build(folder, compiler, *flags):
+    """The program, of the same sources and with the same options as the Python module."""
+    command = [compiler, "-std=c++17", "-O1", "-pthread", *listed("target_compile_options"), *flags]
+
+    def compile_one(source):
+        out = folder / f"{source.stem}.o"
+        run([*command, "-w", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(out)])
+        return str(out)
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, [COMPARE, *sources()]))
+    program = folder / "compare"
+    run([*command, *objects, "-o", str(program)])
+    return str(program)
+
+
+def run(command, **environment):
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_every_table_equals_scalar_on_this_cpu(tmp_path):
+    from onebit.kernels import ops
+
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if not compiler:
+        pytest.skip("no C++ compiler (g++, c++ or $CXX)")
+    program = build(
+        tmp_path, compiler, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    )
+    assert "numbers are equal" in run([program, *ops.isas()], ONEBIT_ISA="")
+
+
+def test_every_table_equals_scalar_on_arm(tmp_path):
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if platform.machine() == "aarch64":
+        pytest.skip("this is a 64-bit Arm CPU, and the test before runs on it")
+    if not compiler:
+        pytest.skip("no compiler for 64-bit Arm (aarch64-linux-gnu-g++)")
+    if not emulator:
+        pytest.skip("no emulator of 64-bit Arm (qemu-aarch64-static)")
+    program = build(tmp_path, compiler, "-static")
+    for cpu, isas in ARM_CPUS.items():
+        assert "numbers are equal" in run([emulator, "-cpu", cpu, program, *isas])
+
+
+def test_every_operation_is_compared():
+    """A new entry of the table needs a comparison; products are reached through the layers."""
+    ops = (ROOT / "csrc" / "ops.h").read_text("utf-8")
+    body = re.sub(r"//.*", "", ops[ops.index("struct Ops {") : ops.index("extern const Ops")])
+    names = re.findall(r"\(\*(\w+)\)", body)
+    program = COMPARE.read_text("utf-8")
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"ops\.{name}\b", program, re.I)] == []
+
+
+def test_every_instruction_set_is_compiled():
+    tables = {
+        file.stem for file in (ROOT / "csrc").glob("*.cpp") if "make_ops(" in file.read_text()
+    }
+    assert tables <= {source.stem for source in sources()}
+    known = {n.lower() for n in re.findall(r"&k(\w+)", (ROOT / "csrc/dispatch.cpp").read_text())}
+    assert known == {name.replace("_", "") for name in tables}

@@ -45,7 +45,7 @@ def test_gguf_in_hugging_faces_names_and_row_order(tmp_path, write_gguf, small, 
     assert checkpoint.config["eos_token_id"] == 3
 
 
-@pytest.mark.parametrize("linear", ["q1_0", "q2_0"])
+@pytest.mark.parametrize("linear", ["iq4_nl", "nvfp4"])
 def test_a_known_type_that_is_not_read_is_refused_when_asked_for(tmp_path, write_gguf, linear):
     wanted = write_gguf(tmp_path / "m.gguf", linear)
     checkpoint = open_checkpoint(tmp_path / "m.gguf")

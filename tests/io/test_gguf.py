@@ -192,6 +192,43 @@ def test_i2_s_is_told_from_the_old_type_of_its_number(tmp_path):
         gguf.Reader(path).data("w")
 
 
+# number 42: (block, bytes) of q2_0 in llama.cpp, of the fork's, and of an early stq1_0
+@pytest.mark.parametrize(
+    ("name", "block", "size"), [("q2_0", 64, 18), ("q2_0_g128", 128, 34), ("stq1_0", 256, 42)]
+)
+def test_types_that_share_a_number_are_told_by_their_room(tmp_path, name, block, size):
+    of_w, of_v = 8 * 512 // block * size, 4 * 256 // block * size
+    at_v = -(-of_w // 32) * 32
+    tensors = [("w", (512, 8), 42, 0), ("v", (256, 4), 42, at_v)]
+    reader = gguf.Reader(write(tmp_path / "m.gguf", build(tensors, data=bytes(at_v + of_v))))
+    assert [reader.tensors[t].type.name for t in "wv"] == [name, name]
+    assert [reader.tensors[t].size_bytes for t in "wv"] == [of_w, of_v]
+    assert reader.data("v").size == of_v
+
+
+def test_a_shared_number_with_no_type_of_that_room(tmp_path):
+    tensors = [("w", (512, 8), 42, 0), ("v", (256, 4), 42, 4096)]
+    reader = gguf.Reader(write(tmp_path / "m.gguf", build(tensors, data=bytes(8192))))
+    with pytest.raises(UnsupportedError, match="q2_0 or another of its number, which is not read"):
+        reader.data("w")
+    tensors = [("w", (512, 8), 42, 0), ("v", (256, 4), 42, 1152)]
+    with pytest.raises(FormatError, match="cut short or damaged"):
+        gguf.Reader(write(tmp_path / "m.gguf", build(tensors, data=bytes(1152 + 30))))
+
+
+def test_the_width_of_q2_0_that_is_written_is_read_back(tmp_path):
+    for kind in ("q2_0", "q2_0_g128"):
+        declared = [gguf.Declared("w", kind, (3, 640)), gguf.Declared("v", kind, (5, 128))]
+        with gguf.Writer(tmp_path / "m.gguf", {}, declared) as writer:
+            for tensor in declared:
+                N, K = tensor.shape
+                size = N * K // 64 * 18 if kind == "q2_0" else N * K // 128 * 34
+                writer.write(tensor.name, np.full(size, 7, np.uint8))
+        reader = gguf.Reader(tmp_path / "m.gguf")
+        assert [info.type.name for info in reader.tensors.values()] == [kind, kind]
+        assert (reader.data("v") == 7).all()
+
+
 def test_a_type_of_two_meanings_opens_but_is_not_read(tmp_path):
     tensors = [("w", (128, 2), 39, 0), ("v", (4,), 0, 32)]
     reader = gguf.Reader(write(tmp_path / "m.gguf", build(tensors, data=bytes(48))))

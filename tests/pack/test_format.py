@@ -46,9 +46,10 @@ def test_the_key_is_the_name():
 def test_the_formats_are_these():
     """What is read, written, and takes a scale from outside: a change here is one for users."""
     ours, theirs = ["t2", "t1_6", "b1", "i4"], ["i2_s", "hf_2bit"]
+    few_bits = ["q1_0", "q2_0", "q2_0_g128"]
     simple = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
     k_quants = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
-    assert list(FORMATS) == [*ours, "tq1_0", "tq2_0", *simple, *k_quants, *theirs]
+    assert list(FORMATS) == [*ours, "tq1_0", "tq2_0", *few_bits, *simple, *k_quants, *theirs]
     assert list(WRITTEN) == [*ours, "tq1_0", "tq2_0", "q8_0", *theirs]
     assert list(APART) == [*ours, "hf_2bit"]
 

@@ -1,8 +1,8 @@
 """A GGUF file as a checkpoint: Hugging Face names, config and row order over GGUF's.
 
 What the file does not say is filled in from what its types mean. I2_S is Microsoft's type for
-models trained with BitNet b1.58, whose activations are int8 per token; TQ1_0 and TQ2_0 hold any
-ternary weights, and mean int8 activations only in a file of a BitNet architecture.
+models trained with BitNet b1.58, whose activations are int8 per token; TQ1_0, TQ2_0 and Q2_0 hold
+any ternary weights, and mean int8 activations only in a file of a BitNet architecture.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from onebit.io.gguf import READABLE, Reader
 from onebit.io.gguf_config import ROPE_FACTORS_NAME, architecture_of, metadata_to_config
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
-_TERNARY = ("tq1_0", "tq2_0", "i2_s")
+_TERNARY = ("tq1_0", "tq2_0", "i2_s", "q2_0", "q2_0_g128")
 _I2_S_ROW_BLOCK, _I2_S_TAIL_BYTES = 128, 32
 
 

@@ -10,6 +10,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 """
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError, MissingError, UnsupportedError
-from onebit.io.gguf_types import ALIGNMENTS, TENSOR_TYPES, VALUE_TYPES, TensorType, ValueType
+from onebit.io.gguf_types import (
+    ALIGNMENTS,
+    SHARED,
+    TENSOR_TYPES,
+    VALUE_TYPES,
+    TensorType,
+    ValueType,
+)
 from onebit.io.mapped import map_file
 
 MAX_KEYS = 1 << 16
@@ -245,10 +253,14 @@ def _tensors(head: _Head, count: int, alignment: int) -> dict[str, TensorInfo]:
     start = -(-head.position // alignment) * alignment
     order = sorted(described, key=lambda name: described[name][2])
     ends = [start + described[name][2] for name in order[1:]] + [max(head.size, start)]
+    rooms = {
+        name: end - (start + described[name][2])
+        for name, end in zip(order, ends, strict=False)  # one end too many if there is no tensor
+    }
+    described |= _shared_numbers(described, rooms, order[-1:], alignment)
     placed = {}
-    for name, end in zip(order, ends, strict=False):  # one end too many if there is no tensor
-        kind, shape, offset = described[name]
-        room = end - (start + offset)
+    for name in order:
+        (kind, shape, offset), room = described[name], rooms[name]
         size = kind.size_bytes(shape) if kind.block else max(room, 0)
         if size > room or room < 0:
             raise FormatError(
@@ -260,6 +272,36 @@ def _tensors(head: _Head, count: int, alignment: int) -> dict[str, TensorInfo]:
             kind = TensorType("an old ggml type with Microsoft's number for i2_s")
         placed[name] = TensorInfo(name, kind, shape, start + offset, size)
     return {name: placed[name] for name in described}
+
+
+def _shared_numbers(
+    described: dict[str, tuple[TensorType, tuple[int, ...], int]],
+    rooms: dict[str, int],
+    last: list[str],
+    alignment: int,
+) -> dict[str, tuple[TensorType, tuple[int, ...], int]]:
+    """Return those tensors anew whose type has a number that several types share.
+
+    It is the first type whose size all of them have, up to the padding before the next tensor.
+    """
+    found: dict[str, tuple[TensorType, tuple[int, ...], int]] = {}
+    for kinds in SHARED.values():
+        those = {name: d for name, d in described.items() if d[0] is kinds[0]}
+
+        def fits(kind: TensorType, names: Iterable[str] = those) -> bool:
+            for name in names:
+                shape, room = described[name][1], rooms[name]
+                slack = room - kind.size_bytes(shape)
+                if shape[-1] % kind.block or slack < 0 or (slack >= alignment and name not in last):
+                    return False
+            return True
+
+        kind = next(filter(fits, kinds), None)
+        if kind is None:  # an end before its size is told by whoever checks the sizes
+            short = any(rooms[name] < kinds[-1].size_bytes(d[1]) for name, d in those.items())
+            kind = kinds[0] if short else TensorType(f"{kinds[0].name} or another of its number")
+        found |= {name: (kind, *d[1:]) for name, d in those.items()}
+    return found
 
 
 def _description(head: _Head, name: str, alignment: int) -> tuple[TensorType, tuple[int, ...], int]:

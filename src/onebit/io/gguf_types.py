@@ -92,11 +92,23 @@ TENSOR_TYPES = {
     39: TensorType("mxfp4 or tl2"),  # ggml's and Microsoft's, of different size
     40: TensorType("nvfp4", 64, 36),
     41: TensorType("q1_0", 128, 18),
-    42: TensorType("q2_0", 64, 18),
+    42: TensorType("q2_0", 64, 18),  # or one of SHARED[42]
+    43: TensorType("stq1_0", 256, 42),
     134: TensorType("iq1_bn"),  # ik_llama.cpp
     135: TensorType("iq2_bn"),
 }
-TENSOR_IDS = {kind.name: number for number, kind in TENSOR_TYPES.items() if kind.block}
+SHARED = {
+    42: (
+        TENSOR_TYPES[42],
+        TensorType("q2_0_g128", 128, 34),  # a fork of llama.cpp
+        TensorType("stq1_0", 256, 42),  # before it had a number of its own
+    )
+}
+"""Numbers that programs gave to types of different size: the tensors' room tells which it is."""
+TENSOR_IDS = {kind.name: number for number, kind in TENSOR_TYPES.items() if kind.block} | {
+    "q2_0_g128": 42
+}
+NAMED = {kind.name: kind for kind in (*TENSOR_TYPES.values(), *SHARED[42]) if kind.block}
 
 ALIGNMENTS = [1 << power for power in range(17)]
 """What a file may say that every tensor's offset is a multiple of."""
@@ -105,6 +117,6 @@ PLAIN = ("f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64")
 READABLE = (
     *PLAIN,
     *("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
-    *("tq1_0", "tq2_0", "i2_s"),
+    *("tq1_0", "tq2_0", "q1_0", "q2_0", "q2_0_g128", "i2_s"),
 )
 """The types whose values onebit can read."""

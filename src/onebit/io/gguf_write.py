@@ -14,7 +14,7 @@ import numpy as np
 
 from onebit.errors import OptionError, ShapeError
 from onebit.io.atomic import SlotFile
-from onebit.io.gguf_types import ALIGNMENTS, TENSOR_IDS, TENSOR_TYPES, VALUE_IDS, VALUE_TYPES
+from onebit.io.gguf_types import ALIGNMENTS, NAMED, TENSOR_IDS, VALUE_IDS, VALUE_TYPES
 
 MAX_TENSOR_NAME_BYTES = 63  # llama.cpp refuses longer ones
 _RANGE = {"uint32": (0, 2**32), "int32": (-(2**31), 2**31), "uint64": (0, 2**64)}
@@ -25,7 +25,7 @@ class Declared(NamedTuple):
 
     name: str
     type: str
-    """A type of `gguf_types.TENSOR_TYPES` by name: "f32", "q8_0", "tq2_0", "i8" ..."""
+    """A type of `gguf_types.NAMED`: "f32", "q8_0", "tq2_0", "i8" ..."""
     shape: tuple[int, ...]
     """Slowest first, as in NumPy: (N, K) for a matrix of N rows."""
 
@@ -98,7 +98,7 @@ def _check(tensor: Declared) -> int:
             f"gguf: the tensor name {tensor.name!r} has {len(tensor.name.encode())} bytes; "
             f"accepted: 1 to {MAX_TENSOR_NAME_BYTES}."
         )
-    kind = TENSOR_TYPES[TENSOR_IDS[tensor.type]]
+    kind = NAMED[tensor.type]
     fits = all(width > 0 for width in tensor.shape) and len(tensor.shape) <= 4
     if not fits or (kind.block > 1 and (not tensor.shape or tensor.shape[-1] % kind.block)):
         raise ShapeError(

@@ -19,6 +19,7 @@ from onebit.errors import InputError, OptionError
 from onebit.pack import plain
 from onebit.pack.b1 import B1
 from onebit.pack.format import CHUNK, Bytes, Format, slices
+from onebit.pack.ggml.few_bits import Q1_0, Q2_0, Q2_0_G128
 from onebit.pack.ggml.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from onebit.pack.ggml.simple import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from onebit.pack.ggml.ternary import TQ1_0, TQ2_0
@@ -40,6 +41,9 @@ FORMATS: dict[str, Format] = {
     # ggml, in GGUF files
     "tq1_0": TQ1_0(),
     "tq2_0": TQ2_0(),
+    "q1_0": Q1_0(),
+    "q2_0": Q2_0(),
+    "q2_0_g128": Q2_0_G128(),
     "q4_0": Q4_0(),
     "q4_1": Q4_1(),
     "q5_0": Q5_0(),

@@ -66,6 +66,7 @@ void Decoder::reserve(size_t T, size_t positions) {
   const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
   h_.grow(T * s.hidden);
   x_.grow(T * s.hidden);
+  largest_.grow(T);
   q_.grow(T * q);
   a_.grow(T * q);
   k_.grow(T * kv);
@@ -104,12 +105,12 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
       t = last ? 0 : t + 1;
       i += last;
     }
-    embed();
     rope_angles();
+    embed(ops);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       attention(ops, layer);
       if (rows_.empty()) break;  // the last layer, with no logits wanted
-      mlp(ops, layers_[layer]);
+      mlp(ops, layer);
     }
     if (rows_.empty()) continue;
     head(ops, logits);
@@ -118,10 +119,15 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
   for (size_t j = 0; j < count; ++j) appends[j].cache->length_ += appends[j].T;
 }
 
-void Decoder::embed() {
+void Decoder::embed(const Ops& ops) {
+  const size_t K = shape_.hidden;
   parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t)
-      embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h_.data() + t * shape_.hidden);
+    for (size_t t = begin; t < end; ++t) {
+      float* h = h_.data() + t * K;
+      embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
+      largest_.data()[t] = ops.rms_norm(h, layers_[0].input_norm.data(), shape_.eps,
+                                        x_.data() + t * K, K);
+    }
   });
 }
 
@@ -138,16 +144,20 @@ void Decoder::rope_angles() {
   });
 }
 
-void Decoder::norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
-                   size_t K) {
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t)
-      ops.rms_norm(x + t * K, w.data(), shape_.eps, y + t * K, K);
+// h += x; x = h normed for what reads it next.
+void Decoder::add_and_norm(const Ops& ops, const std::vector<float>& w) {
+  const size_t K = shape_.hidden;
+  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) {
+      float *h = h_.data() + t * K, *x = x_.data() + t * K;
+      const float squares = ops.add(x, h, K);
+      largest_.data()[t] = ops.normalize(h, w.data(), squares, shape_.eps, x, K);
+    }
   });
 }
 
-// Up to three layers that read the same x [T][K].
-void Decoder::multiply(const Ops& ops, const float* x, size_t T, size_t K,
+// Up to three layers that read the same x [T][K]; largest [T] as in Input::prepare.
+void Decoder::multiply(const Ops& ops, const float* x, const float* largest, size_t K,
                        const Linear* const* linears, float* const* outputs, size_t count) {
   products_.clear();
   size_t source[3];
@@ -155,7 +165,8 @@ void Decoder::multiply(const Ops& ops, const float* x, size_t T, size_t K,
     source[i] = i;
     for (size_t j = 0; j < i && source[i] == i; ++j)
       if (Input::same(*linears[i], *linears[j])) source[i] = source[j];
-    if (source[i] == i) inputs_[i].prepare(ops, x, T, K, *linears[i], shape_.eps);
+    if (source[i] == i) 
+      inputs_[i].prepare(ops, x, rows_.size(), K, *linears[i], shape_.eps, largest);
     const std::vector<float>& bias = linears[i]->bias;
     products_.add(*linears[i]->matrix, inputs_[source[i]], bias.empty() ? nullptr : bias.data(),
                   outputs[i]);
@@ -165,12 +176,11 @@ void Decoder::multiply(const Ops& ops, const float* x, size_t T, size_t K,
 
 void Decoder::attention(const Ops& ops, size_t index) {
   const Shape& s = shape_;
-  Layer& layer = layers_[index];
+  const Layer& layer = layers_[index];
   const size_t D = s.head_dim, heads = s.heads, kv_heads = s.kv_heads;
-  norm(ops, h_.data(), layer.input_norm, x_.data(), rows_.size(), s.hidden);
   const Linear* const qkv[] = {&layer.q, &layer.k, &layer.v};
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
-  multiply(ops, x_.data(), rows_.size(), s.hidden, qkv, outputs, 3);
+  multiply(ops, x_.data(), largest_.data(), s.hidden, qkv, outputs, 3);
 
   parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
@@ -202,11 +212,18 @@ void Decoder::attention(const Ops& ops, size_t index) {
     }
   });
 
-  if (s.sub_norms) norm(ops, a_.data(), layer.attention_sub_norm, a_.data(), T, heads * D);
+  if (s.sub_norms)
+    parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
+      for (size_t t = begin; t < end; ++t) {
+        float* a = a_.data() + t * heads * D;
+        largest_.data()[t] =
+            ops.rms_norm(a, layer.attention_sub_norm.data(), s.eps, a, heads * D);
+      }
+    });
   const Linear* const o[] = {&layer.o};
   float* const out[] = {x_.data()};
-  multiply(ops, a_.data(), T, heads * D, o, out, 1);
-  ops.add(x_.data(), h_.data(), T * s.hidden);
+  multiply(ops, a_.data(), s.sub_norms ? largest_.data() : nullptr, heads * D, o, out, 1);
+  add_and_norm(ops, layer.post_norm);
 }
 
 // In the last layer, once keys and values are written: rows without logits have done their part.
@@ -225,32 +242,34 @@ void Decoder::drop_unwanted_rows() {
   rows_.resize(kept);
 }
 
-void Decoder::mlp(const Ops& ops, Layer& layer) {
+void Decoder::mlp(const Ops& ops, size_t index) {
   const Shape& s = shape_;
-  const size_t I = s.intermediate, T = rows_.size();
-  norm(ops, h_.data(), layer.post_norm, x_.data(), T, s.hidden);
+  const Layer& layer = layers_[index];
+  const size_t I = s.intermediate;
   const Linear* const gate_up[] = {&layer.gate, &layer.up};
   float* const outputs[] = {gate_.data(), up_.data()};
-  multiply(ops, x_.data(), T, s.hidden, gate_up, outputs, 2);
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
+  multiply(ops, x_.data(), largest_.data(), s.hidden, gate_up, outputs, 2);
+  const auto glu = s.relu2 ? ops.glu_relu2 : ops.glu_silu;
+  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
-      float *gate = gate_.data() + t * I, *up = up_.data() + t * I;
-      (s.relu2 ? ops.glu_relu2 : ops.glu_silu)(gate, up, gate, I);
-      if (s.sub_norms) ops.rms_norm(gate, layer.ffn_sub_norm.data(), s.eps, gate, I);
+      float* gate = gate_.data() + t * I;
+      const float squares = glu(gate, up_.data() + t * I, gate, I);
+      if (s.sub_norms)
+        largest_.data()[t] =
+            ops.normalize(gate, layer.ffn_sub_norm.data(), squares, s.eps, gate, I);
     }
   });
   const Linear* const down[] = {&layer.down};
   float* const out[] = {x_.data()};
-  multiply(ops, gate_.data(), T, I, down, out, 1);
-  ops.add(x_.data(), h_.data(), T * s.hidden);
+  multiply(ops, gate_.data(), s.sub_norms ? largest_.data() : nullptr, I, down, out, 1);
+  const bool last = index + 1 == layers_.size();
+  add_and_norm(ops, last ? final_norm_ : layers_[index + 1].input_norm);
 }
 
 // Logits of the rows that are left.
 void Decoder::head(const Ops& ops, float* logits) {
-  const size_t T = rows_.size(), K = shape_.hidden;
-  norm(ops, h_.data(), final_norm_, x_.data(), T, K);
   const Linear* const linear[] = {head_.matrix ? &head_ : &embedding_};
-  multiply(ops, x_.data(), T, K, linear, &logits, 1);
+  multiply(ops, x_.data(), largest_.data(), shape_.hidden, linear, &logits, 1);
 }
 
 }  // namespace onebit

@@ -97,15 +97,14 @@ class Decoder {
   };
 
   void reserve(size_t T, size_t positions);
-  void embed();
+  void embed(const Ops& ops);
   void rope_angles();
-  void norm(const Ops& ops, const float* x, const std::vector<float>& w, float* y, size_t T,
-            size_t K);
-  void multiply(const Ops& ops, const float* x, size_t T, size_t K, const Linear* const* linears,
-                float* const* outputs, size_t count);
+  void add_and_norm(const Ops& ops, const std::vector<float>& w);
+  void multiply(const Ops& ops, const float* x, const float* largest, size_t K,
+                const Linear* const* linears, float* const* outputs, size_t count);
   void attention(const Ops& ops, size_t index);
   void drop_unwanted_rows();
-  void mlp(const Ops& ops, Layer& layer);
+  void mlp(const Ops& ops, size_t index);
   void head(const Ops& ops, float* logits);
 
   Shape shape_;
@@ -119,7 +118,8 @@ class Decoder {
   // Working memory of one chunk of T rows.
   std::vector<Row> rows_;
   std::vector<const Cache*> caches_;
-  Buffer<float> h_, x_;            // [T][hidden]
+  Buffer<float> h_, x_;            // [T][hidden]: the residual stream, and what is on its way to it
+  Buffer<float> largest_;          // [T]: the largest |x| of what a norm wrote last
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]
   Buffer<float> cos_, sin_;        // [T][head_dim / 2]

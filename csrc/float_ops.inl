@@ -38,18 +38,30 @@ float absmax(const float* x, size_t n) {
   return max_of(m);
 }
 
+// Sixteen of `lanes`, or the first `count` of them where there are no more.
+ONEBIT_INLINE Lanes load_up_to(const float* x, size_t count) {
+  return count == 16 ? load(x) : load_part(x, count, 0.0f);
+}
+ONEBIT_INLINE void store_up_to(float* y, const Lanes& a, size_t count) {
+  if (count == 16)
+    store(y, a);
+  else
+    store_part(y, a, count);
+}
+
 // codes = round(x * factor) within low..high. Clamping first gives the same codes and no overflow.
 ONEBIT_INLINE void encode(const float* x, size_t n, float factor, float low, float high,
                           int8_t* codes) {
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
-    const Lanes v = (count == 16 ? load(x + i) : load_part(x + i, count, 0.0f)) * splat(factor);
-    int32_t part[16];
-    store(part, round_to_int(max(min(v, splat(high)), splat(low))));
+    const Lanes v = load_up_to(x + i, count) * splat(factor);
+    const IntLanes rounded = round_to_int(max(min(v, splat(high)), splat(low)));
     if (count == 16) {
-      for (size_t j = 0; j < 16; ++j) codes[i + j] = (int8_t)part[j];
+      store_i8(codes + i, rounded);
     } else {
-      for (size_t j = 0; j < count; ++j) codes[i + j] = (int8_t)part[j];
+      int8_t part[16];
+      store_i8(part, rounded);
+      memcpy(codes + i, part, count);
     }
   }
 }
@@ -58,6 +70,13 @@ float quantize_i8(const float* x, size_t n, float largest, int8_t* codes) {
   const float m = largest > 1e-5f ? largest : 1e-5f;
   encode(x, n, 127.0f / m, -128.0f, 127.0f, codes);
   return m / 127.0f;
+}
+
+void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
+  for (size_t i = 0; i < n; i += kBlock) {
+    const size_t count = n - i < kBlock ? n - i : kBlock;
+    scale[i / kBlock] = quantize_i8(x + i, count, absmax(x + i, count), codes + i);
+  }
 }
 
 float quantize_i4(const float* x, size_t n, int8_t* codes) {
@@ -80,74 +99,98 @@ void dequantize(const int8_t* codes, float scale, float* y, size_t n) {
 }
 
 void sum_by_16(const int8_t* codes, int32_t* sums, size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    int32_t sum = 0;
-    for (size_t j = 0; j < 16; ++j) sum += codes[16 * i + j];
-    sums[i] = sum;
-  }
-}
-
-void rms_norm(const float* x, const float* w, float eps, float* y, size_t n) {
-  Lanes sum = splat(0.0f);
   size_t i = 0;
-  for (; i + 16 <= n; i += 16) sum = sum + load(x + i) * load(x + i);
-  if (i < n) {
-    const Lanes v = load_part(x + i, n - i, 0.0f);
-    sum = sum + v * v;
+  for (; i + 4 <= n; i += 4) {
+    int32_t four[16];  // sums of four codes
+    memcpy(four, codes + 16 * i, 64);
+    const IntLanes v = load(four);
+    store(four, (((v << 24) >> 24) + ((v << 16) >> 24)) + (((v << 8) >> 24) + (v >> 24)));
+    for (size_t j = 0; j < 4; ++j)
+      sums[i + j] = (four[4 * j] + four[4 * j + 1]) + (four[4 * j + 2] + four[4 * j + 3]);
   }
-  const float r = 1.0f / __builtin_sqrtf(sum_of(sum) / (float)n + eps);
-  for (size_t j = 0; j < n; ++j) y[j] = (x[j] * r) * w[j];
+  for (; i < n; ++i) {
+    sums[i] = 0;
+    for (size_t j = 0; j < 16; ++j) sums[i] += codes[16 * i + j];
+  }
 }
 
-void glu_silu(const float* gate, const float* up, float* y, size_t n) {
+float normalize(const float* x, const float* w, float squares, float eps, float* y, size_t n) {
+  const Lanes r = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
+  Lanes largest = splat(0.0f);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
-    const bool whole = count == 16;
-    const Lanes g = whole ? load(gate + i) : load_part(gate + i, count, 0.0f);
-    const Lanes u = whole ? load(up + i) : load_part(up + i, count, 0.0f);
-    const Lanes out = (g / (splat(1.0f) + exp(splat(0.0f) - g))) * u;
-    if (whole)
-      store(y + i, out);
-    else
-      store_part(y + i, out, count);
+    const Lanes out = (load_up_to(x + i, count) * r) * load_up_to(w + i, count);
+    store_up_to(y + i, out, count);
+    largest = max(abs(out), largest);
   }
+  return max_of(largest);
 }
 
-void glu_relu2(const float* gate, const float* up, float* y, size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    const float g = gate[i] > 0.0f ? gate[i] : 0.0f;
-    y[i] = (g * g) * up[i];
+float rms_norm(const float* x, const float* w, float eps, float* y, size_t n) {
+  Lanes sum = splat(0.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    const Lanes v = load_up_to(x + i, n - i < 16 ? n - i : 16);
+    sum = sum + v * v;
   }
+  return normalize(x, w, sum_of(sum), eps, y, n);
 }
 
-void add(const float* x, float* y, size_t n) {
-  for (size_t i = 0; i < n; ++i) y[i] += x[i];
+// y = fn(a, b), and the sum of its squares in the order of rms_norm.
+template <class Fn>
+ONEBIT_INLINE float each_pair(const float* a, const float* b, float* y, size_t n, Fn&& fn) {
+  Lanes sum = splat(0.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const Lanes out = fn(load_up_to(a + i, count), load_up_to(b + i, count));
+    store_up_to(y + i, out, count);
+    sum = sum + out * out;
+  }
+  return sum_of(sum);
+}
+
+float glu_silu(const float* gate, const float* up, float* y, size_t n) {
+  return each_pair(gate, up, y, n, [](const Lanes& g, const Lanes& u) {
+    return (g / (splat(1.0f) + exp(splat(0.0f) - g))) * u;
+  });
+}
+
+float glu_relu2(const float* gate, const float* up, float* y, size_t n) {
+  return each_pair(gate, up, y, n, [](const Lanes& g, const Lanes& u) {
+    const Lanes positive = max(g, splat(0.0f));
+    return (positive * positive) * u;
+  });
+}
+
+float add(const float* x, float* y, size_t n) {
+  return each_pair(y, x, y, n, [](const Lanes& a, const Lanes& b) { return a + b; });
 }
 
 void rope(float* x, const float* cos, const float* sin, size_t half) {
-  for (size_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    x[i] = a * cos[i] - b * sin[i];
-    x[i + half] = b * cos[i] + a * sin[i];
+  for (size_t i = 0; i < half; i += 16) {
+    const size_t count = half - i < 16 ? half - i : 16;
+    const Lanes a = load_up_to(x + i, count), b = load_up_to(x + half + i, count);
+    const Lanes c = load_up_to(cos + i, count), s = load_up_to(sin + i, count);
+    store_up_to(x + i, a * c - b * s, count);
+    store_up_to(x + half + i, b * c + a * s, count);
   }
 }
 
 void f32_to_f16(const float* x, uint16_t* y, size_t n) {
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t count = n - i < 16 ? n - i : 16;
-    uint16_t part[16];
-    store_f16(part, load_part(x + i, count, 0.0f));
-    for (size_t j = 0; j < count; ++j) y[i + j] = part[j];
-  }
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) store_f16(y + i, load(x + i));
+  if (i == n) return;
+  uint16_t part[16];
+  store_f16(part, load_part(x + i, n - i, 0.0f));
+  memcpy(y + i, part, (n - i) * sizeof(uint16_t));
 }
 
 void f16_to_f32(const uint16_t* x, float* y, size_t n) {
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t count = n - i < 16 ? n - i : 16;
-    uint16_t part[16] = {};
-    for (size_t j = 0; j < count; ++j) part[j] = x[i + j];
-    store_part(y + i, load_f16(part), count);
-  }
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, load_f16(x + i));
+  if (i == n) return;
+  uint16_t part[16] = {};
+  memcpy(part, x + i, (n - i) * sizeof(uint16_t));
+  store_part(y + i, load_f16(part), n - i);
 }
 
 // How sixteen stored numbers become floats.

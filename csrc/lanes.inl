@@ -121,6 +121,15 @@ ONEBIT_INLINE IntLanes round_to_int(const Lanes& a) {
   return bits_of(a + splat(kRound)) - bits_of(splat(kRound));
 }
 
+// Each is within -128..127.
+typedef int8_t BytePiece __attribute__((vector_size(kPieceLanes)));
+ONEBIT_INLINE void store_i8(int8_t* y, const IntLanes& a) {
+  ONEBIT_EACH {
+    const BytePiece part = __builtin_convertvector(a.p[i], BytePiece);
+    memcpy(y + i * kPieceLanes, &part, kPieceLanes);
+  }
+}
+
 // The first n of 16 floats; the rest are `fill`.
 ONEBIT_INLINE Lanes load_part(const float* x, size_t n, float fill) {
   float part[16];

@@ -51,7 +51,7 @@ bool Input::same(const Linear& linear, const Linear& other) {
 }
 
 void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear,
-                    float eps) {
+                    float eps, const float* largest) {
   reserve(T, K);
   tokens_ = T;
   columns_ = K;
@@ -66,6 +66,7 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
         ops.rms_norm(x + t * K, linear.norm.data(), eps, floats_.data() + t * K, K);
     });
     x = floats_.data();
+    largest = nullptr;
   }
   values_ = x;
   if (fine && !codes) return;
@@ -77,15 +78,14 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
       int8_t* out = codes_.data() + t * code_stride_;
       float* scale = scale_.data() + t * blocks_;
       if (fine) {
-        for (size_t k = 0; k < K; k += kBlock) {
-          const size_t n = std::min(kBlock, K - k);
-          scale[k / kBlock] = ops.quantize_i8(row + k, n, ops.absmax(row + k, n), out + k);
-        }
+        ops.quantize_i8_blocks(row, K, out, scale);
       } else if (activation == Activation::int4_absmean) {
         scale[0] = ops.quantize_i4(row, K, out);
       } else {
-        const bool tensor = activation == Activation::int8_absmax_tensor;
-        scale[0] = ops.quantize_i8(row, K, tensor ? whole : ops.absmax(row, K), out);
+        const float top = activation == Activation::int8_absmax_tensor ? whole
+                          : largest                                    ? largest[t]
+                                                                       : ops.absmax(row, K);
+        scale[0] = ops.quantize_i8(row, K, top, out);
       }
       memset(out + K, 0, code_stride_ - K);
       if (codes)

@@ -34,8 +34,10 @@ class Input {
   // Memory for T tokens of K columns; nothing is allocated after the largest was seen.
   void reserve(size_t T, size_t K);
 
-  // Reads x [T][K], which must live until the product is done.
-  void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps);
+  // Reads x [T][K], which must live until the product is done. largest [T]: the largest |x| of each
+  // token where the caller knows it, or null.
+  void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps,
+               const float* largest = nullptr);
 
   // Takes codes [T][K] as they are, with no scale: for integer sums.
   void take_codes(const Ops& ops, const int8_t* codes, size_t T, size_t K);

@@ -83,6 +83,8 @@ struct Ops {
   // m = max(absmax, 1e-5); codes = round_half_even(x * (127 / m)) within -128..127;
   // returns m / 127.
   float (*quantize_i8)(const float* x, size_t n, float absmax, int8_t* codes);
+  // The same for each kBlock columns, with a scale of their own.
+  void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
   // b = max(mean |x|, 1e-5), summed in double; codes = round_half_even(x * (sqrt 7 / b)) within
   // -8..7; returns b / sqrt 7. BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
   float (*quantize_i4)(const float* x, size_t n, int8_t* codes);
@@ -91,13 +93,16 @@ struct Ops {
   // sums[i] = sum of codes[16 i .. 16 i + 15], for i < n
   void (*sum_by_16)(const int8_t* codes, int32_t* sums, size_t n);
 
-  // y = (x * (1 / sqrt(mean(x^2) + eps))) * w. y may be x.
-  void (*rms_norm)(const float* x, const float* w, float eps, float* y, size_t n);
+  // y = (x * (1 / sqrt(mean(x^2) + eps))) * w; returns the largest |y|, as absmax. y may be x.
+  float (*rms_norm)(const float* x, const float* w, float eps, float* y, size_t n);
+  // The same, told the sum of x^2 by one of those below.
+  float (*normalize)(const float* x, const float* w, float squares, float eps, float* y, size_t n);
   // y = silu(gate) * up, silu(g) = g / (1 + exp(-g));  y = max(gate, 0)^2 * up. y may be gate.
-  void (*glu_silu)(const float* gate, const float* up, float* y, size_t n);
-  void (*glu_relu2)(const float* gate, const float* up, float* y, size_t n);
-  // y += x
-  void (*add)(const float* x, float* y, size_t n);
+  // Both return the sum of y^2, ready for `normalize`.
+  float (*glu_silu)(const float* gate, const float* up, float* y, size_t n);
+  float (*glu_relu2)(const float* gate, const float* up, float* y, size_t n);
+  // y += x; returns the sum of y^2.
+  float (*add)(const float* x, float* y, size_t n);
   // In place: (a, b) = (a cos - b sin, b cos + a sin) for a = x[i], b = x[i + half]
   void (*rope)(float* x, const float* cos, const float* sin, size_t half);
   // Within 2 ulp; 0 below -104, infinity above 89.

@@ -1,4 +1,4 @@
-// AVX2 and F16C. A vector of 64 bytes is two registers, of 8 rows each.
+// AVX2, FMA and F16C. A vector of 64 bytes is two registers, of 8 rows each.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
@@ -7,7 +7,7 @@
 #include "ops.h"
 #include "target.h"
 
-ONEBIT_TARGET_BEGIN("avx2,f16c")
+ONEBIT_TARGET_BEGIN("avx2,fma,f16c")
 
 namespace onebit {
 namespace avx2 {
@@ -19,6 +19,12 @@ namespace {
 constexpr int kTokens = 4;
 constexpr int kFloatTokens = 2;
 
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)
@@ -102,6 +108,7 @@ struct I8 {
 };
 
 #include "float_ops.inl"
+#include "attention.inl"
 #include "products.inl"
 
 }  // namespace

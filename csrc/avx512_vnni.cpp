@@ -8,7 +8,7 @@
 #include "ops.h"
 #include "target.h"
 
-ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c")
+ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
 namespace onebit {
 namespace avx512_vnni {
@@ -20,6 +20,9 @@ namespace {
 constexpr int kTokens = 8;
 constexpr int kFloatTokens = 4;
 
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  return {{(Piece)_mm512_fmadd_ps((__m512)a.p[0], (__m512)b.p[0], (__m512)c.p[0])}};
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   return {{(Piece)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x))}};
 }
@@ -108,6 +111,7 @@ struct I4 : Codes<4> {
 };
 
 #include "float_ops.inl"
+#include "attention.inl"
 #include "products.inl"
 
 }  // namespace

@@ -21,6 +21,12 @@ namespace {
 constexpr int kTokens = 6;
 constexpr int kFloatTokens = 2;
 
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)
@@ -77,6 +83,7 @@ using I4 = Codes<4>;
 using I8 = Codes<8>;
 
 #include "float_ops.inl"
+#include "attention.inl"
 #include "products.inl"
 
 }  // namespace

@@ -15,29 +15,55 @@ class Decoder;
 
 class Cache {
  public:
-  // kv_bits is 16 or 32. Throws std::bad_alloc where the memory cannot be had.
-  Cache(Decoder& owner, size_t layers, size_t kv_heads, size_t head_dim, size_t capacity,
-        int kv_bits);
+  // kv_bits: 32 or 16. Throws std::bad_alloc where the memory cannot be had.
+  Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
+        size_t capacity, int kv_bits);
+
+  // Throws std::invalid_argument for bits that are not among the accepted ones.
+  static void check_bits(int kv_bits);
 
   // Tokens held. Setting it lower forgets the newest; higher throws std::invalid_argument.
   size_t length() const;
   void set_length(size_t length);
 
   size_t capacity() const { return capacity_; }
+  int kv_bits() const { return kv_bits_; }
   size_t size_bytes() const { return keys_.size_bytes() + values_.size_bytes(); }
+
+  // Holds the first n positions of `from` and nothing else. Throws std::invalid_argument if `from`
+  // is of another decoder or other bits, holds fewer, or n is more than the capacity.
+  void copy_prefix(const Cache& from, size_t n);
+
+  // For the decoder, whose lock is held: nothing is checked, and the length stays as it is.
+  // Key/value heads do not depend on one another; positions of a head are written by one thread.
+
+  // Positions first .. first + T - 1 of a layer. k and v: [T][kv_heads * head_dim].
+  void write(const Ops& ops, size_t layer, size_t kv_head, size_t first, size_t T, const float* k,
+             const float* v);
+  void write(const Ops& ops, size_t layer, size_t first, size_t T, const float* k, const float* v);
+
+  // The query heads of one key/value head, for T tokens at positions first .. first + T - 1, of
+  // which each sees 0 .. its own. q and out: [T][heads * head_dim]; scratch: scratch_floats().
+  void attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, size_t T, const float* q,
+              float* out, float* scratch, float scale) const;
+  static size_t scratch_floats(size_t head_dim) { return attention_scratch(head_dim); }
+
+  // Tokens that `attend` takes together; a good size to split a prompt by.
+  static size_t tokens_together(size_t group) { return group < kQueries ? kQueries / group : 1; }
 
  private:
   friend class Decoder;
 
-  void write(const Ops& ops, size_t layer, size_t head, size_t position, const float* k,
-             const float* v);
-  void attend(const Ops& ops, size_t layer, size_t head, size_t n, const float* q, float scale,
-              float* scores, float* out);
-  uint8_t* keys(size_t layer, size_t head);
-  uint8_t* values(size_t layer, size_t head);
+  size_t key_at(size_t layer, size_t kv_head) const {
+    return (layer * kv_heads_ + kv_head) * positions_ * head_dim_ * bytes_;
+  }
+  size_t value_at(size_t layer, size_t kv_head) const {
+    return (layer * kv_heads_ + kv_head) * positions_ * v_stride_ * bytes_;
+  }
 
   Decoder& owner_;
-  size_t kv_heads_, head_dim_, capacity_;
+  size_t layers_, heads_, kv_heads_, head_dim_, capacity_;
+  int kv_bits_;
   size_t positions_;  // capacity rounded up to 16
   size_t v_stride_;   // head_dim rounded up to 16
   size_t bytes_;      // of a number

@@ -23,10 +23,9 @@ Decoder::Decoder(Shape shape) : shape_(std::move(shape)), layers_(shape_.layers)
 
 std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
   if (!capacity) fail("cache: capacity is 0; it must be at least 1 token.");
-  if (kv_bits != 16 && kv_bits != 32)
-    fail("cache: kv_bits is " + std::to_string(kv_bits) + "; accepted: 16, 32.");
-  return std::make_unique<Cache>(*this, shape_.layers, shape_.kv_heads, shape_.head_dim, capacity,
-                                 kv_bits);
+  Cache::check_bits(kv_bits);
+  return std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
+                                 shape_.head_dim, capacity, kv_bits);
 }
 
 void Decoder::check_append(const Append& append) const {
@@ -61,7 +60,7 @@ void Decoder::check_step(const Append* appends, size_t count) {
     fail("decoder: a cache appears twice in a step; each sequence needs its own.");
 }
 
-void Decoder::reserve(size_t T, size_t positions) {
+void Decoder::reserve(size_t T) {
   const Shape& s = shape_;
   const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
   h_.grow(T * s.hidden);
@@ -75,9 +74,8 @@ void Decoder::reserve(size_t T, size_t positions) {
   up_.grow(T * s.intermediate);
   cos_.grow(T * s.head_dim / 2);
   sin_.grow(T * s.head_dim / 2);
-  score_stride_ = std::max(score_stride_, (positions + 15) / 16 * 16);
   slots_ = 4 * threads();
-  scores_.grow(checked_product(slots_, score_stride_));
+  scratch_.grow(slots_ * Cache::scratch_floats(s.head_dim));
   const size_t widest = std::max({s.hidden, q, s.intermediate});
   for (Input& input : inputs_) input.reserve(T, widest);
   products_.reserve(T, widest);
@@ -86,14 +84,11 @@ void Decoder::reserve(size_t T, size_t positions) {
 void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* logits) {
   std::lock_guard<std::mutex> lock(mutex_);
   check_step(appends, count);
-  size_t rows = 0, positions = 0;
-  for (size_t i = 0; i < count; ++i) {
-    rows += appends[i].T;
-    positions = std::max(positions, appends[i].cache->capacity_);
-  }
+  size_t rows = 0;
+  for (size_t i = 0; i < count; ++i) rows += appends[i].T;
   // Chunks of equal size: a last one of few rows would read all weights for them.
   const size_t chunks = (rows + kChunk - 1) / kChunk;
-  reserve((rows + chunks - 1) / chunks, positions);
+  reserve((rows + chunks - 1) / chunks);
   size_t i = 0, t = 0;  // the next row is token t of sequence i
   for (size_t c = 0; c < chunks; ++c) {
     rows_.clear();
@@ -193,22 +188,32 @@ void Decoder::attention(const Ops& ops, size_t index) {
           ops.rms_norm(x, (is_q ? layer.q_norm : layer.k_norm).data(), s.eps, x, D);
         ops.rope(x, cos, sin, D / 2);
       }
-      for (size_t i = 0; i < kv_heads; ++i)
-        rows_[t].cache->write(ops, index, i, rows_[t].position, k_.data() + (t * kv_heads + i) * D,
-                              v_.data() + (t * kv_heads + i) * D);
+    }
+  });
+  cut_runs(rows_.size());
+  const size_t kv = kv_heads * D, pieces = runs_.size() * kv_heads;
+  parallel_for(pieces, rows_.size() < kTokenGrain ? pieces : 1, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      const Run& run = runs_[i / kv_heads];
+      rows_[run.row].cache->write(ops, index, i % kv_heads, rows_[run.row].position, run.T,
+                                  k_.data() + run.row * kv, v_.data() + run.row * kv);
     }
   });
   if (index + 1 == layers_.size()) drop_unwanted_rows();
 
   const size_t T = rows_.size();
   const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(D)));
-  // Each slot has its own scratch, whichever thread takes it.
+  // A unit is a key/value head for a few tokens. Each slot has its own scratch, whichever thread
+  // takes it.
+  cut_runs(Cache::tokens_together(heads / kv_heads));
+  const size_t units = kv_heads * runs_.size();
   parallel_for(slots_, 1, [&](size_t begin, size_t end) {
-    for (size_t unit = heads * T * begin / slots_; unit < heads * T * end / slots_; ++unit) {
-      const size_t i = unit / T, t = unit % T, at = (t * heads + i) * D;
-      rows_[t].cache->attend(ops, index, i / (heads / kv_heads), rows_[t].position + 1,
-                             q_.data() + at, scale, scores_.data() + begin * score_stride_,
-                             a_.data() + at);
+    for (size_t unit = units * begin / slots_; unit < units * end / slots_; ++unit) {
+      const Run& run = runs_[unit % runs_.size()];
+      const Row& row = rows_[run.row];
+      row.cache->attend(ops, index, unit / runs_.size(), row.position, run.T,
+                        q_.data() + run.row * heads * D, a_.data() + run.row * heads * D,
+                        scratch_.data() + begin * Cache::scratch_floats(D), scale);
     }
   });
 
@@ -224,6 +229,19 @@ void Decoder::attention(const Ops& ops, size_t index) {
   float* const out[] = {x_.data()};
   multiply(ops, a_.data(), s.sub_norms ? largest_.data() : nullptr, heads * D, o, out, 1);
   add_and_norm(ops, layer.post_norm);
+}
+
+// The rows as runs of at most `most`.
+void Decoder::cut_runs(size_t most) {
+  runs_.clear();
+  for (size_t t = 0; t < rows_.size(); ++t) {
+    const bool goes_on = t && rows_[t].cache == rows_[t - 1].cache &&
+                         rows_[t].position == rows_[t - 1].position + 1;
+    if (goes_on && runs_.back().T < most)
+      ++runs_.back().T;
+    else
+      runs_.push_back({t, 1});
+  }
 }
 
 // In the last layer, once keys and values are written: rows without logits have done their part.

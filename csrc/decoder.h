@@ -96,13 +96,19 @@ class Decoder {
     bool wanted;  // its logits
   };
 
-  void reserve(size_t T, size_t positions);
+  // Consecutive positions of one sequence: rows `row` .. row + T - 1.
+  struct Run {
+    size_t row, T;
+  };
+
+  void reserve(size_t T);
   void embed(const Ops& ops);
   void rope_angles();
   void add_and_norm(const Ops& ops, const std::vector<float>& w);
   void multiply(const Ops& ops, const float* x, const float* largest, size_t K,
                 const Linear* const* linears, float* const* outputs, size_t count);
   void attention(const Ops& ops, size_t index);
+  void cut_runs(size_t most);
   void drop_unwanted_rows();
   void mlp(const Ops& ops, size_t index);
   void head(const Ops& ops, float* logits);
@@ -117,14 +123,15 @@ class Decoder {
 
   // Working memory of one chunk of T rows.
   std::vector<Row> rows_;
+  std::vector<Run> runs_;
   std::vector<const Cache*> caches_;
   Buffer<float> h_, x_;            // [T][hidden]: the residual stream, and what is on its way to it
   Buffer<float> largest_;          // [T]: the largest |x| of what a norm wrote last
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]
   Buffer<float> cos_, sin_;        // [T][head_dim / 2]
-  Buffer<float> scores_;           // [slots][positions]
-  size_t slots_ = 1, score_stride_ = 0;
+  Buffer<float> scratch_;          // [slots][Cache::scratch_floats]
+  size_t slots_ = 1;
   Input inputs_[3];
   Products products_;
 };

@@ -1,5 +1,5 @@
 // The float operations, written once and compiled for every instruction set. Needs lanes.inl and,
-// from the instruction set's file, load_f16 and store_f16.
+// from the instruction set's file, fma, load_f16 and store_f16.
 
 // e^x: x = n ln 2 + r, |r| <= 0.35; a degree-7 polynomial for e^r; 2^n in two halves, so that
 // results below the normal range round once and results above it become infinity.
@@ -8,15 +8,14 @@ ONEBIT_INLINE Lanes exp(const Lanes& a) {
   const IntLanes n = round_to_int(x * splat(1.44269504f));
   const Lanes nf = to_float(n);
   // ln 2 in two parts; the first has 9 bits, so n * 0.693359375 is exact.
-  const Lanes r = (x - nf * splat(0.693359375f)) - nf * splat(-2.12194440e-4f);
+  const Lanes r = fma(nf, splat(2.12194440e-4f), fma(nf, splat(-0.693359375f), x));
   Lanes p = splat(1.0f / 5040);
-  p = p * r + splat(1.0f / 720);
-  p = p * r + splat(1.0f / 120);
-  p = p * r + splat(1.0f / 24);
-  p = p * r + splat(1.0f / 6);
-  p = p * r + splat(0.5f);
-  p = (p * r) * r + r;
-  p = p + splat(1.0f);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p * r, r, r) + splat(1.0f);
   const IntLanes half = n >> 1;
   const Lanes scale_a = float_of_bits((half + splat(127)) << 23);
   const Lanes scale_b = float_of_bits(((n - half) + splat(127)) << 23);
@@ -223,52 +222,11 @@ ONEBIT_INLINE void dots(const typename W::Stored* w, const float* x, size_t x_st
     for (int j = 0; j < 4; ++j) {
       const Lanes column = W::lanes(w + 16 * (k + j));
       for (int t = 0; t < T; ++t)
-        sum[t][j] = sum[t][j] + column * splat(x[t * x_stride + k + j]);
+        sum[t][j] = fma(column, splat(x[t * x_stride + k + j]), sum[t][j]);
     }
   for (int j = 0; k + j < K; ++j) {
     const Lanes column = W::lanes(w + 16 * (k + j));
-    for (int t = 0; t < T; ++t) sum[t][j] = sum[t][j] + column * splat(x[t * x_stride + k + j]);
+    for (int t = 0; t < T; ++t) sum[t][j] = fma(column, splat(x[t * x_stride + k + j]), sum[t][j]);
   }
   for (int t = 0; t < T; ++t) y[t] = (sum[t][0] + sum[t][1]) + (sum[t][2] + sum[t][3]);
-}
-
-// out[16 * P lanes] = sum over t of p[t] * v[t], in the order of t, times `factor`.
-template <class KV, int P>
-ONEBIT_INLINE void mix(const Attention& a, const typename KV::Stored* v, size_t first,
-                       float factor) {
-  Lanes sum[P];
-  for (int j = 0; j < P; ++j) sum[j] = splat(0.0f);
-  for (size_t t = 0; t < a.n; ++t)
-    for (int j = 0; j < P; ++j)
-      sum[j] = sum[j] + splat(a.scores[t]) * KV::lanes(v + t * a.v_stride + first + 16 * j);
-  for (int j = 0; j < P; ++j) {
-    const size_t d = first + 16 * j;
-    const size_t count = a.head_dim - d < 16 ? a.head_dim - d : 16;
-    store_part(a.out + d, sum[j] * splat(factor), count);
-  }
-}
-
-template <class KV>
-void attend(const Attention& a) {
-  const auto* k = (const typename KV::Stored*)a.k;
-  const auto* v = (const typename KV::Stored*)a.v;
-  Lanes largest = splat(-__builtin_inff());
-  for (size_t t = 0; t < a.n; t += 16) {
-    Lanes score[1];
-    dots<KV, 1>(k + t * a.head_dim, a.q, 0, a.head_dim, score);
-    store(a.scores + t, score[0] * splat(a.scale));
-    for (size_t i = a.n; i < t + 16; ++i) a.scores[i] = -__builtin_inff();
-    largest = max(load(a.scores + t), largest);
-  }
-  const Lanes top = splat(max_of(largest));
-  Lanes sum = splat(0.0f);
-  for (size_t t = 0; t < a.n; t += 16) {
-    const Lanes e = exp(load(a.scores + t) - top);
-    store(a.scores + t, e);
-    sum = sum + e;
-  }
-  const float factor = 1.0f / sum_of(sum);
-  size_t d = 0;
-  for (; d + 64 <= a.v_stride; d += 64) mix<KV, 4>(a, v, d, factor);
-  for (; d < a.v_stride; d += 16) mix<KV, 1>(a, v, d, factor);
 }

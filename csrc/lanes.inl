@@ -1,5 +1,6 @@
 // Sixteen floats or integers side by side, whatever the registers of the instruction set hold.
-// Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64).
+// Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64). The
+// file of the instruction set adds what the language has no operator for: fma, load_f16, store_f16.
 // Each lane goes through the same IEEE operations everywhere, so results are equal bit for bit.
 
 constexpr int kPieces = 64 / ONEBIT_PIECE;
@@ -130,6 +131,21 @@ ONEBIT_INLINE void store_i8(int8_t* y, const IntLanes& a) {
   }
 }
 
+// a in the first n lanes, `fill` in the others.
+ONEBIT_INLINE Lanes first_lanes(const Lanes& a, int32_t n, float fill) {
+  static const int32_t kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const IntLanes lane = load(kLane);
+  Lanes r;
+  ONEBIT_EACH r.p[i] = lane.p[i] < n - IntPiece{} ? a.p[i] : fill - Piece{};
+  return r;
+}
+// a where test >= low, else zero.
+ONEBIT_INLINE Lanes zero_below(const Lanes& a, const Lanes& test, float low) {
+  Lanes r;
+  ONEBIT_EACH r.p[i] = test.p[i] >= low - Piece{} ? a.p[i] : Piece{};
+  return r;
+}
+
 // The first n of 16 floats; the rest are `fill`.
 ONEBIT_INLINE Lanes load_part(const float* x, size_t n, float fill) {
   float part[16];
@@ -153,9 +169,9 @@ ONEBIT_INLINE float sum_of(const Lanes& a) {
 ONEBIT_INLINE float max_of(const Lanes& a) {
   float part[16];
   store(part, a);
-  float m = part[0];
-  for (int i = 1; i < 16; ++i) m = part[i] > m ? part[i] : m;
-  return m;
+  for (int width = 8; width; width /= 2)
+    for (int i = 0; i < width; ++i) part[i] = part[i + width] > part[i] ? part[i + width] : part[i];
+  return part[0];
 }
 
 #undef ONEBIT_EACH

@@ -9,6 +9,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -327,6 +328,66 @@ size_t length(const Cache& cache) {
   return cache.length();
 }
 
+void copy_prefix(Cache& cache, const Cache& from, int64_t n) {
+  if (n < 0) fail("cache: a prefix of " + std::to_string(n) + " tokens; it cannot be negative.");
+  nb::gil_scoped_release release;
+  cache.copy_prefix(from, static_cast<size_t>(n));
+}
+
+// One layer's attention by itself, one head after the other, for tests and measurements.
+class AttentionOnly {
+ public:
+  AttentionOnly(size_t heads, size_t kv_heads, size_t head_dim, size_t capacity, int kv_bits)
+      : heads_(heads),
+        kv_heads_(kv_heads),
+        head_dim_(head_dim),
+        cache_(owner_, 1, heads, kv_heads, head_dim, capacity, kv_bits) {}
+
+  void write(In<float> k, In<float> v) {
+    check(k, kv_heads_);
+    check(v, kv_heads_);
+    const size_t T = k.shape(0);
+    if (T != v.shape(0) || T > cache_.capacity() - length_) fail("keys and values do not fit.");
+    const Ops& ops = active_ops();
+    nb::gil_scoped_release release;
+    cache_.write(ops, 0, length_, T, k.data(), v.data());
+    length_ += T;
+  }
+
+  Out<float> attend(In<float> q) {
+    check(q, heads_);
+    const size_t T = q.shape(0);
+    if (!T || T > length_) fail("more queries than positions, or none.");
+    Out<float> out = new_array<float>({T, heads_, head_dim_});
+    const Ops& ops = active_ops();
+    nb::gil_scoped_release release;
+    Buffer<float> scratch(Cache::scratch_floats(head_dim_));
+    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
+    for (size_t i = 0; i < kv_heads_; ++i)
+      cache_.attend(ops, 0, i, length_ - T, T, q.data(), out.data(), scratch.data(), scale);
+    return out;
+  }
+
+  size_t size_bytes() const { return cache_.size_bytes(); }
+
+ private:
+  void check(const In<float>& x, size_t heads) const {
+    check_dims("x_THD", x, 3);
+    if (x.shape(1) != heads || x.shape(2) != head_dim_) fail("x_THD has other heads or dimensions.");
+  }
+
+  size_t heads_, kv_heads_, head_dim_, length_ = 0;
+  Decoder owner_{Shape{}};
+  Cache cache_;
+};
+
+void check_attention(size_t heads, size_t kv_heads, size_t head_dim, size_t capacity,
+                     int kv_bits) {
+  Cache::check_bits(kv_bits);
+  if (!heads || !kv_heads || heads % kv_heads || !head_dim || !capacity)
+    fail("attention: heads must be a multiple of kv_heads, and no size 0.");
+}
+
 void set_thread_count(int64_t n) {
   if (n < 1 || n > 1024)
     fail("threads: " + std::to_string(n) + "; accepted: 1 to 1024.");
@@ -370,7 +431,22 @@ NB_MODULE(cpu, m) {
   nb::class_<Cache>(m, "Cache")
       .def_prop_rw("length", &length, &set_length)
       .def_prop_ro("capacity", &Cache::capacity)
-      .def_prop_ro("size_bytes", &Cache::size_bytes);
+      .def_prop_ro("size_bytes", &Cache::size_bytes)
+      .def_prop_ro("kv_bits", &Cache::kv_bits)
+      .def("copy_prefix", &copy_prefix, "from_cache"_a, "n"_a);
+
+  nb::class_<AttentionOnly>(m, "Attention")
+      .def(
+          "__init__",
+          [](AttentionOnly* self, size_t heads, size_t kv_heads, size_t head_dim, size_t capacity,
+             int kv_bits) {
+            check_attention(heads, kv_heads, head_dim, capacity, kv_bits);
+            new (self) AttentionOnly(heads, kv_heads, head_dim, capacity, kv_bits);
+          },
+          "heads"_a, "kv_heads"_a, "head_dim"_a, "capacity"_a, "kv_bits"_a)
+      .def_prop_ro("size_bytes", &AttentionOnly::size_bytes)
+      .def("write", &AttentionOnly::write, "k_THD"_a, "v_THD"_a)
+      .def("attend", &AttentionOnly::attend, "q_THD"_a);
 
   nb::class_<Decoder>(m, "Decoder")
       .def(

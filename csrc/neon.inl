@@ -7,6 +7,12 @@
 constexpr int kTokens = 4;
 constexpr int kFloatTokens = 2;
 
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  Lanes r;
+  for (int i = 0; i < 4; ++i)
+    r.p[i] = (Piece)vfmaq_f32((float32x4_t)c.p[i], (float32x4_t)a.p[i], (float32x4_t)b.p[i]);
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 4; ++i)

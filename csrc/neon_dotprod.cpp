@@ -62,6 +62,7 @@ using I4 = Codes<4>;
 using I8 = Codes<8>;
 
 #include "float_ops.inl"
+#include "attention.inl"
 #include "products.inl"
 
 }  // namespace

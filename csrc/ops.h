@@ -1,7 +1,7 @@
 // The CPU operations, as one table of pointers per instruction set.
 //
 // Every table computes the same bits: the integer sums are exact, and the float code is written
-// once (lanes.inl, float_ops.inl, products.inl) over 16 lanes in a fixed order, then compiled for
+// once (lanes.inl, float_ops.inl, attention.inl, products.inl) over 16 lanes in a fixed order, then compiled for
 // each set. Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have
 // checked before.
 //
@@ -50,22 +50,36 @@ struct Product {
 //   codes, per step:  y += float(sum of code * x) * (x_scale * scale)  then, with a minimum,
 //                     y += minimum * (x_scale * float(step_sum));  last, y += bias.
 //                     sums are int32 and exact while K < 131072.
-//   floats:           four sums by k % 4, joined as (s0 + s1) + (s2 + s3); multiply, then add.
+//   floats:           four sums by k % 4, each a chain of fma, joined as (s0 + s1) + (s2 + s3).
 using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
 
-// One query of one head against the n first positions of a cache.
-//   score[t] = scale * dot(q, k[t]);  p = softmax(score);  out[d] = sum over t of p[t] * v[t][d]
+// Attention of T tokens, at positions first .. first + T - 1, in the `group` query heads that share a
+// key/value head. A token sees positions 0 .. its own:
+//   p = softmax(scale * dot(q, k[s]));  out[d] = sum over s of p[s] * v[s][d]
+// Softmax is online: steps of kSpan positions from 0 on, in base 2, with scale * log2 e taken into q.
+// Per query (a token in a head) and step: score = one chain of fma over d; m = the largest so far;
+// e = 2^(score - m); sum and out, brought to the new m, take the step's positions in order, by fma.
+// So a query's result depends on no other query, and working memory not on the context.
 struct Attention {
-  const float* q;       // [head_dim]
-  const void* k;        // tiles of 16 positions, [head_dim][16] each: positions in lanes
-  const void* v;        // [n][v_stride]
-  size_t v_stride;      // head_dim rounded up to 16
-  size_t head_dim;
-  size_t n;
-  float scale;
-  float* scores;        // scratch, n rounded up to 16
-  float* out;           // [head_dim]
+  const float* q = nullptr;  // [T][group][head_dim], tokens `stride` apart
+  float* out = nullptr;      // the same
+  size_t stride = 0;
+  size_t tokens = 0;  // T
+  size_t first = 0;
+  size_t group = 1;
+  size_t head_dim = 0;
+  float scale = 1.0f;
+  const void* k = nullptr;   // tiles of 16 positions, [head_dim][16] each: positions in lanes
+  const void* v = nullptr;   // [positions][v_stride]
+  size_t v_stride = 0;       // head_dim rounded up to 16
+  float* scratch = nullptr;  // attention_scratch(head_dim) floats, 64-byte aligned
 };
+constexpr size_t kSpan = 64;     // positions of a step
+constexpr size_t kQueries = 48;  // queries that go through the positions together
+constexpr size_t attention_scratch(size_t head_dim) {
+  const size_t D = (head_dim + 15) / 16 * 16;
+  return kQueries * (2 * D + kSpan + 16 + 2);
+}
 
 struct Ops {
   const char* isa;

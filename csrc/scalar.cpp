@@ -17,6 +17,14 @@ namespace {
 constexpr int kTokens = 4;
 constexpr int kFloatTokens = 2;
 
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  float x[16], y[16], z[16];
+  store(x, a);
+  store(y, b);
+  store(z, c);
+  for (int i = 0; i < 16; ++i) z[i] = __builtin_fmaf(x[i], y[i], z[i]);
+  return load(z);
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   float part[16];
   for (int i = 0; i < 16; ++i) part[i] = float_of_half(x[i]);
@@ -54,6 +62,7 @@ using I4 = Codes<4>;
 using I8 = Codes<8>;
 
 #include "float_ops.inl"
+#include "attention.inl"
 #include "products.inl"
 
 }  // namespace

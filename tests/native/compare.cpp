@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "dispatch.h"
 #include "half.h"
 #include "linear.h"
@@ -322,26 +323,31 @@ void halves() {
 void attention() {
   Random random(7);
   for (const size_t head_dim : {8, 64, 80, 128})
-    for (const size_t n : {1, 15, 16, 17, 50}) {
+    for (const size_t n : {1, 15, 16, 17, 50, 130}) {
       const size_t positions = (n + 15) / 16 * 16, v_stride = (head_dim + 15) / 16 * 16;
-      const std::vector<float> q = floats(random, head_dim), k = floats(random, positions * head_dim);
+      const size_t tokens = n < 20 ? n : 20, group = 3;
+      const std::vector<float> q = floats(random, tokens * group * head_dim);
+      const std::vector<float> k = floats(random, positions * head_dim);
       const std::vector<float> v = floats(random, positions * v_stride);
       std::vector<uint16_t> k16(k.size()), v16(v.size());
       kScalar.f32_to_f16(k.data(), k16.data(), k.size());
       kScalar.f32_to_f16(v.data(), v16.data(), v.size());
       for (const bool half : {false, true})
         each<float>("attend, head_dim=" + std::to_string(head_dim) + " n=" + std::to_string(n),
-                    head_dim, [&](const Ops& ops, float* y) {
-                      std::vector<float> scores(positions);
+                    tokens * group * head_dim, [&](const Ops& ops, float* y) {
+                      Buffer<float> scratch(attention_scratch(head_dim));
                       Attention a = {};
                       a.q = q.data();
                       a.k = half ? static_cast<const void*>(k16.data()) : k.data();
                       a.v = half ? static_cast<const void*>(v16.data()) : v.data();
                       a.v_stride = v_stride;
                       a.head_dim = head_dim;
-                      a.n = n;
+                      a.first = n - tokens;
+                      a.tokens = tokens;
+                      a.group = group;
+                      a.stride = group * head_dim;
                       a.scale = 0.3f;
-                      a.scores = scores.data();
+                      a.scratch = scratch.data();
                       a.out = y;
                       (half ? ops.attend_f16 : ops.attend_f32)(a);
                     });

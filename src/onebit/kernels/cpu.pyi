@@ -89,6 +89,24 @@ class Cache:
     def capacity(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def kv_bits(self) -> int: ...
+    def copy_prefix(self, from_cache: Cache, n: int) -> None:
+        """Hold the first n positions of another cache of the same decoder and kv_bits, only."""
+
+class Attention:
+    """One layer's attention by itself, on one thread, for tests and measurements."""
+
+    def __init__(
+        self, heads: int, kv_heads: int, head_dim: int, capacity: int, kv_bits: int
+    ) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def write(self, k_THD: NDArray[np.float32], v_THD: NDArray[np.float32]) -> None:
+        """Append T positions, of kv_heads heads."""
+
+    def attend(self, q_THD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The T newest positions in `heads` heads, each seeing itself and all before it."""
 
 class Decoder:
     """The forward pass of the llama and bitnet families."""

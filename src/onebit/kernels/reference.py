@@ -110,9 +110,27 @@ def _steps(K: int, G: int, block: int) -> list[slice]:
 
 
 def linear_float(values_NK: NDArray[np.float32], x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply floats as the kernels do, (T, N): four sums by k % 4, joined in pairs."""
+    """Multiply floats as the kernels do, (T, N): four chains of fma by k % 4, joined in pairs."""
     partial = np.zeros((4, x_TK.shape[0], values_NK.shape[0]), np.float32)
     for k in range(x_TK.shape[1]):
-        partial[k % 4] += x_TK[:, k, None] * values_NK[:, k]
+        partial[k % 4] = fma(x_TK[:, k, None], values_NK[:, k], partial[k % 4])
     total: NDArray[np.float32] = (partial[0] + partial[1]) + (partial[2] + partial[3])
     return total
+
+
+def fma(
+    a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a * b + c, rounded once.
+
+    The product of two float32 is exact in float64. The sum is rounded there to odd: where it is not
+    exact, its last bit is made 1, towards the error, so that rounding it again cannot meet a tie.
+    """
+    product = a.astype(np.float64) * b
+    total = np.asarray(product + c)
+    back = total - product
+    error = (product - (total - back)) + (c - back)  # exact: Knuth's two-sum
+    even = (total.view(np.int64) & 1) == 0
+    towards = np.copysign(np.inf, error)
+    odd = np.where((error != 0) & even, np.nextafter(total, towards), total)
+    return odd.astype(np.float32)

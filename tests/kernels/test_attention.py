@@ -1,0 +1,121 @@
+"""Attention against float64 NumPy, and against itself: no query depends on another."""
+
+import numpy as np
+import pytest
+
+from onebit.kernels import cpu
+
+# (positions, queries, heads, kv_heads, head_dim): the edges of a tile of 16 and a step of 64
+# positions, of a register tile and of the 48 queries that go together
+SHAPES = [
+    (1, 1, 1, 1, 16),
+    (15, 3, 2, 2, 10),
+    (16, 16, 3, 1, 64),
+    (17, 17, 8, 2, 24),
+    (63, 20, 5, 1, 40),
+    (64, 2, 6, 1, 128),
+    (65, 13, 7, 1, 32),
+    (129, 20, 8, 1, 80),
+    (200, 7, 20, 5, 128),
+    (700, 50, 2, 1, 16),
+]
+# Of the largest output: rounding of float32, of float16.
+TOLERANCE = {32: 3e-6, 16: 2e-3}
+
+
+def random_case(N, T, heads, kv_heads, D, spread=1.0):
+    rng = np.random.default_rng(N * 1000 + D)
+    shapes = ((T, heads, D), (N, kv_heads, D), (N, kv_heads, D))
+    q, k, v = (rng.standard_normal(shape).astype("f4") for shape in shapes)
+    return q * np.float32(spread), k, v
+
+
+def expected(q, k, v):
+    q, k, v = (x.astype("f8") for x in (q, k, v))
+    T, heads, D = q.shape
+    N = len(k)
+    k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
+    scores = np.einsum("thd,nhd->htn", q, k) / np.sqrt(D)
+    scores[:, np.arange(N) > np.arange(N - T, N)[:, None]] = -np.inf
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("htn,nhd->thd", p / p.sum(-1, keepdims=True), v)
+
+
+def run(q, k, v, kv_bits, pieces=(0,)):
+    """The newest len(q) positions, written and asked for in pieces that begin at `pieces`."""
+    attention = cpu.Attention(q.shape[1], k.shape[1], q.shape[2], len(k), kv_bits)
+    before, out = len(k) - len(q), []
+    if before:
+        attention.write(k[:before], v[:before])
+    for begin, end in zip(pieces, [*pieces[1:], len(q)], strict=True):
+        here = slice(before + begin, before + end)
+        attention.write(k[here], v[here])
+        out.append(attention.attend(q[begin:end]))
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_numpy(isa, shape, kv_bits):
+    case = random_case(*shape)
+    y = expected(*case)
+    np.testing.assert_allclose(
+        run(*case, kv_bits), y, rtol=0, atol=TOLERANCE[kv_bits] * np.abs(y).max()
+    )
+
+
+@pytest.mark.parametrize("spread", [0.0, 30.0])
+def test_flat_and_sharp_softmax(isa, spread):
+    """Equal scores, and scores of which one takes all and the running maximum often changes."""
+    case = random_case(150, 20, 4, 2, 32, spread)
+    np.testing.assert_allclose(run(*case, 32), expected(*case), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+def test_a_query_does_not_depend_on_the_others(isa, kv_bits):
+    for shape in ((90, 20, 3, 1, 24), (131, 70, 8, 2, 16)):
+        case = random_case(*shape)
+        whole = run(*case, kv_bits)
+        for pieces in ([0, 1], [0, 5, 6, 18], range(shape[1])):
+            np.testing.assert_array_equal(run(*case, kv_bits, pieces), whole)
+
+
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+def test_same_bits_on_every_instruction_set(monkeypatch, kv_bits):
+    for shape in ((150, 9, 4, 2, 40), (70, 20, 5, 1, 128)):
+        case = random_case(*shape, spread=3.0)
+        results = []
+        for isa in cpu.isas():
+            monkeypatch.setenv("ONEBIT_ISA", isa)
+            results.append(run(*case, kv_bits))
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+
+
+def test_what_is_not_seen_does_not_count(isa):
+    """Not even a NaN that a later token, or a forgotten one, left behind."""
+    q, k, v = random_case(40, 20, 4, 2, 16)
+    whole = run(q, k, v, 32)
+    k[30:], v[30:] = np.nan, np.nan
+    np.testing.assert_array_equal(run(q, k, v, 32)[:10], whole[:10])
+
+
+def test_a_long_context(isa):
+    case = random_case(3000, 1, 2, 1, 16)
+    np.testing.assert_allclose(run(*case, 32), expected(*case), rtol=0, atol=1e-6)
+
+
+def test_wrong_sizes_are_refused():
+    for sizes in ((3, 2, 16, 8, 32), (0, 1, 16, 8, 32), (2, 1, 0, 8, 32), (2, 1, 16, 0, 32)):
+        with pytest.raises(ValueError, match="multiple of kv_heads"):
+            cpu.Attention(*sizes)
+    with pytest.raises(ValueError, match="kv_bits is 5; accepted: "):
+        cpu.Attention(2, 1, 16, 8, 5)
+    one = cpu.Attention(2, 1, 16, 8, 32)
+    ones = np.ones((9, 1, 16), np.float32)
+    with pytest.raises(ValueError, match="do not fit"):
+        one.write(ones, ones)
+    with pytest.raises(ValueError, match="more queries than positions"):
+        one.attend(np.ones((1, 2, 16), np.float32))
+    with pytest.raises(ValueError, match="other heads or dimensions"):
+        one.write(ones[:1, :, :8], ones[:1, :, :8])

@@ -109,6 +109,7 @@ struct I8 {
 
 #include "float_ops.inl"
 #include "attention.inl"
+#include "hadamard.inl"
 #include "products.inl"
 
 }  // namespace

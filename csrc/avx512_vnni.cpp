@@ -112,6 +112,7 @@ struct I4 : Codes<4> {
 
 #include "float_ops.inl"
 #include "attention.inl"
+#include "hadamard.inl"
 #include "products.inl"
 
 }  // namespace

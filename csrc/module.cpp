@@ -9,6 +9,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "cache.h"
 #include "decoder.h"
 #include "dispatch.h"
+#include "hadamard.h"
 #include "linear.h"
 #include "machine.h"
 #include "matrix.h"
@@ -212,6 +214,19 @@ double int8_peak(int64_t threads, double time_s) {
   const char* isa = active_ops().isa;
   nb::gil_scoped_release release;
   return measure_int8_peak(isa, static_cast<size_t>(threads), time_s);
+}
+
+Out<float> hadamard(In<float> x) {
+  check_dims("x_TK", x, 2);
+  const size_t T = x.shape(0), K = x.shape(1);
+  if (!K) fail("x_TK has no columns.");
+  Out<float> y = new_array<float>({T, K});
+  const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
+  const HadamardPlan plan(K);
+  std::copy(x.data(), x.data() + T * K, y.data());
+  for (size_t t = 0; t < T; ++t) ops.hadamard(plan.get(), y.data() + t * K);
+  return y;
 }
 
 // --- the decoder
@@ -425,6 +440,7 @@ NB_MODULE(cpu, m) {
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
   m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
+  m.def("hadamard", &hadamard, "x_TK"_a);
   m.def("f32_to_f16", &elementwise<float, uint16_t, &Ops::f32_to_f16>, "x_N"_a);
   m.def("f16_to_f32", &elementwise<uint16_t, float, &Ops::f16_to_f32>, "x_N"_a);
 

@@ -63,6 +63,7 @@ using I8 = Codes<8>;
 
 #include "float_ops.inl"
 #include "attention.inl"
+#include "hadamard.inl"
 #include "products.inl"
 
 }  // namespace

@@ -81,6 +81,18 @@ constexpr size_t attention_scratch(size_t head_dim) {
   return kQueries * (2 * D + kSpan + 16 + 2);
 }
 
+// The orthonormal Hadamard transform of n numbers: blocks of `size`, each seen as an array
+// [order of the last axis] ... [order of axis 0][power]. hadamard.h chooses the orders.
+struct Hadamard {
+  static constexpr size_t kMostAxes = 3;
+  size_t n = 1, size = 1;
+  size_t power = 1;  // Sylvester's, a power of two: butterflies at distances 1, 2, 4, ...
+  size_t axes = 0;
+  size_t order[kMostAxes] = {};            // multiples of 4, at most 256
+  const float* signs[kMostAxes] = {};      // [order][order], 1 or -1: sums in the order of columns
+  float scale = 1.0f;                      // 1 / sqrt(size), multiplied last
+};
+
 struct Ops {
   const char* isa;
 
@@ -121,6 +133,9 @@ struct Ops {
   void (*rope)(float* x, const float* cos, const float* sin, size_t half);
   // Within 2 ulp; 0 below -104, infinity above 89.
   void (*exp)(const float* x, float* y, size_t n);
+
+  // In place, plan.n numbers.
+  void (*hadamard)(const Hadamard& plan, float* x);
 
   // IEEE half precision, round to nearest even.
   void (*f32_to_f16)(const float* x, uint16_t* y, size_t n);

@@ -126,6 +126,7 @@ constexpr Ops make_ops(const char* isa) {
           add,
           rope,
           exp_f32,
+          hadamard,
           f32_to_f16,
           f16_to_f32,
           attend<F32>,

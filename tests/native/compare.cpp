@@ -19,6 +19,7 @@
 
 #include "buffer.h"
 #include "dispatch.h"
+#include "hadamard.h"
 #include "half.h"
 #include "linear.h"
 #include "matrix.h"
@@ -354,6 +355,20 @@ void attention() {
     }
 }
 
+// ---- the Hadamard transform
+
+void hadamards() {
+  Random random(8);
+  for (const size_t n : {1, 8, 12, 16, 64, 80, 144, 576, 2560}) {
+    const std::vector<float> x = floats(random, n);
+    const HadamardPlan plan(n);
+    each<float>("hadamard, n=" + std::to_string(n), n, [&](const Ops& ops, float* y) {
+      std::copy(x.begin(), x.end(), y);
+      ops.hadamard(plan.get(), y);
+    });
+  }
+}
+
 // ---- which tables there are
 
 void dispatch(const std::vector<std::string>& wanted) {
@@ -396,5 +411,6 @@ int main(int argc, char** argv) {
   vectors();
   halves();
   attention();
+  hadamards();
   printf("%zu numbers are equal\n", compared);
 }

@@ -76,6 +76,9 @@ def linear(w: Matrix, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.
 def exp(x_N: NDArray[np.float32]) -> NDArray[np.float32]:
     """The exponential that attention and SiLU use; the same bits on every instruction set."""
 
+def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The orthonormal Hadamard transform of each row; csrc/hadamard.h says which for which K."""
+
 def f32_to_f16(x_N: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Bits of IEEE half precision, rounded to nearest even."""
 

@@ -27,6 +27,7 @@ __all__ = [
     "Matrix",
     "active_isa",
     "default_threads",
+    "hadamard",
     "int_sums",
     "isas",
     "linear",
@@ -238,6 +239,20 @@ def linear(
     x_TK = _matrix("linear", x_TK)
     _check_columns("linear", matrix, x_TK)
     return cpu.linear(matrix, x_TK, activation)
+
+
+def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return each row times the orthonormal Hadamard matrix of its size: x H^T / sqrt(K).
+
+    The matrix is a Kronecker product of Paley matrices (12, 20, 28, 36, ...) and a power of two.
+    Where K is no such product (odd, 2 * odd, 13 * 2^k, ...), it is block-diagonal, with blocks of
+    the largest power of two that divides K. `reference.hadamard_matrix` returns it.
+
+    Raises:
+        ShapeError: `x_TK` is not (T, K), or K is 0.
+    """
+    active_isa()
+    return cpu.hadamard(_matrix("hadamard", x_TK))
 
 
 def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -134,3 +134,72 @@ def fma(
     towards = np.copysign(np.inf, error)
     odd = np.where((error != 0) & even, np.nextafter(total, towards), total)
     return odd.astype(np.float32)
+
+
+def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return each row times the orthonormal Hadamard matrix of its size, (T, K), in float64."""
+    factors = _hadamard_factors(x_TK.shape[1])
+    orders = [len(factor) for factor in factors]
+    y = x_TK.astype(np.float64).reshape(-1, *orders)
+    for axis, factor in enumerate(factors, 1):
+        y = np.moveaxis(np.moveaxis(y, axis, -1) @ factor.T, -1, axis)
+    scale = np.float64(np.prod(orders)) ** -0.5
+    y_TK: NDArray[np.float64] = y.reshape(x_TK.shape) * scale
+    return y_TK
+
+
+def hadamard_matrix(n: int) -> NDArray[np.float64]:
+    """Return the matrix of 1 and -1 for rows of n; of one block, where n has only a block-diagonal.
+
+    A Kronecker product of Paley matrices, the largest order outermost, and Sylvester's for the
+    power of two that is left. Of the products that make n, that of the smallest sum of orders.
+    """
+    H = np.ones((1, 1))
+    for factor in _hadamard_factors(n):
+        H = np.kron(H, factor)
+    return H
+
+
+def _hadamard_factors(n: int) -> list[NDArray[np.float64]]:
+    orders = _paley_orders(n, 12, 3)
+    power = n & -n if orders is None else n // int(np.prod(orders, dtype=int))
+    sylvester = np.ones((1, 1))
+    while len(sylvester) < power:
+        sylvester = np.kron(sylvester, np.array([[1.0, 1.0], [1.0, -1.0]]))
+    return [*(_paley(m) for m in reversed(orders or [])), sylvester]
+
+
+def _paley_orders(n: int, start: int, most: int) -> list[int] | None:
+    """Return the orders of the Paley factors, ascending; None if n is no such product."""
+    if n & (n - 1) == 0:
+        return []
+    found = None
+    for m in range(start, min(n, 256 if most else 0) + 1, 8):
+        if n % m or not (_is_prime(m - 1) or (m // 2 % 4 == 2 and _is_prime(m // 2 - 1))):
+            continue
+        rest = _paley_orders(n // m, m, most - 1)
+        if rest is not None and (found is None or m + sum(rest) < sum(found)):
+            found = [m, *rest]
+    return found
+
+
+def _is_prime(n: int) -> bool:
+    return n > 1 and all(n % i for i in range(2, int(n**0.5) + 1))
+
+
+def _paley(m: int) -> NDArray[np.float64]:
+    """Return Paley's Hadamard matrix: I for m = q + 1, q = 3 mod 4; else II, m = 2 q + 2."""
+    first = _is_prime(m - 1)
+    q = m - 1 if first else m // 2 - 1
+    character = np.full(q, -1.0)
+    character[np.arange(q) ** 2 % q] = 1.0
+    character[0] = 0.0
+    C = np.ones((q + 1, q + 1))
+    C[0, 0] = 0.0
+    C[1:, 0] = -1.0 if first else 1.0
+    C[1:, 1:] = character[np.subtract.outer(np.arange(q), np.arange(q)) % q]
+    identity = np.eye(q + 1)
+    if first:
+        return C + identity
+    plus, minus = np.array([[1.0, 1.0], [1.0, -1.0]]), np.array([[1.0, -1.0], [-1.0, -1.0]])
+    return np.kron(C, plus) + np.kron(identity, minus)

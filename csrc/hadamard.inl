@@ -1,0 +1,118 @@
+// The fast Hadamard transform; the contract is in ops.h. Needs lanes.inl and fma.
+
+// Lane i gets lane i ^ H.
+template <int H>
+ONEBIT_INLINE Lanes swap_lanes(const Lanes& a) {
+  Lanes r;
+  for (int i = 0; i < kPieces; ++i) {
+    if constexpr (H >= kPieceLanes) {
+      r.p[i] = a.p[i ^ (H / kPieceLanes)];
+    } else {
+      const Piece& p = a.p[i];
+#if ONEBIT_PIECE == 64
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H,
+                                       8 ^ H, 9 ^ H, 10 ^ H, 11 ^ H, 12 ^ H, 13 ^ H, 14 ^ H, 15 ^ H);
+#elif ONEBIT_PIECE == 32
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H);
+#else
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H);
+#endif
+    }
+  }
+  return r;
+}
+
+// (a, b) -> (a + b, a - b) for lanes H apart.
+template <int H>
+ONEBIT_INLINE Lanes butterfly(const Lanes& a) {
+  alignas(64) static const float kSign[16] = {
+      1, 1 & H ? -1 : 1, 2 & H ? -1 : 1, 3 & H ? -1 : 1, 4 & H ? -1 : 1, 5 & H ? -1 : 1,
+      6 & H ? -1 : 1, 7 & H ? -1 : 1, 8 & H ? -1 : 1, 9 & H ? -1 : 1, 10 & H ? -1 : 1,
+      11 & H ? -1 : 1, 12 & H ? -1 : 1, 13 & H ? -1 : 1, 14 & H ? -1 : 1, 15 & H ? -1 : 1};
+  return fma(a, load(kSign), swap_lanes<H>(a));
+}
+
+// A block of n = 2^k numbers.
+ONEBIT_INLINE void hadamard_power(float* x, size_t n) {
+  if (n < 16) {
+    for (size_t h = 1; h < n; h *= 2)
+      for (size_t i = 0; i < n; i += 2 * h)
+        for (size_t j = i; j < i + h; ++j) {
+          const float a = x[j], b = x[j + h];
+          x[j] = a + b;
+          x[j + h] = a - b;
+        }
+    return;
+  }
+  for (size_t i = 0; i < n; i += 16)
+    store(x + i, butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i))))));
+  for (size_t h = 16; h < n; h *= 2)
+    for (size_t i = 0; i < n; i += 2 * h)
+      for (size_t j = i; j < i + h; j += 16) {
+        const Lanes a = load(x + j), b = load(x + j + h);
+        store(x + j, a + b);
+        store(x + j + h, a - b);
+      }
+}
+
+// y[i] = sum over j of signs[i][j] * x[j], in the order of j. x, y: [m][16], m a multiple of 4.
+ONEBIT_INLINE void multiply_signs(const float* signs, size_t m, const float* x, float* y) {
+  for (size_t i = 0; i < m; i += 4) {
+    Lanes sum[4];
+    for (int r = 0; r < 4; ++r) sum[r] = splat(0.0f);
+    for (size_t j = 0; j < m; ++j) {
+      const Lanes v = load(x + 16 * j);
+      for (int r = 0; r < 4; ++r) sum[r] = fma(v, splat(signs[(i + r) * m + j]), sum[r]);
+    }
+    for (int r = 0; r < 4; ++r) store(y + 16 * (i + r), sum[r]);
+  }
+}
+
+// One axis of a block of n numbers: m numbers, `stride` apart. Sixteen neighbours go in lanes, or,
+// where fewer stand side by side, the same place of sixteen outer indices.
+ONEBIT_INLINE void hadamard_axis(float* x, size_t n, const float* signs, size_t m, size_t stride) {
+  alignas(64) float in[256 * 16], out[256 * 16];
+  if (stride >= 16) {
+    for (size_t outer = 0; outer < n; outer += m * stride)
+      for (size_t c = 0; c < stride; c += 16) {
+        const size_t count = stride - c < 16 ? stride - c : 16;
+        float* at = x + outer + c;
+        for (size_t j = 0; j < m; ++j)
+          store(in + 16 * j, count == 16 ? load(at + j * stride)
+                                         : load_part(at + j * stride, count, 0.0f));
+        multiply_signs(signs, m, in, out);
+        for (size_t j = 0; j < m; ++j) {
+          if (count == 16)
+            store(at + j * stride, load(out + 16 * j));
+          else
+            store_part(at + j * stride, load(out + 16 * j), count);
+        }
+      }
+    return;
+  }
+  const size_t outers = n / (m * stride);
+  for (size_t outer = 0; outer < outers; outer += 16) {
+    const size_t count = outers - outer < 16 ? outers - outer : 16;
+    for (size_t c = 0; c < stride; ++c) {
+      float* at = x + outer * m * stride + c;
+      for (size_t j = 0; j < m; ++j)
+        for (size_t l = 0; l < 16; ++l)
+          in[16 * j + l] = l < count ? at[(l * m + j) * stride] : 0.0f;
+      multiply_signs(signs, m, in, out);
+      for (size_t j = 0; j < m; ++j)
+        for (size_t l = 0; l < count; ++l) at[(l * m + j) * stride] = out[16 * j + l];
+    }
+  }
+}
+
+void hadamard(const Hadamard& plan, float* x) {
+  for (size_t block = 0; block < plan.n; block += plan.size, x += plan.size) {
+    for (size_t i = 0; i < plan.size; i += plan.power) hadamard_power(x + i, plan.power);
+    size_t stride = plan.power;
+    for (size_t a = 0; a < plan.axes; ++a) {
+      hadamard_axis(x, plan.size, plan.signs[a], plan.order[a], stride);
+      stride *= plan.order[a];
+    }
+    for (size_t i = 0; i < plan.size; ++i) x[i] *= plan.scale;
+  }
+}

@@ -37,6 +37,7 @@ bool has_avx512_vnni() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512_vbmi() { return has_avx512_vnni() && __builtin_cpu_supports("avx512vbmi"); }
 #elif defined(__aarch64__)
 #if defined(__linux__)
 // The bits of arch/arm64/include/uapi/asm/hwcap.h; system headers may be older than the CPU.
@@ -62,6 +63,7 @@ const std::vector<const Ops*>& tables() {
     std::vector<const Ops*> tables;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+    if (has_avx512_vbmi()) tables.push_back(&kAvx512Vbmi);
     if (has_avx512_vnni()) tables.push_back(&kAvx512Vnni);
     if (has_avx_vnni()) tables.push_back(&kAvxVnni);
     if (has_avx2()) tables.push_back(&kAvx2);

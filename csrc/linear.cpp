@@ -15,14 +15,46 @@ size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multipl
 
 // Tokens below which a row-wise operation is not worth waking a thread for.
 constexpr size_t kTokenGrain = 4;
-// Tiles below which a product is not.
-constexpr size_t kTileGrain = 4;
+// Pairs of tiles up to which a product is not.
+constexpr size_t kPairGrain = 2;
 
 // Columns over which neither the weight's scale nor the activation's changes.
 size_t step_of(const Matrix& m, size_t x_blocks) {
   const size_t group = m.columns / m.groups;
   if (x_blocks == 1) return group;
   return m.groups == 1 ? kBlock : std::gcd(group, kBlock);
+}
+
+size_t stride_of(size_t K) { return round_up(round_up(K, 80), 64); }
+
+// The order of columns that layout t1_6 wants; see matrix.h. K is padded to 80.
+void order_by_fives(const int8_t* from, int8_t* to, size_t K) {
+  for (size_t k = 0; k < K; k += 80, from += 80, to += 80)
+    for (size_t i = 0; i < 4; ++i)
+      for (size_t j = 0; j < 4; ++j) {
+        const int8_t* five = from + 20 * i + 5 * j;
+        to[64 + 4 * i + j] = five[0];
+        for (size_t m = 0; m < 4; ++m) to[16 * i + 4 * m + j] = five[m + 1];
+      }
+}
+
+// One token's row among the P of its panel.
+void put_in_panel(const int8_t* row, int8_t* panel, size_t columns, size_t P) {
+  for (size_t k = 0; k < columns; k += 4) memcpy(panel + k * P, row + k, 4);
+}
+
+// Calls f(first, count) for each panel, several panels to a thread.
+template <class F>
+void each_panel(size_t T, F&& f) {
+  const size_t whole = T / 12, panels = whole + (T % 12 ? 1 : 0);  // the rest goes with one thread
+  parallel_for(panels, 1, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      for (size_t t = 12 * i, stop = i < whole ? t + 12 : T; t < stop;) {
+        const size_t count = panel_of(T - t);
+        f(t, count);
+        t += count;
+      }
+  });
 }
 
 }  // namespace
@@ -38,28 +70,58 @@ Activation activation_of(const std::string& name) {
 }
 
 void Input::reserve(size_t T, size_t K) {
-  const size_t stride = round_up(K, 64);
+  const size_t stride = stride_of(K);
   floats_.grow(checked_product(T, K));
   codes_.grow(checked_product(T, stride));
+  panels_.grow(checked_product(T, stride));
   scale_.grow(checked_product(T, (K + kBlock - 1) / kBlock));
   sum16_.grow(checked_product(T, stride / 16));
 }
 
+void Input::set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix) {
+  reserve(T, K);
+  tokens_ = T;
+  columns_ = K;
+  blocks_ = blocks;
+  code_stride_ = stride_of(K);
+  by_fives_ = matrix.layout == Layout::t1_6 && blocks == 1;
+}
+
 bool Input::same(const Linear& linear, const Linear& other) {
   return linear.activation == other.activation && linear.norm.empty() && other.norm.empty() &&
-         linear.matrix->has_codes() == other.matrix->has_codes();
+         linear.matrix->has_codes() == other.matrix->has_codes() &&
+         (linear.matrix->layout == Layout::t1_6) == (other.matrix->layout == Layout::t1_6);
+}
+
+// Rows first .. first + count - 1 of codes_ are there: pads and sums them, and makes their panel.
+void Input::finish_codes(const Ops& ops, size_t first, size_t count) {
+  for (size_t t = first; t < first + count; ++t) {
+    int8_t* row = codes_.data() + t * code_stride_;
+    memset(row + columns_, 0, code_stride_ - columns_);
+    ops.sum_by_16(row, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
+  }
+  int8_t* panel = panels_.data() + first * code_stride_;
+  for (size_t i = 0; i < count; ++i) {
+    int8_t* row = codes_.data() + (first + i) * code_stride_;
+    if (!by_fives_) {
+      put_in_panel(row, panel + 4 * i, code_stride_, count);
+      continue;
+    }
+    int8_t part[1280];
+    for (size_t k = 0; k < round_up(columns_, 80); k += sizeof part) {
+      const size_t columns = std::min(sizeof part, round_up(columns_, 80) - k);
+      order_by_fives(row + k, part, columns);
+      put_in_panel(part, panel + k * count + 4 * i, columns, count);
+    }
+  }
 }
 
 void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear,
                     float eps, const float* largest) {
-  reserve(T, K);
-  tokens_ = T;
-  columns_ = K;
-  code_stride_ = round_up(K, 64);
   const Activation activation = linear.activation;
   const bool codes = linear.matrix->has_codes();
   const bool fine = activation == Activation::fp;
-  blocks_ = fine && codes ? (K + kBlock - 1) / kBlock : 1;
+  set_size(T, K, fine && codes ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
   if (!linear.norm.empty()) {
     parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
       for (size_t t = begin; t < end; ++t)
@@ -72,8 +134,8 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   if (fine && !codes) return;
   const float whole =
       activation == Activation::int8_absmax_tensor ? ops.absmax(x, T * K) : 0.0f;
-  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) {
+  each_panel(T, [&](size_t first, size_t count) {
+    for (size_t t = first; t < first + count; ++t) {
       const float* row = x + t * K;
       int8_t* out = codes_.data() + t * code_stride_;
       float* scale = scale_.data() + t * blocks_;
@@ -87,28 +149,20 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
                                                                        : ops.absmax(row, K);
         scale[0] = ops.quantize_i8(row, K, top, out);
       }
-      memset(out + K, 0, code_stride_ - K);
-      if (codes)
-        ops.sum_by_16(out, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
-      else
-        ops.dequantize(out, scale[0], floats_.data() + t * K, K);
+      if (!codes) ops.dequantize(out, scale[0], floats_.data() + t * K, K);
     }
+    if (codes) finish_codes(ops, first, count);
   });
   values_ = floats_.data();
 }
 
-void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, size_t K) {
-  reserve(T, K);
-  tokens_ = T;
-  columns_ = K;
-  blocks_ = 1;
-  code_stride_ = round_up(K, 64);
-  for (size_t t = 0; t < T; ++t) {
-    int8_t* out = codes_.data() + t * code_stride_;
-    memcpy(out, codes + t * K, K);
-    memset(out + K, 0, code_stride_ - K);
-    ops.sum_by_16(out, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
-  }
+void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix) {
+  set_size(T, matrix.columns, 1, matrix);
+  each_panel(T, [&](size_t first, size_t count) {
+    for (size_t t = first; t < first + count; ++t)
+      memcpy(codes_.data() + t * code_stride_, codes + t * columns_, columns_);
+    finish_codes(ops, first, count);
+  });
 }
 
 void Products::reserve(size_t T, size_t K) {
@@ -135,7 +189,7 @@ Products::Item& Products::push(const Matrix& matrix, const Input& input, bool wh
   p.minimum = matrix.minimum.data();
   p.groups = matrix.groups;
   p.low = matrix.low;
-  p.x = input.codes_.data();
+  p.x = input.panels_.data();
   p.x_stride = input.code_stride_;
   p.x_scale = input.scale_.data();
   p.x_blocks = input.blocks_;
@@ -168,6 +222,8 @@ ProductFn Products::Item::fn(const Ops& ops) const {
   const bool one = product.tokens == 1;
   switch (layout) {
     case Layout::t2: return one ? ops.gemv_t2_i8 : ops.gemm_t2_i8;
+    case Layout::t1_6: return one ? ops.gemv_t1_6_i8 : ops.gemm_t1_6_i8;
+    case Layout::b1: return one ? ops.gemv_b1_i8 : ops.gemm_b1_i8;
     case Layout::i4: return one ? ops.gemv_i4_i8 : ops.gemm_i4_i8;
     case Layout::i8: return one ? ops.gemv_i8_i8 : ops.gemm_i8_i8;
     case Layout::f32: return one ? ops.gemv_f32_f32 : ops.gemm_f32_f32;
@@ -178,14 +234,17 @@ ProductFn Products::Item::fn(const Ops& ops) const {
 }
 
 void Products::run(const Ops& ops) const {
-  size_t tiles = 0;
-  for (size_t i = 0; i < count_; ++i) tiles += items_[i].tiles;
-  parallel_for(tiles, kTileGrain, [&](size_t begin, size_t end) {
-    size_t first = 0;  // of the item, among all tiles
-    for (size_t i = 0; i < count_; first += items_[i++].tiles) {
+  // Pairs of tiles, as the widest register tiles take them.
+  size_t pairs = 0;
+  for (size_t i = 0; i < count_; ++i) pairs += (items_[i].tiles + 1) / 2;
+  parallel_for(pairs, kPairGrain, [&](size_t begin, size_t end) {
+    size_t first = 0;  // of the item, among all pairs
+    for (size_t i = 0; i < count_; first += (items_[i++].tiles + 1) / 2) {
       const Item& item = items_[i];
-      const size_t from = std::max(begin, first), to = std::min(end, first + item.tiles);
-      if (from < to) item.fn(ops)(item.product, from - first, to - first);
+      if (end <= first) break;
+      const size_t from = std::max(begin, first) - first;
+      const size_t to = std::min(2 * (end - first), item.tiles);
+      if (2 * from < to) item.fn(ops)(item.product, 2 * from, to);
     }
   });
 }

@@ -39,8 +39,8 @@ class Input {
   void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps,
                const float* largest = nullptr);
 
-  // Takes codes [T][K] as they are, with no scale: for integer sums.
-  void take_codes(const Ops& ops, const int8_t* codes, size_t T, size_t K);
+  // Takes codes [T][K] as they are, with no scale: for the integer sums of a matrix.
+  void take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix);
 
   // Whether what `linear` needs of the same x is what was prepared for `other`.
   static bool same(const Linear& linear, const Linear& other);
@@ -48,11 +48,16 @@ class Input {
  private:
   friend class Products;
 
+  void set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix);
+  void finish_codes(const Ops& ops, size_t first, size_t count);
+
   size_t tokens_ = 0, columns_ = 0, blocks_ = 1;
-  size_t code_stride_ = 0;         // K rounded up to 64, zeros beyond K
+  size_t code_stride_ = 0;         // K rounded up to 80 and to 64, zeros beyond K
+  bool by_fives_ = false;          // columns are in the order of layout t1_6
   const float* values_ = nullptr;  // what a matrix of floats reads, [T][K]
   Buffer<float> floats_;           // [T][K]: normed, or codes times scale
   Buffer<int8_t> codes_;           // [T][code_stride]
+  Buffer<int8_t> panels_;          // the same, as the products read them; see Product::x
   Buffer<float> scale_;            // [T][blocks]
   Buffer<int32_t> sum16_;          // [T][code_stride / 16]
 };

@@ -175,6 +175,7 @@ struct Peak {
 };
 const Peak kPeaks[] = {
 #if defined(__x86_64__)
+    {"avx512_vbmi", vpdpbusd_512},
     {"avx512_vnni", vpdpbusd_512},
     {"avx_vnni", vpdpbusd_256},
     {"avx2", vpmaddubsw_256},

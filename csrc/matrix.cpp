@@ -11,33 +11,47 @@
 namespace onebit {
 namespace {
 
-int bits_of(Layout layout) { return layout == Layout::t2 ? 2 : layout == Layout::i4 ? 4 : 8; }
+// Bits of a code; t1_6 has none.
+int bits_of(Layout layout) {
+  return layout == Layout::b1 ? 1 : layout == Layout::t2 ? 2 : layout == Layout::i4 ? 4 : 8;
+}
 size_t bytes_of(Layout layout) { return layout == Layout::f32 ? 4 : 2; }
 
-// Codes of a row that lie in one vector: 16, 8 or 4.
-size_t columns_of_vector(Layout layout) { return 4 * (8 / bits_of(layout)); }
+// Columns of a row that lie in one vector.
+size_t columns_of_vector(Layout layout) {
+  return layout == Layout::t1_6 ? 20 : 4 * (8 / bits_of(layout));
+}
 
-void check_groups(size_t K, size_t groups) {
+size_t tile_bytes_of(Layout layout, size_t K) {
+  const size_t columns = columns_of_vector(layout), vectors = (K + columns - 1) / columns;
+  return 64 * (layout == Layout::t1_6 ? (vectors + 3) / 4 * 4 : vectors);
+}
+
+void check_groups(Layout layout, size_t K, size_t groups) {
   if (K > kMaxColumns)
     throw std::invalid_argument("matrix: " + std::to_string(K) +
                                 " columns of codes; at most 131071 keep int32 sums exact.");
-  if (!groups || K % groups || (groups > 1 && K / groups % 16))
-    throw std::invalid_argument("matrix: " + std::to_string(groups) + " scale groups in " +
-                                std::to_string(K) +
-                                " columns; a group must be a whole row or a multiple of 16.");
+  const size_t multiple = layout == Layout::b1 ? 32 : 16;
+  const bool whole_rows = layout == Layout::t1_6;
+  if (!groups || K % groups || (groups > 1 && (whole_rows || K / groups % multiple)))
+    throw std::invalid_argument(
+        "matrix: " + std::to_string(groups) + " scale groups in " + std::to_string(K) +
+        " columns; in layout " + name_of(layout) + " a group must be a whole row" +
+        (whole_rows ? "." : " or a multiple of " + std::to_string(multiple) + "."));
 }
 
-// The range of codes that the layout stores, from the smallest code it must hold.
-int32_t low_of(Layout layout, int smallest, int largest) {
-  if (layout == Layout::i8) return -128;
-  const int32_t low = layout == Layout::t2 ? -1 : smallest;
-  const int range = layout == Layout::t2 ? 3 : 16;
+// The smallest code of a layout, where it is not the matrix's own.
+int32_t low_of(Layout layout, int32_t smallest) {
+  return layout == Layout::i8 ? -128 : layout == Layout::i4 ? smallest : -1;
+}
+
+void check_codes(Layout layout, int32_t low, int smallest, int largest) {
+  const int range = layout == Layout::i8 ? 256 : layout == Layout::i4 ? 16 : 3;
   if (smallest < low || largest >= low + range)
     throw std::invalid_argument("matrix: codes " + std::to_string(smallest) + " to " +
                                 std::to_string(largest) + " do not fit layout " +
                                 name_of(layout) + "; it holds " +
-                                (layout == Layout::t2 ? "-1 to 1." : "16 values."));
-  return low;
+                                (range == 3 ? "-1 to 1." : "16 values."));
 }
 
 // Four codes at once: each byte plus `add`, modulo 256.
@@ -48,7 +62,7 @@ uint32_t add_bytes(uint32_t codes, uint32_t add) {
 
 // The lane of row r: its four bytes of every vector.
 template <int Bits>
-void pack_row(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+void pack_row_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
   constexpr size_t kCodes = 8 / Bits, kColumns = 4 * kCodes;
   const uint32_t minus_low = 0x01010101u * static_cast<uint8_t>(-m.low);
   for (size_t k = 0; k < m.columns; k += kColumns) {
@@ -66,13 +80,41 @@ void pack_row(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
   }
 }
 
-void pack_codes(Matrix& m, const int8_t* codes, size_t n) {
-  uint8_t* tile = m.data.data() + n / kTileRows * m.tile_bytes;
-  const int8_t* row = codes + n * m.columns;
+// Bit m of a byte is 1 for the code 1 of column 4 m + j.
+void pack_row_b1(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+  for (size_t k = 0; k < m.columns; k += 32) {
+    int8_t part[32];
+    const size_t count = std::min<size_t>(32, m.columns - k);
+    if (count < 32) memset(part, -1, 32);
+    memcpy(part, codes + k, count);
+    uint32_t lane = 0;
+    for (size_t i = 0; i < 8; ++i) {
+      uint32_t four;
+      memcpy(&four, part + 4 * i, 4);
+      lane |= (~four >> 7 & 0x01010101) << i;  // the sign, turned
+    }
+    memcpy(tile + 64 * (k / 32) + 4 * r, &lane, 4);
+  }
+}
+
+// Five trits q < 243 as the byte ceil(q * 256 / 243).
+void pack_row_t1_6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+  for (size_t k = 0; k < m.columns; k += 5) {
+    uint32_t q = 0;
+    for (size_t n = 0; n < 5; ++n)
+      q = 3 * q + (k + n < m.columns ? static_cast<uint32_t>(codes[k + n] + 1) : 1);
+    const size_t byte = k / 5;
+    tile[64 * (byte / 4) + 4 * r + byte % 4] = static_cast<uint8_t>((q * 256 + 242) / 243);
+  }
+}
+
+void pack_row(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
   switch (m.layout) {
-    case Layout::t2: return pack_row<2>(m, row, tile, n % kTileRows);
-    case Layout::i4: return pack_row<4>(m, row, tile, n % kTileRows);
-    default: return pack_row<8>(m, row, tile, n % kTileRows);
+    case Layout::b1: return pack_row_b1(m, codes, tile, r);
+    case Layout::t1_6: return pack_row_t1_6(m, codes, tile, r);
+    case Layout::t2: return pack_row_bits<2>(m, codes, tile, r);
+    case Layout::i4: return pack_row_bits<4>(m, codes, tile, r);
+    default: return pack_row_bits<8>(m, codes, tile, r);
   }
 }
 
@@ -86,10 +128,12 @@ void range_of(const int8_t* codes, size_t n, int8_t* smallest, int8_t* largest) 
   *largest = high;
 }
 
-void spread(const float* values_NG, const Matrix& m, float* out) {
-  for (size_t n = 0; n < m.rows; ++n)
-    for (size_t g = 0; g < m.groups; ++g)
-      out[(n / kTileRows * m.groups + g) * kTileRows + n % kTileRows] = values_NG[n * m.groups + g];
+// values [16][groups] -> [groups][16], of the rows that there are.
+void spread(const Matrix& m, size_t tile, const float* values, float* out) {
+  const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
+  out += tile * m.groups * kTileRows;
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t g = 0; g < m.groups; ++g) out[g * kTileRows + r] = values[r * m.groups + g];
 }
 
 template <class T>
@@ -104,40 +148,68 @@ void pack_floats(const Matrix& m, const T* values, size_t tile, T* out) {
 }  // namespace
 
 const char* name_of(Layout layout) {
-  static const char* const names[] = {"t2", "i4", "i8", "f32", "f16", "bf16"};
+  static const char* const names[] = {"t2", "t1_6", "b1", "i4", "i8", "f32", "f16", "bf16"};
   return names[static_cast<int>(layout)];
 }
 
-Matrix matrix_of_codes(const std::string& layout, const int8_t* codes, size_t N, size_t K,
-                       const float* scale, const float* minimum, size_t groups) {
+Layout layout_of(const std::string& name) {
+  for (Layout layout : {Layout::t2, Layout::t1_6, Layout::b1, Layout::i4, Layout::i8})
+    if (name == name_of(layout)) return layout;
+  throw std::invalid_argument("matrix: layout " + name +
+                              " is unknown; accepted: t2, t1_6, b1, i4, i8.");
+}
+
+Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
+                   bool has_minimum) {
+  check_groups(layout, K, groups);
   Matrix m;
-  if (layout == "t2")
-    m.layout = Layout::t2;
-  else if (layout == "i4")
-    m.layout = Layout::i4;
-  else if (layout == "i8")
-    m.layout = Layout::i8;
-  else
-    throw std::invalid_argument("matrix: layout " + layout + " is unknown; accepted: t2, i4, i8.");
-  check_groups(K, groups);
-  int8_t smallest, largest;
-  range_of(codes, N * K, &smallest, &largest);
-  m.low = low_of(m.layout, smallest, largest);
+  m.layout = layout;
+  m.low = low_of(layout, low);
   m.rows = N;
   m.columns = K;
   m.groups = groups;
   m.tiles = (N + kTileRows - 1) / kTileRows;
-  const size_t columns = columns_of_vector(m.layout);
-  m.tile_bytes = 64 * ((K + columns - 1) / columns);
+  m.tile_bytes = tile_bytes_of(layout, K);
   m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes));
   m.scale = Buffer<float>(m.tiles * groups * kTileRows);
-  spread(scale, m, m.scale.data());
-  if (minimum) {
-    m.minimum = Buffer<float>(m.tiles * groups * kTileRows);
-    spread(minimum, m, m.minimum.data());
-  }
-  parallel_for(N, 256, [&](size_t begin, size_t end) {
-    for (size_t n = begin; n < end; ++n) pack_codes(m, codes, n);
+  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows);
+  return m;
+}
+
+void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
+              const float* minimum) {
+  const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
+  uint8_t* out = m.data.data() + tile * m.tile_bytes;
+  for (size_t r = 0; r < rows; ++r) pack_row(m, codes + r * m.columns, out, r);
+  spread(m, tile, scale, m.scale.data());
+  if (m.minimum.data()) spread(m, tile, minimum, m.minimum.data());
+}
+
+void set_tile_t1_6(Matrix& m, size_t tile, const uint8_t* bytes, const float* scale) {
+  const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
+  const size_t row_bytes = (m.columns + 4) / 5;
+  uint8_t* out = m.data.data() + tile * m.tile_bytes;
+  for (size_t i = 0; i < row_bytes; i += 4)
+    for (size_t r = 0; r < rows; ++r)
+      memcpy(out + 16 * i + 4 * r, bytes + r * row_bytes + i, std::min<size_t>(4, row_bytes - i));
+  spread(m, tile, scale, m.scale.data());
+}
+
+Matrix matrix_of_codes(const std::string& name, const int8_t* codes, size_t N, size_t K,
+                       const float* scale, const float* minimum, size_t groups) {
+  const Layout layout = layout_of(name);
+  int8_t smallest, largest;
+  range_of(codes, N * K, &smallest, &largest);
+  Matrix m = matrix_like(layout, N, K, groups, smallest, minimum != nullptr);
+  check_codes(layout, m.low, smallest, largest);
+  if (layout == Layout::b1 && memchr(codes, 0, N * K))
+    throw std::invalid_argument("matrix: a code is 0; layout b1 holds -1 and 1.");
+  parallel_for(m.tiles, 16, [&](size_t begin, size_t end) {
+    for (size_t tile = begin; tile < end; ++tile) {
+      const size_t n = tile * kTileRows;
+      set_tile(m, tile, codes + n * K, scale + n * groups,
+               minimum ? minimum + n * groups : nullptr);
+    }
   });
   return m;
 }
@@ -162,6 +234,24 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
   return m;
 }
 
+namespace {
+
+// The unsigned code of row r, column k of a tile.
+int stored_at(Layout layout, const uint8_t* w, size_t r, size_t k) {
+  const size_t span = columns_of_vector(layout), within = k % span;
+  const uint8_t* lane = w + 64 * (k / span) + 4 * r;
+  if (layout == Layout::t1_6) {
+    int rest = lane[within / 5] * 3;
+    for (size_t n = 0; n < within % 5; ++n) rest = (rest & 255) * 3;
+    return rest >> 8;
+  }
+  const int bits = bits_of(layout);
+  const int stored = lane[within % 4] >> (bits * (within / 4)) & ((1 << bits) - 1);
+  return layout == Layout::b1 ? 2 * stored : stored;
+}
+
+}  // namespace
+
 void Matrix::row(size_t index, float* y) const {
   const size_t tile = index / kTileRows, r = index % kTileRows;
   const uint8_t* w = data.data() + tile * tile_bytes;
@@ -174,12 +264,9 @@ void Matrix::row(size_t index, float* y) const {
                                      : float_of_bits(uint32_t{half[kTileRows * k + r]} << 16);
     return;
   }
-  const int bits = bits_of(layout);
-  const size_t span = columns_of_vector(layout), group = columns / groups;
+  const size_t group = columns / groups;
   for (size_t k = 0; k < columns; ++k) {
-    const size_t within = k % span;
-    const int stored =
-        w[64 * (k / span) + 4 * r + within % 4] >> (bits * (within / 4)) & ((1 << bits) - 1);
+    const int stored = stored_at(layout, w, r, k);
     const size_t at = (tile * groups + k / group) * kTileRows + r;
     y[k] = static_cast<float>(stored + low) * scale.data()[at];
     if (minimum.data()) y[k] += minimum.data()[at];

@@ -4,12 +4,20 @@
 // a sum never crosses lanes. Byte j of row r in vector b of a tile holds
 //
 //   t2    code + 1 of column 16 b + 4 m + j in bits 2m and 2m+1, m = 0..3     codes -1..1
+//   t1_6  the five codes of columns 20 b + 5 j .. 20 b + 5 j + 4, as byte 4 b + j of a row has them
+//         in the format of that name (docs/formats/t1_6.md)                   codes -1..1
+//   b1    whether the code of column 32 b + 4 m + j is 1, in bit m, m = 0..7  codes -1 and 1
 //   i4    code - low of column 8 b + 4 m + j in bits 4m..4m+3,  m = 0..1     16 consecutive codes
 //   i8    code + 128 of column 4 b + j                                       codes -128..127
 //   f32, f16, bf16: 16 rows of one column, column after column
 //
-// Columns are padded to whole vectors with code bits 0 (activations are 0 there), rows to whole
-// tiles. Scales and minima are float32, [tile][group][16 rows].
+// Columns are padded to whole vectors with code bits 0 (activations are 0 there), t1_6 to whole
+// blocks of 4 vectors; rows to whole tiles. Scales and minima are float32, [tile][group][16 rows].
+//
+// A byte of t1_6 has one code in each of five vectors of codes, so its products want the columns of
+// the activations in another order. A block has 80 columns. Vector i of it, decoded, is a vector of
+// t2 without the first codes of its bytes, and those of the four vectors make a fifth. So
+// place 16 i + 4 m + j has column 20 i + 5 j + m + 1, and place 64 + 4 i + j column 20 i + 5 j.
 #pragma once
 #include <stdint.h>
 
@@ -20,7 +28,7 @@
 
 namespace onebit {
 
-enum class Layout { t2, i4, i8, f32, f16, bf16 };
+enum class Layout { t2, t1_6, b1, i4, i8, f32, f16, bf16 };
 
 // Of codes: 131071 * 128 * 128 < 2^31, so int32 sums are exact.
 constexpr size_t kMaxColumns = 131071;
@@ -35,7 +43,7 @@ struct Matrix {
   Buffer<float> scale, minimum;
 
   bool has_codes() const {
-    return layout == Layout::t2 || layout == Layout::i4 || layout == Layout::i8;
+    return layout != Layout::f32 && layout != Layout::f16 && layout != Layout::bf16;
   }
   size_t size_bytes() const {
     return data.size_bytes() + scale.size_bytes() + minimum.size_bytes();
@@ -45,6 +53,26 @@ struct Matrix {
 };
 
 const char* name_of(Layout layout);
+
+// Throws std::invalid_argument for a name that is none of these.
+Layout layout_of(const std::string& name);
+
+// A matrix of codes that holds nothing yet: all stored bits 0, scales and minima 0.
+// Throws std::invalid_argument if K or the groups do not fit the kernels: at most kMaxColumns; a
+// group is a whole row, or a multiple of 16 columns (b1: 32; t1_6: whole rows only).
+//   low   for i4, the smallest code (code = stored + low); other layouts have their own
+Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
+                   bool has_minimum);
+
+// Fills a tile of 16 rows. Different tiles may be filled by different threads at once. Codes must
+// fit the layout; rows beyond N are not read.
+//   codes [16][K]; scale and minimum [16][groups], minimum null where the matrix has none
+void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
+              const float* minimum);
+
+// The same for t1_6 from bytes of the format of that name, whose padding is code 0.
+//   bytes [16][ceil(K / 5)]
+void set_tile_t1_6(Matrix& m, size_t tile, const uint8_t* bytes, const float* scale);
 
 // Throws std::invalid_argument if a code does not fit the layout, or the groups the kernels.
 //   codes [N][K]; scale and minimum [N][groups], minimum may be null

@@ -129,7 +129,7 @@ Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   Input input;
-  input.take_codes(ops, x.data(), T, m.columns);
+  input.take_codes(ops, x.data(), T, m);
   Products products;
   products.add_sums(m, input, y.data());
   products.run(ops);

@@ -37,3 +37,36 @@ ONEBIT_INLINE uint8x16_t code_at(uint8x16_t v, int m) {
   const uint8x16_t shifted = vshlq_u8(v, vdupq_n_s8((int8_t)(-Bits * m)));
   return Bits * (m + 1) == 8 ? shifted : vandq_u8(shifted, vdupq_n_u8((1 << Bits) - 1));
 }
+
+template <class W>
+constexpr int tiles_of(int) {
+  return 1;
+}
+
+// Layout t1_6: 3 * rest pushes a trit out at the top. It is 1 from 86 on and 2 from 171 on, and what
+// stays is 3 * rest modulo 256.
+struct T1_6 {
+  static constexpr bool kDirect = false;
+
+  static ONEBIT_INLINE uint8x16_t trit(uint8x16_t rest) {
+    const uint8x16_t one = vcgeq_u8(rest, vdupq_n_u8(86)), two = vcgeq_u8(rest, vdupq_n_u8(171));
+    return vsubq_u8(vdupq_n_u8(0), vaddq_u8(one, two));  // minus -1 where it is so
+  }
+
+  static void decode(const uint8_t* w, size_t blocks, uint8_t* out) {
+    for (; blocks; --blocks, w += 256, out += 320)
+      for (int q = 0; q < 64; q += 16) {
+        uint8x16_t first = vdupq_n_u8(0);
+        for (int v = 0; v < 4; ++v) {
+          uint8x16_t rest = vld1q_u8(w + 64 * v + q), codes = vdupq_n_u8(0);
+          first = vorrq_u8(first, vshlq_u8(trit(rest), vdupq_n_s8((int8_t)(2 * v))));
+          for (int n = 0; n < 4; ++n) {
+            rest = vaddq_u8(vaddq_u8(rest, rest), rest);
+            codes = vorrq_u8(codes, vshlq_u8(trit(rest), vdupq_n_s8((int8_t)(2 * n))));
+          }
+          vst1q_u8(out + 64 * v + q, codes);
+        }
+        vst1q_u8(out + 256 + q, first);
+      }
+  }
+};

@@ -45,9 +45,15 @@ struct Codes {
   static constexpr int kCodes = 8 / Bits;
   static constexpr size_t kColumns = 4 * kCodes;
 
+  template <int R, int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
+                                 size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
+    for (int r = 0; r < R; ++r) sums_of_tile(w + r * tile_bytes, x, x_step, vectors, u[r]);
+  }
+
   template <int T>
-  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t x_stride,
-                                 size_t vectors, IntLanes (&u)[T]) {
+  static ONEBIT_INLINE void sums_of_tile(const uint8_t* w, const int8_t* x, size_t x_step,
+                                         size_t vectors, IntLanes (&u)[T]) {
     int32x4_t sum[T][4];
     for (int t = 0; t < T; ++t)
       for (int q = 0; q < 4; ++q) sum[t][q] = vdupq_n_s32(0);
@@ -55,12 +61,14 @@ struct Codes {
     if constexpr (T % 2 == 0) {
       // sum[t][q] is rows 4 q and 4 q + 1 of tokens t and t + 1, sum[t + 1][q] the other two rows.
       constexpr int kVectors = Bits == 8 ? 2 : 1;  // that hold 8 columns
-      for (; b + kVectors <= vectors; b += kVectors, w += 64 * kVectors, x += kColumns * kVectors)
-        for (int m = 0; m < kCodes * kVectors; m += 2) {
-          int8x16_t xt[T / 2];
-          for (int t = 0; t < T; t += 2)
-            xt[t / 2] = vcombine_s8(vld1_s8(x + t * x_stride + 4 * m),
-                                    vld1_s8(x + (t + 1) * x_stride + 4 * m));
+      for (; b + kVectors <= vectors; b += kVectors, w += 64 * kVectors)
+        for (int m = 0; m < kCodes * kVectors; m += 2, x += 2 * x_step) {
+          int8x16_t xt[T / 2];  // four columns of tokens t and t + 1, and the next four
+          for (int t = 0; t < T; t += 2) {
+            const int32x2x2_t tokens = vzip_s32(vreinterpret_s32_s8(vld1_s8(x + 4 * t)),
+                                                vreinterpret_s32_s8(vld1_s8(x + x_step + 4 * t)));
+            xt[t / 2] = vreinterpretq_s8_s32(vcombine_s32(tokens.val[0], tokens.val[1]));
+          }
           for (int q = 0; q < 4; ++q) {
             const uint8x16_t v = vld1q_u8(w + 16 * q);
             const uint8x16_t a = code_at<Bits>(v, m);
@@ -79,19 +87,21 @@ struct Codes {
           sum[t + 1][q] = vuzp2q_s32(low, high);
         }
     }
-    for (; b < vectors; ++b, w += 64, x += kColumns)
-      for (int m = 0; m < kCodes; ++m) {
+    for (; b < vectors; ++b, w += 64)
+      for (int m = 0; m < kCodes; ++m, x += x_step) {
         int8x16_t xt[T];
-        for (int t = 0; t < T; ++t) xt[t] = four(x + t * x_stride + 4 * m);
+        for (int t = 0; t < T; ++t) xt[t] = four(x + 4 * t);
         for (int q = 0; q < 4; ++q) {
           const uint8x16_t code = code_at<Bits>(vld1q_u8(w + 16 * q), m);
           for (int t = 0; t < T; ++t) sum[t][q] = dot(sum[t][q], code, xt[t]);
         }
       }
     for (int t = 0; t < T; ++t)
-      for (int q = 0; q < 4; ++q) u[t].p[q] = (IntPiece)sum[t][q];
+      for (int q = 0; q < 4; ++q)  // the signs of b1 are 0 and 2
+        u[t].p[q] += (IntPiece)(Bits == 1 ? vshlq_n_s32(sum[t][q], 1) : sum[t][q]);
   }
 };
+using B1 = Codes<1>;
 using T2 = Codes<2>;
 using I4 = Codes<4>;
 using I8 = Codes<8>;

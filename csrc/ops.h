@@ -15,6 +15,16 @@ namespace onebit {
 constexpr size_t kTileRows = 16;  // rows that a kernel computes side by side, one per lane
 constexpr size_t kBlock = 32;     // activations that share a scale where a scheme asks for none
 
+// Tokens stand in panels, inside which the same four columns of all tokens follow one another. The
+// widths of panels, from the first token on: as many of 12 as fit, then the widest that fit.
+constexpr size_t panel_of(size_t tokens_left) {
+  return tokens_left >= 12  ? 12
+         : tokens_left >= 8 ? 8
+         : tokens_left >= 6 ? 6
+         : tokens_left >= 4 ? 4
+                            : tokens_left;
+}
+
 // One product y_TN = x_TK * W_NK^T (+ bias), for matrices of codes and of floats alike.
 struct Product {
   // Weights, in one of the layouts of matrix.h.
@@ -28,10 +38,13 @@ struct Product {
   size_t groups = 1;
   int32_t low = 0;
 
-  // Activations: int8 codes for matrices of codes, floats for matrices of floats.
-  const int8_t* x = nullptr;  // T rows, x_stride apart, zeros from K to the next multiple of 64
+  // Activations: int8 codes for matrices of codes, floats for matrices of floats. Codes stand in
+  // panels: column k of token t of the panel of P tokens that starts at token t0 is
+  // x[t0 * x_stride + (k / 4 * P + t - t0) * 4 + k % 4]. Zeros from K to x_stride. A product with
+  // weights t1_6 and one step wants the columns in that layout's order.
+  const int8_t* x = nullptr;
   const float* x_float = nullptr;  // T rows, x_stride apart
-  size_t x_stride = 0;
+  size_t x_stride = 0;             // of codes: a multiple of 64
   size_t tokens = 0;               // T
   const float* x_scale = nullptr;  // [T][x_blocks]
   size_t x_blocks = 1;             // scales of a token: 1, or one for each kBlock columns
@@ -98,6 +111,8 @@ struct Ops {
 
   // Products: gemv for one token, gemm for any number. gemv_t2_i8: weights t2, activations i8.
   ProductFn gemv_t2_i8, gemm_t2_i8;
+  ProductFn gemv_t1_6_i8, gemm_t1_6_i8;
+  ProductFn gemv_b1_i8, gemm_b1_i8;
   ProductFn gemv_i4_i8, gemm_i4_i8;
   ProductFn gemv_i8_i8, gemm_i8_i8;
   ProductFn gemv_f32_f32, gemm_f32_f32;
@@ -150,6 +165,7 @@ extern const Ops kScalar;
 extern const Ops kAvx2;
 extern const Ops kAvxVnni;
 extern const Ops kAvx512Vnni;
+extern const Ops kAvx512Vbmi;
 #elif defined(__aarch64__)
 extern const Ops kNeonDotprod;
 extern const Ops kNeonI8mm;

@@ -1,8 +1,30 @@
 // The products, as templates over a layout. Needs float_ops.inl and, from the file of the
-// instruction set, kTokens and kFloatTokens, the widest register tiles, and for each layout of
-// codes one struct with
-//   kColumns                              columns in a vector of 64 bytes
-//   sums<T>(w, x, x_stride, vectors, u)   u[t] = 16 sums of unsigned code * x[t] over the vectors
+// instruction set,
+//   kTokens, kFloatTokens   the widest register tiles, in tokens
+//   tiles_of<W>(T)          tiles of 16 rows in a register tile with T tokens: 1 or 2
+// and a struct for each layout of codes, T2, B1, I4, I8, with
+//   kColumns                columns in a vector of 64 bytes
+//   sums<R, T>(w, tile_bytes, x, x_step, vectors, u)
+//                           u[r][t] += 16 sums of unsigned code * x over the vectors of tile r, for
+//                           R tiles that are tile_bytes apart; token t's four bytes of columns
+//                           4 i .. 4 i + 3 are at x + i * x_step + 4 t
+// and T1_6, with
+//   decode(w, blocks, out)  each block of 4 vectors of t1_6 becomes 5 of t2, columns in the order
+//                           that matrix.h gives
+//   kDirect                 whether there is, for one token,
+//   sums(w, x, blocks, u)   u += 16 sums of unsigned code * x over the blocks of a tile
+
+constexpr size_t kBlockVectors = 4, kBlockColumns = 80;  // of t1_6
+constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at a time: 5 KB of t2 for each tile
+constexpr size_t kDecodeTokens = 96;   // tokens that share what was decoded; a multiple of 12
+constexpr size_t kCacheBytes = 1 << 19;  // of activations that stay in a core's own cache
+
+// Tokens that a register tile takes at once from a panel of P: the largest divisor that fits.
+constexpr int tokens_at_once(int P) {
+  int t = P < kTokens ? P : kTokens;
+  while (P % t) --t;
+  return t;
+}
 
 // The rows of a tile that exist.
 ONEBIT_INLINE size_t rows_of(const Product& p, size_t tile) {
@@ -19,48 +41,256 @@ ONEBIT_INLINE void finish_tile(const Product& p, size_t tile, size_t t, Lanes y)
     store_part(p.y + t * p.rows + first, y, rows);
 }
 
-template <int T>
-ONEBIT_INLINE void store_sums(const Product& p, size_t tile, size_t t0, const IntLanes (&u)[T]) {
-  for (int t = 0; t < T; ++t) {
-    int32_t sums[16];
-    store(sums, u[t]);
-    for (size_t r = 0; r < rows_of(p, tile); ++r)
-      p.sums[(t0 + t) * p.rows + tile * kTileRows + r] = sums[r];
-  }
+ONEBIT_INLINE void store_sums(const Product& p, size_t tile, size_t t, const IntLanes& u) {
+  int32_t sums[16];
+  store(sums, u);
+  for (size_t r = 0; r < rows_of(p, tile); ++r) p.sums[t * p.rows + tile * kTileRows + r] = sums[r];
 }
 
-// Tokens t0 .. t0 + T - 1 of one tile.
-template <class W, int T>
-void code_tile(const Product& p, size_t tile, size_t t0) {
+// The sums of a whole row, of one step, become y.
+ONEBIT_INLINE void finish_sums(const Product& p, size_t tile, size_t t, IntLanes u) {
+  u = u + splat(p.low * p.step_sum[t]);
+  if (p.sums) return store_sums(p, tile, t, u);
+  const float x_scale = p.x_scale[t];
+  Lanes y = to_float(u) * (splat(x_scale) * load(p.scale + tile * 16));
+  if (p.minimum)
+    y = y + load(p.minimum + tile * 16) * splat(x_scale * (float)p.step_sum[t]);
+  finish_tile(p, tile, t, y);
+}
+
+// One step: R tiles and the T tokens at `x` of a panel of P.
+template <class W, int R, int T, int P>
+ONEBIT_INLINE void row_tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+  IntLanes u[R][T];
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < T; ++i) u[r][i] = splat(0);
+  const size_t vectors = (p.columns + W::kColumns - 1) / W::kColumns;
+  W::template sums<R, T>(p.w + tile * p.tile_bytes, p.tile_bytes, x, 4 * P, vectors, u);
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < T; ++i) finish_sums(p, tile + r, t + i, u[r][i]);
+}
+
+// Several steps: one tile, whose float sums stay in registers.
+template <class W, int R, int T, int P>
+ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+  static_assert(R == 1, "a tile at a time");
   const uint8_t* w = p.w + tile * p.tile_bytes;
-  const int8_t* x = p.x + t0 * p.x_stride;
+  typename W::Scratch scratch;
   const size_t group = p.columns / p.groups;
   Lanes y[T];
-  for (int t = 0; t < T; ++t) y[t] = splat(0.0f);
+  for (int i = 0; i < T; ++i) y[i] = splat(0.0f);
   for (size_t s = 0; s < p.steps; ++s) {
     const size_t k = s * p.step;
     const size_t columns = p.columns - k < p.step ? p.columns - k : p.step;
     const size_t vectors = (columns + W::kColumns - 1) / W::kColumns;
-    IntLanes u[T];
-    W::template sums<T>(w, x + k, p.x_stride, vectors, u);
-    w += 64 * vectors;
-    for (int t = 0; t < T; ++t) u[t] = u[t] + splat(p.low * p.step_sum[(t0 + t) * p.steps + s]);
-    if (p.sums) return store_sums<T>(p, tile, t0, u);  // one step, by contract
+    IntLanes u[1][T];
+    for (int i = 0; i < T; ++i) u[0][i] = splat(0);
+    W::template sums<1, T>(W::at(w, p.tile_bytes, k, scratch), 0, x + k * P, 4 * P, vectors, u);
     const size_t at = (tile * p.groups + k / group) * 16;
     const Lanes scale = load(p.scale + at);
     const size_t block = p.x_blocks == 1 ? 0 : k / kBlock;
-    for (int t = 0; t < T; ++t) {
-      const float x_scale = p.x_scale[(t0 + t) * p.x_blocks + block];
-      const Lanes part = to_float(u[t]) * (splat(x_scale) * scale);
-      y[t] = s ? y[t] + part : part;
-      if (p.minimum) {
-        const float x_sum = (float)p.step_sum[(t0 + t) * p.steps + s];
-        y[t] = y[t] + load(p.minimum + at) * splat(x_scale * x_sum);
-      }
+    for (int i = 0; i < T; ++i) {
+      const int32_t step_sum = p.step_sum[(t + i) * p.steps + s];
+      const float x_scale = p.x_scale[(t + i) * p.x_blocks + block];
+      const IntLanes sum = u[0][i] + splat(p.low * step_sum);
+      const Lanes part = to_float(sum) * (splat(x_scale) * scale);
+      y[i] = s ? y[i] + part : part;
+      if (p.minimum) y[i] = y[i] + load(p.minimum + at) * splat(x_scale * (float)step_sum);
     }
   }
-  for (int t = 0; t < T; ++t) finish_tile(p, tile, t0 + t, y[t]);
+  for (int i = 0; i < T; ++i) finish_tile(p, tile, t + i, y[i]);
 }
+
+// A layout of codes in the natural order of columns.
+template <class W>
+struct Rows {
+  template <int R, int T, int P>
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+    row_tile<W, R, T, P>(p, tile, t, x);
+  }
+  static constexpr int tiles(int T) { return tiles_of<W>(T); }
+};
+
+template <class W>
+struct Steps : W {
+  struct Scratch {};
+  static ONEBIT_INLINE const uint8_t* at(const uint8_t* w, size_t, size_t k, Scratch&) {
+    return w + 64 * (k / W::kColumns);
+  }
+  template <int R, int T, int P>
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+    step_tile<Steps, R, T, P>(p, tile, t, x);
+  }
+  static constexpr int tiles(int) { return 1; }
+};
+
+// t1_6 in steps, which are of 32 columns: 160 of them at a time become t2 in the natural order.
+// Slow, and rare: few schemes leave the inputs of ternary layers as they are.
+struct T1_6Steps : T2 {
+  struct Scratch {
+    alignas(64) uint8_t t2[640];
+  };
+  static const uint8_t* at(const uint8_t* w, size_t tile_bytes, size_t k, Scratch& scratch) {
+    const size_t within = k % 160, first = k / 160 * 8;
+    if (!within) {
+      memset(scratch.t2, 0, sizeof scratch.t2);
+      for (size_t b = 0; b < 8 && first + b < tile_bytes / 64; ++b)
+        for (size_t i = 0; i < 64; ++i) {
+          uint32_t rest = w[64 * (first + b) + i];
+          for (size_t n = 0; n < 5; ++n, rest &= 255) {
+            rest *= 3;
+            const size_t c = 5 * (4 * b + i % 4) + n;
+            scratch.t2[c / 16 * 64 + i / 4 * 4 + c % 4] |= rest >> 8 << (c % 16 / 4 * 2);
+          }
+        }
+    }
+    return scratch.t2 + 64 * (within / 16);
+  }
+  template <int R, int T, int P>
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+    step_tile<T1_6Steps, R, T, P>(p, tile, t, x);
+  }
+  static constexpr int tiles(int) { return 1; }
+};
+
+// A panel of P tokens, as many as fit the registers at a time.
+template <class Way, int P, int R>
+void panel_tile(const Product& p, size_t tile, size_t t) {
+  constexpr int T = tokens_at_once(P);
+  for (int i = 0; i < P; i += T)
+    Way::template tile<R, T, P>(p, tile, t + i, p.x + t * p.x_stride + 4 * i);
+}
+
+template <class Way, int P>
+ONEBIT_INLINE void panel(const Product& p, size_t begin, size_t end, size_t t) {
+  constexpr int R = Way::tiles(tokens_at_once(P));
+  size_t tile = begin;
+  for (; tile + R <= end; tile += R) panel_tile<Way, P, R>(p, tile, t);
+  for (; tile < end; ++tile) panel_tile<Way, P, 1>(p, tile, t);
+}
+
+// Tiles [begin, end), tokens t .. t_end - 1.
+template <class Way>
+void panels(const Product& p, size_t begin, size_t end, size_t t, size_t t_end) {
+  while (t < t_end) {
+    const size_t P = panel_of(t_end - t);
+    switch (P) {
+      case 12: panel<Way, 12>(p, begin, end, t); break;
+      case 8: panel<Way, 8>(p, begin, end, t); break;
+      case 6: panel<Way, 6>(p, begin, end, t); break;
+      case 4: panel<Way, 4>(p, begin, end, t); break;
+      case 3: panel<Way, 3>(p, begin, end, t); break;
+      case 2: panel<Way, 2>(p, begin, end, t); break;
+      default: panel<Way, 1>(p, begin, end, t); break;
+    }
+    t += P;
+  }
+}
+
+// Tokens in blocks whose activations stay in a core's own cache; for each block the weights go by
+// once, two tiles at a time.
+template <class Way>
+void token_blocks(const Product& p, size_t begin, size_t end) {
+  const size_t fit = kCacheBytes / p.x_stride / 12 * 12, block = fit ? fit : 12;
+  for (size_t t = 0; t < p.tokens; t += block) {
+    const size_t t_end = p.tokens - t < block ? p.tokens : t + block;
+    for (size_t tile = begin; tile < end; tile += 2)
+      panels<Way>(p, tile, end - tile < 2 ? end : tile + 2, t, t_end);
+  }
+}
+
+template <class W>
+void gemv_codes(const Product& p, size_t begin, size_t end) {
+  if (p.steps == 1)
+    for (size_t tile = begin; tile < end; ++tile) row_tile<W, 1, 1, 1>(p, tile, 0, p.x);
+  else
+    for (size_t tile = begin; tile < end; ++tile) step_tile<Steps<W>, 1, 1, 1>(p, tile, 0, p.x);
+}
+
+template <class W>
+void gemm_codes(const Product& p, size_t begin, size_t end) {
+  p.steps == 1 ? token_blocks<Rows<W>>(p, begin, end) : token_blocks<Steps<W>>(p, begin, end);
+}
+
+// --- t1_6: decoded to t2, a run of columns at a time, once for many tokens
+
+constexpr size_t kDecodeBytes = kDecodeBlocks * 5 * 64;
+
+// Adds the sums of the decoded columns from `k` on, tokens t .. t + P - 1, to those so far.
+template <int P, int R>
+void add_panel(const Product& p, const uint8_t* t2, size_t vectors, size_t k, size_t t,
+               IntLanes* sums) {
+  constexpr int T = tokens_at_once(P);
+  const int8_t* x = p.x + t * p.x_stride + k * P;
+  for (int i = 0; i < P; i += T) {
+    IntLanes u[R][T];
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < T; ++j) u[r][j] = sums[r * kDecodeTokens + i + j];
+    T2::template sums<R, T>(t2, kDecodeBytes, x + 4 * i, 4 * P, vectors, u);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < T; ++j) sums[r * kDecodeTokens + i + j] = u[r][j];
+  }
+}
+
+template <int R>
+void t1_6_tiles(const Product& p, size_t tile, size_t t, size_t t_end) {
+  alignas(64) uint8_t t2[R][kDecodeBytes];
+  alignas(64) IntLanes sums[R][kDecodeTokens];
+  for (int r = 0; r < R; ++r)
+    for (size_t i = 0; i < t_end - t; ++i) sums[r][i] = splat(0);
+  const size_t blocks = p.tile_bytes / 64 / kBlockVectors;
+  for (size_t b = 0; b < blocks; b += kDecodeBlocks) {
+    const size_t count = blocks - b < kDecodeBlocks ? blocks - b : kDecodeBlocks;
+    for (int r = 0; r < R; ++r)
+      T1_6::decode(p.w + (tile + r) * p.tile_bytes + 64 * kBlockVectors * b, count, t2[r]);
+    const size_t vectors = 5 * count, k = kBlockColumns * b;
+    for (size_t i = t; i < t_end;) {
+      const size_t P = panel_of(t_end - i);
+      IntLanes* u = sums[0] + (i - t);
+      switch (P) {
+        case 12: add_panel<12, R>(p, t2[0], vectors, k, i, u); break;
+        case 8: add_panel<8, R>(p, t2[0], vectors, k, i, u); break;
+        case 6: add_panel<6, R>(p, t2[0], vectors, k, i, u); break;
+        case 4: add_panel<4, R>(p, t2[0], vectors, k, i, u); break;
+        case 3: add_panel<3, R>(p, t2[0], vectors, k, i, u); break;
+        case 2: add_panel<2, R>(p, t2[0], vectors, k, i, u); break;
+        default: add_panel<1, R>(p, t2[0], vectors, k, i, u); break;
+      }
+      i += P;
+    }
+  }
+  for (size_t i = t; i < t_end; ++i)
+    for (int r = 0; r < R; ++r) finish_sums(p, tile + r, i, sums[r][i - t]);
+}
+
+void decode_gemm_t1_6(const Product& p, size_t begin, size_t end) {
+  for (size_t t = 0; t < p.tokens; t += kDecodeTokens) {
+    const size_t t_end = p.tokens - t < kDecodeTokens ? p.tokens : t + kDecodeTokens;
+    size_t tile = begin;
+    for (; tile + 2 <= end; tile += 2) t1_6_tiles<2>(p, tile, t, t_end);
+    if (tile < end) t1_6_tiles<1>(p, tile, t, t_end);
+  }
+}
+
+void gemm_t1_6(const Product& p, size_t begin, size_t end) {
+  p.steps == 1 ? decode_gemm_t1_6(p, begin, end) : token_blocks<T1_6Steps>(p, begin, end);
+}
+
+template <class W>
+void gemv_t1_6(const Product& p, size_t begin, size_t end) {
+  if constexpr (W::kDirect) {
+    if (p.steps > 1) return token_blocks<T1_6Steps>(p, begin, end);
+    for (size_t tile = begin; tile < end; ++tile) {
+      IntLanes u = splat(0);
+      W::sums(p.w + tile * p.tile_bytes, p.x, p.tile_bytes / 64 / kBlockVectors, u);
+      finish_sums(p, tile, 0, u);
+    }
+  } else {
+    gemm_t1_6(p, begin, end);
+  }
+}
+
+// --- floats
 
 template <class W, int T>
 void float_tile(const Product& p, size_t tile, size_t t0) {
@@ -68,21 +298,6 @@ void float_tile(const Product& p, size_t tile, size_t t0) {
   Lanes y[T];
   dots<W, T>(w, p.x_float + t0 * p.x_stride, p.x_stride, p.columns, y);
   for (int t = 0; t < T; ++t) finish_tile(p, tile, t0 + t, y[t]);
-}
-
-template <class W>
-void gemv_codes(const Product& p, size_t begin, size_t end) {
-  for (size_t tile = begin; tile < end; ++tile) code_tile<W, 1>(p, tile, 0);
-}
-
-template <class W>
-void gemm_codes(const Product& p, size_t begin, size_t end) {
-  for (size_t tile = begin; tile < end; ++tile) {
-    size_t t = 0;
-    for (; t + kTokens <= p.tokens; t += kTokens) code_tile<W, kTokens>(p, tile, t);
-    for (; t + 2 <= p.tokens; t += 2) code_tile<W, 2>(p, tile, t);
-    for (; t < p.tokens; ++t) code_tile<W, 1>(p, tile, t);
-  }
 }
 
 template <class W>
@@ -103,6 +318,10 @@ constexpr Ops make_ops(const char* isa) {
   return {isa,
           gemv_codes<T2>,
           gemm_codes<T2>,
+          gemv_t1_6<T1_6>,
+          gemm_t1_6,
+          gemv_codes<B1>,
+          gemm_codes<B1>,
           gemv_codes<I4>,
           gemm_codes<I4>,
           gemv_codes<I8>,

@@ -20,7 +20,8 @@ def unpacked(codes, G=1):
     ("codes", "layout"),
     [
         ([0], "t2"),
-        ([-1, 1], "t2"),
+        ([-1, 0], "t2"),
+        ([-1, 1], "b1"),
         ([0, 2], "i4"),
         ([-8, 7], "i4"),
         ([0, 15], "i4"),
@@ -35,6 +36,34 @@ def test_narrowest_layout_is_chosen(codes, layout):
     matrix = ops.repack(weights)
     assert matrix.layout == layout
     np.testing.assert_array_equal(matrix.rows(np.arange(2, dtype=np.int32)), weights.values())
+
+
+def test_a_layout_is_taken_by_name():
+    weights = unpacked([[1, -1, 0, 1]])
+    for layout in ("t1_6", "t2", "i4", "i8"):
+        matrix = ops.repack(weights, layout)
+        assert matrix.layout == layout
+        np.testing.assert_array_equal(matrix.rows(np.zeros(1, np.int32)), weights.values())
+
+
+@pytest.mark.parametrize(
+    ("weights", "layout", "message"),
+    [
+        (unpacked([[1, 0]]), "t3", r"layout is 't3'; accepted: b1, t1_6, t2, i4, i8"),
+        (unpacked([[1, 0]]), "b1", r"layout b1 does not hold these codes; accepted: t1_6, t2, i4"),
+        (unpacked([[2, 0]]), "t1_6", r"layout t1_6 does not hold these codes; accepted: i4, i8"),
+        (unpacked([[99, -99]]), "i4", r"layout i4 does not hold these codes; accepted: i8"),
+        (unpacked([[1, -1] * 16], G=2), "b1", r"layout b1 does not hold these codes"),
+    ],
+)
+def test_a_layout_that_does_not_hold_the_codes_is_refused(weights, layout, message):
+    with pytest.raises(OptionError, match=message):
+        ops.repack(weights, layout)
+
+
+def test_t1_6_holds_one_scale_a_row():
+    with pytest.raises(ShapeError, match=r"2 scales a row in layout t1_6, which holds one"):
+        ops.repack(unpacked([[1, 0] * 16], G=2), "t1_6")
 
 
 def test_equal_groups_become_one():

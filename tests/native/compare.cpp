@@ -116,7 +116,16 @@ struct CodeLayout {
   const char* name;
   int low, high;
 };
-const CodeLayout kCodeLayouts[] = {{"t2", -1, 1}, {"i4", -8, 7}, {"i8", -128, 127}};
+const CodeLayout kCodeLayouts[] = {
+    {"t2", -1, 1}, {"t1_6", -1, 1}, {"b1", -1, 1}, {"i4", -8, 7}, {"i8", -128, 127}};
+
+// Codes that the layout holds.
+std::vector<int8_t> codes_of(const CodeLayout& layout, Random& random, size_t n) {
+  std::vector<int8_t> w = codes(random, n, layout.low, layout.high);
+  if (!strcmp(layout.name, "b1"))
+    for (int8_t& v : w) v = v < 0 ? -1 : 1;
+  return w;
+}
 
 std::string shape(const std::string& name, size_t N, size_t K, size_t T) {
   return name + " N=" + std::to_string(N) + " K=" + std::to_string(K) + " T=" + std::to_string(T);
@@ -130,7 +139,7 @@ void sums(const CodeLayout& layout, size_t N, size_t K, size_t T, const std::vec
   const auto run = [&](const Ops& ops, int32_t* y) {
     Input input;
     Products products;
-    input.take_codes(ops, x.data(), T, K);
+    input.take_codes(ops, x.data(), T, matrix);
     products.add_sums(matrix, input, y);
     products.run(ops);
   };
@@ -149,7 +158,7 @@ void random_sums() {
     for (const size_t K : {1, 3, 16, 17, 63, 64, 65, 100, 333, 640})
       for (size_t T = 1; T <= 13; ++T) {
         const size_t N = static_cast<size_t>(random.within(1, 40));
-        sums(layout, N, K, T, codes(random, N * K, layout.low, layout.high),
+        sums(layout, N, K, T, codes_of(layout, random, N * K),
              codes(random, T * K, -128, 127));
       }
 }
@@ -192,6 +201,8 @@ void code_layers() {
                            Sizes{480, 10}})
       for (const Activation activation : activations)
         for (const size_t T : {1, 2, 3, 5, 8, 13}) {
+          const size_t multiple = !strcmp(layout.name, "b1") ? 32 : 16;
+          if (s.groups > 1 && (!strcmp(layout.name, "t1_6") || s.K / s.groups % multiple)) continue;
           const size_t N = static_cast<size_t>(random.within(1, 36));
           Linear linear;
           linear.activation = activation;
@@ -200,8 +211,8 @@ void code_layers() {
           const std::vector<float> scale = floats(random, N * s.groups);
           const std::vector<float> minimum = floats(random, N * s.groups);
           linear.matrix = std::make_shared<Matrix>(matrix_of_codes(
-              layout.name, codes(random, N * s.K, layout.low, layout.high).data(), N, s.K,
-              scale.data(), random.within(0, 1) ? minimum.data() : nullptr, s.groups));
+              layout.name, codes_of(layout, random, N * s.K).data(), N, s.K, scale.data(),
+              random.within(0, 1) ? minimum.data() : nullptr, s.groups));
           layer(std::string(layout.name) + " groups=" + std::to_string(s.groups), linear, T,
                 floats(random, T * s.K, 4.0f));
         }

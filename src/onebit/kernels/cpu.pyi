@@ -35,9 +35,10 @@ class Matrix:
 
     @staticmethod
     def from_codes(
-        layout: str,  # "t2" (codes -1..1), "i4" (16 consecutive values), "i8"
+        layout: str,  # "t2", "t1_6" (-1..1), "b1" (-1, 1), "i4" (16 consecutive values), "i8"
         codes_NK: NDArray[np.int8],
-        scale_NG: NDArray[np.float32],  # G divides K; K // G a multiple of 16, or G == 1
+        # G divides K; G == 1, or K // G a multiple of 16 (b1: 32; t1_6: G == 1)
+        scale_NG: NDArray[np.float32],
         minimum_NG: NDArray[np.float32] | None = None,
     ) -> Matrix: ...
     @staticmethod

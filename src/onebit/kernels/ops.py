@@ -24,12 +24,14 @@ from onebit.pack.unpacked import Unpacked
 
 __all__ = [
     "ACTIVATIONS",
+    "LAYOUTS",
     "Matrix",
     "active_isa",
     "default_threads",
     "hadamard",
     "int_sums",
     "isas",
+    "layout_of",
     "linear",
     "quantize_i4",
     "quantize_i8",
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
+
+LAYOUTS = ("b1", "t1_6", "t2", "i4", "i8")
+"""Of codes, narrowest first: each holds what those before it hold."""
 
 MAX_COLUMNS = 131_071
 """Of codes: up to here, sums of products of two int8 numbers are exact in int32."""
@@ -83,19 +88,24 @@ def set_threads(n: int) -> None:
     cpu.set_threads(n)
 
 
-def repack(weights: Unpacked) -> Matrix:
+def repack(weights: Unpacked, layout: str | None = None) -> Matrix:
     """Bring codes into the order of the kernels, in the narrowest layout that holds them.
 
-    That is "t2" for -1..1, "i4" for a range of 16 values, else "i8".
+    That is "b1" for codes -1 and 1, "t2" for -1..1, "i4" for a range of 16 values, else "i8".
 
     Args:
         weights: codes (N, K) with a scale for each group of columns. A group is a whole row, or a
             multiple of 16 columns; groups that all have their row's scale count as one.
+        layout: one of `LAYOUTS` by name. "t1_6" holds ternary codes with one scale a row in fewer
+            bytes than "t2", and takes more instructions to read.
 
     Raises:
         ShapeError: a dimension is empty or too wide, or the groups do not fit the kernels.
+        OptionError: the layout is unknown, or does not hold the codes.
     """
     codes_NK = weights.codes_NK
+    if layout is not None and layout not in LAYOUTS:
+        raise OptionError(f"repack: layout is {layout!r}; accepted: {', '.join(LAYOUTS)}.")
     if codes_NK.ndim != 2 or 0 in codes_NK.shape or codes_NK.dtype != np.int8:
         raise ShapeError(
             f"repack: codes are {codes_NK.dtype} {codes_NK.shape}; expected int8 (N, K)."
@@ -106,8 +116,17 @@ def repack(weights: Unpacked) -> Matrix:
             "Split the matrix."
         )
     scale_NG, minimum_NG = _groups(weights)
+    G = scale_NG.shape[1]
+    if layout == "t1_6" and G > 1:
+        raise ShapeError(f"repack: {G} scales a row in layout t1_6, which holds one. Take t2.")
+    narrowest = layout_of(codes_NK, codes_NK.shape[1] // G if G > 1 else None)
+    holds = LAYOUTS[LAYOUTS.index("t1_6" if narrowest == "t2" else narrowest) :]
+    if layout is not None and layout not in holds:
+        raise OptionError(
+            f"repack: layout {layout} does not hold these codes; accepted: {', '.join(holds)}."
+        )
     return Matrix.from_codes(
-        layout_of(codes_NK),
+        layout or narrowest,
         np.ascontiguousarray(codes_NK),
         _plain(scale_NG, np.float32),
         None if minimum_NG is None else _plain(minimum_NG, np.float32),
@@ -136,11 +155,17 @@ def repack_floats(values_NK: NDArray[Any]) -> Matrix:
     return Matrix.from_floats(_plain(values_NK))
 
 
-def layout_of(codes_NK: NDArray[np.int8]) -> str:
-    """Return the narrowest layout that holds the codes: "t2", "i4" or "i8"."""
+def layout_of(codes_NK: NDArray[np.int8], group: int | None = None) -> str:
+    """Return the narrowest layout that holds the codes: "b1", "t2", "i4" or "i8".
+
+    Args:
+        codes_NK: the codes of a matrix.
+        group: columns that share a scale, None for a whole row. b1 needs a multiple of 32.
+    """
     low, high = int(codes_NK.min()), int(codes_NK.max())
     if low >= -1 and high <= 1:
-        return "t2"
+        binary = (group or 32) % 32 == 0 and bool(codes_NK.all())
+        return "b1" if binary else "t2"
     return "i4" if high - low < 16 else "i8"
 
 
@@ -206,7 +231,7 @@ def int_sums(matrix: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
         ShapeError: the input's columns are not the matrix's.
         OptionError: the matrix holds floats, or the input is not int8.
     """
-    if matrix.layout not in ("t2", "i4", "i8"):
+    if matrix.layout not in LAYOUTS:
         raise OptionError(f"int_sums: the matrix is {matrix.layout}; it must hold codes.")
     if x_TK.dtype != np.int8:
         raise OptionError(f"int_sums: the input is {x_TK.dtype}; it must be int8.")

@@ -30,8 +30,9 @@ check: .venv/dev.stamp ## lint, types, import order, the torch-free rule, docs i
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/rules
 
-bench: .venv/dev.stamp ## measure the engine on a real model, beside llama.cpp
-	$(BIN)/python benchmarks/decode.py
+bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model and on a 2B ternary shape
+	$(BIN)/onebit bench smollm2 --against llama.cpp --save benchmarks/results
+	$(BIN)/onebit bench --shape 2b4t --against llama.cpp --save benchmarks/results
 
 docs: .venv/dev.stamp ## write again the pages that are made from the code
 	$(BIN)/python scripts/docs.py

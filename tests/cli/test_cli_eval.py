@@ -1,4 +1,4 @@
-"""`onebit eval` and `onebit bench`."""
+"""`onebit eval`."""
 
 import json
 
@@ -74,32 +74,5 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(model, text, args, message):
     result = onebit("eval", model, *[text if arg == "TEXT" else arg for arg in args])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_bench_json(model):
-    result = onebit("bench", model, "--decode", 3, "--rounds", 1, "--threads", 1, "--json")
-    data = json.loads(result.stdout)
-    assert data["speed"]["decode_tokens"] == 3
-    assert data["speed"]["decode_rate_tokens_per_s"] > 0
-    assert data["processor"]
-    assert data["scheme"] == "fp"
-
-
-def test_bench_names_units_and_machine(model):
-    result = onebit("bench", model, "--decode", 3, "--rounds", 1, "--threads", 1)
-    assert (result.exit_code, result.stderr) == (0, "Checking, then timing ...\n")
-    for word in ("decode", "tokens/s", "GB/s", "load", "peak memory", "1 threads"):
-        assert word in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [(["nothing"], "nothing: there is no such"), (["MODEL", "--rounds", 0], "rounds 0")],
-)
-def test_bench_announces_nothing_before_an_error(model, args, message):
-    result = onebit("bench", *[model if arg == "MODEL" else arg for arg in args])
-    assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -1,36 +1,123 @@
 """`onebit bench`: how fast a model loads, reads and writes on this machine."""
 
 import json
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 
 import click
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _list(text or ""))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not whole numbers with commas between.") from None
+
+
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--shape",
+              help="Time random ternary weights in this shape instead of MODEL: "
+              "tiny, 0.7b, 2b4t, 3b or 8b.")  # fmt: skip
+@click.option("--format", help="Of the shape's linear layers: tq2_0, tq1_0, t1_6, t2 or i2_s. "
+              "Default: tq2_0, or t1_6 where blocks of 256 do not fit.")  # fmt: skip
+@click.option("--embed", help="Of the shape's embedding and head: q6_k, q4_k, q8_0, q4_0 or f16. "
+              "Default: q6_k, or q8_0 where blocks of 256 do not fit.")  # fmt: skip
+@click.option("--keep", type=click.Path(dir_okay=False, path_type=Path),
+              help="Keep the shape's file here, and take it from here if it is there; "
+              "else it is deleted.")  # fmt: skip
+@click.option("--threads", callback=_numbers,
+              help="CPU threads; each number is timed, such as 1,2. Default: all.")  # fmt: skip
+@click.option("--kv-bits", type=int, help="Bits of a cached key or value.")
 @click.option("--decode", type=int, default=64, show_default=True, help="Tokens written a round.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Medians are over these.")
-@click.option("--threads", type=int, help="CPU threads; default: all.")
+@click.option("--only", default="kernels,prefill,decode,batch,start", show_default=True,
+              help="What to measure, with commas between.")  # fmt: skip
+@click.option("--against", help="Time this engine too, on the same file and in turns: llama.cpp.")
+@click.option("--save", type=click.Path(path_type=Path),
+              help="Write the result into this folder as <date>-<model>.md and .json.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(model: str, decode: int, rounds: int, threads: int | None, as_json: bool) -> None:
-    """Time MODEL: prompts of 128 and 512 tokens, writing, loading; and its memory.
+def bench(
+    model: str | None,
+    shape: str | None,
+    format: str | None,
+    embed: str | None,
+    keep: Path | None,
+    threads: tuple[int, ...],
+    kv_bits: int | None,
+    decode: int,
+    rounds: int,
+    only: str,
+    against: str | None,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Time MODEL, or a random model of a named shape: reading prompts, writing alone and in a batch
+    of 8, its start in a fresh process, and its memory; with what this machine's memory and
+    multipliers could do at best in the same minute.
 
-    First a prompt is computed whole and token by token, and must come out the same.
+    First a prompt is computed whole, token by token and in a batch, and must come out the same.
     """
-    from onebit.eval.bench import bench_model
+    from rich.console import Console
+
+    from onebit.cli import progress
+    from onebit.errors import MissingError
+    from onebit.eval import bench_table
+    from onebit.eval.bench import bench as measure
+    from onebit.eval.bench_options import BenchOptions
+
+    if (model is None) == (shape is None):
+        raise click.UsageError("Give a MODEL or a --shape, one of the two.")
+    if shape is None and (format or embed or keep):
+        raise click.UsageError("--format, --embed and --keep go with --shape.")
+    if save and not save.is_dir():  # said now, not after minutes
+        raise MissingError(f"{save}: there is no such folder. Make it, or name another.")
 
     def begin() -> None:
         click.echo("Checking, then timing ...", err=True)
 
-    result = bench_model(model, decode=decode, rounds=rounds, threads=threads, begin=begin)
+    options = BenchOptions(
+        threads=threads,
+        rounds=rounds,
+        decode=decode,
+        only=_list(only),
+        against=against,
+        kv_bits=kv_bits,
+        random_weights=shape is not None,
+    )
+    with nullcontext() if keep or model else tempfile.TemporaryDirectory() as folder:
+        if shape is None:
+            path, name = Path(str(model)), Path(str(model)).name
+        else:
+            path = keep or Path(str(folder)) / "model.gguf"
+            name = _made(path, shape, format, embed, against is not None)
+        result = measure(path, options, name, begin, progress.of("bench:"))
+    if save:
+        click.echo(f"Written to {bench_table.save(result, save)}.", err=True)
     if as_json:
-        click.echo(json.dumps({"model": model, **result.to_dict()}))
+        click.echo(json.dumps(result.to_dict()))
         return
-    speed = result.speed
-    for length, rate in speed.prefill_rates_tokens_per_s.items():
-        click.echo(f"prefill {length:>4}    {rate:10.1f} tokens/s")
-    click.echo(f"decode          {speed.decode_rate_tokens_per_s:10.1f} tokens/s")
-    click.echo(f"weights read    {speed.weight_rate_bytes_per_s / 1e9:10.2f} GB/s")
-    click.echo(f"bytes per token {speed.token_bytes / 1e6:10.1f} MB")
-    click.echo(f"load            {result.load_time_s:10.2f} s")
-    click.echo(f"peak memory     {result.peak_memory_bytes / 1e6:10.0f} MB")
-    click.echo(f"{speed.threads} threads, {result.isa}, {result.processor}; medians of {rounds}")
+    console = Console(width=120)
+    for table in bench_table.tables(result):
+        console.print(table)
+    for fact in bench_table.facts(result):
+        click.echo(fact)
+
+
+def _made(path: Path, name: str, format: str | None, embed: str | None, vocabulary: bool) -> str:
+    """Write the random model, unless it is there, and return what to call it."""
+    from onebit.eval import shapes
+    from onebit.eval.random_model import random_model
+
+    shape = shapes.find(name)
+    usual = shapes.default_formats(shape)
+    format, embed = format or usual[0], embed or usual[1]
+    if not path.exists():
+        click.echo(f"Writing a random model, {name} {format} {embed} ...", err=True)
+        random_model(path, shape, format, embed, vocabulary=vocabulary)
+    return f"{name} {format} {embed}"

@@ -9,6 +9,5 @@ The same measure takes a torch model from `models.load`; torch is imported only 
 """
 
 from onebit.eval.perplexity import Perplexity, perplexity
-from onebit.eval.speed import Speed, measure_speed
 
-__all__ = ["Perplexity", "Speed", "measure_speed", "perplexity"]
+__all__ = ["Perplexity", "perplexity"]

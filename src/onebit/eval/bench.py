@@ -1,70 +1,102 @@
-"""A model on this machine: time to load, memory, and the speed of reading and writing."""
+"""A model on this machine, measured in rounds: how fast it reads and writes, alone and in batches,
+how soon it answers, what it takes of memory, and how much of what the machine could do that is.
 
-import platform
-import resource
-import sys
-import time
+Everything takes turns within a round, a rival engine too, so that a slow moment of a shared machine
+meets all alike. Shares and ratios are taken within a round; their medians are what is reported.
+"""
+
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from onebit.eval.speed import Speed, measure_speed
+from onebit.errors import OptionError
+from onebit.eval import speed
+from onebit.eval.bench_lines import Line
+from onebit.eval.bench_options import BenchOptions
+from onebit.eval.bench_run import Progress, Run
+from onebit.eval.machine import Machine
+from onebit.io import open_checkpoint
 from onebit.kernels import ops
 from onebit.runtime.llm import LLM
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A measurement, and the machine it was made on."""
+    """What was measured, and on what."""
 
+    model: str
+    """As its user calls it."""
     scheme: str
-    """Name of the model's."""
-    speed: Speed
-    load_time_s: float
-    """From the path to a model ready for its first prompt; page cache as it happens to be."""
-    peak_memory_bytes: int
-    """The most this process has had resident, Python included."""
-    isa: str
-    """The kernels' instruction set."""
-    processor: str
+    machine: Machine
+    options: BenchOptions
+    lines: list[Line]
+    file_bytes: int
+    memory_bytes: int
+    """Of all matrices, as the kernels hold them."""
+    token_bytes: int
+    """Of these, read to compute one token."""
+    kv_token_bytes: int
+    """Of keys and values, for each token of a context."""
+    difference: float | None
+    """From the rival, before anything was timed; see `rivals.difference`."""
+    day: str = field(default_factory=lambda: date.today().isoformat())
+
+    def line(self, name: str, threads: int) -> Line:
+        """Return the line of this name."""
+        return next(x for x in self.lines if (x.name, x.threads) == (name, threads))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return asdict(self) | {"speed": self.speed.to_dict()}
+        return asdict(replace(self, lines=[])) | {"lines": [line.to_dict() for line in self.lines]}
 
 
-def bench_model(
-    path: str | Path,
-    decode: int = 64,
-    rounds: int = 3,
-    threads: int | None = None,
+def bench(
+    model: str | Path,
+    options: BenchOptions,
+    name: str | None = None,
     begin: Callable[[], None] = lambda: None,
+    progress: Progress = lambda done, total: None,
 ) -> Bench:
-    """Load a model and time it; see `measure_speed`, also for `begin`.
+    """Check a model, and time it.
+
+    Args:
+        model: as `LLM` takes it.
+        options: what to measure.
+        name: what to call the model; None means `model`.
+        begin: called once the model is open and the options are found good, before the check.
+        progress: called with how many measurements are done, and of how many.
 
     Raises:
-        OnebitError: the model cannot be opened, an option is out of range, or the check fails.
+        OnebitError: the model cannot be opened, an option is out of range, or the engine is wrong:
+            a prompt gives other bits than its tokens one by one or in a batch, or differs from the
+            rival by more than rounding.
     """
-    start_s = time.perf_counter()
-    with LLM(path, threads=threads) as llm:
-        load_time_s = time.perf_counter() - start_s
-        speed = measure_speed(llm, decode=decode, rounds=rounds, begin=begin)
-        machine = ops.active_isa(), processor()
-        return Bench(llm.scheme.name, speed, load_time_s, peak_memory_bytes(), *machine)
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory this process has had resident."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def processor() -> str:
-    """Return the name of the CPU, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    options = replace(options, threads=options.threads or (ops.default_threads(),))
+    if max(options.threads) > 1024:
+        raise OptionError(f"bench: threads {list(options.threads)}; accepted: 1 to 1024.")
+    checkpoint = open_checkpoint(model)
+    with LLM(model, threads=options.threads[0], kv_bits=options.kv_bits) as llm:
+        room = llm.context - speed.START
+        if options.decode > room:
+            raise OptionError(
+                f"bench: decode {options.decode}; accepted: 1 to {room}, for this context."
+            )
+        run = Run(llm, checkpoint, options)
+        begin()
+        speed.check(llm)
+        difference = run.open_rivals()
+        run.all_rounds(progress)
+        return Bench(
+            name or str(model),
+            llm.scheme.name,
+            Machine.here(),
+            options,
+            run.lines,
+            run.file_bytes,
+            llm.size_bytes,
+            llm.token_bytes,
+            run.kv_token_bytes,
+            difference,
+        )

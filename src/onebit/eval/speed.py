@@ -1,122 +1,75 @@
-"""How fast an engine reads a prompt and writes an answer, after a check that it does both right.
+"""How long an engine takes to read a prompt and to write, after a check that it does both right.
 
-A prompt is computed in one piece and an answer token by token, by different code. Both must come to
-the same answer, so that is asked first; a wrong engine is not timed.
+A prompt is computed in one piece, an answer token by token, and the answers of a batch together, by
+different code. All must come to the same bits, so that is asked first; a wrong engine is not timed.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onebit.errors import OnebitError, OptionError
+from onebit.errors import OnebitError
 from onebit.runtime.llm import LLM
 
-PROMPTS = (128, 512)
+if TYPE_CHECKING:
+    from onebit.kernels.cpu import Cache
+
+START = 16
+"""Tokens of the prompt before the writing that is timed."""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Medians over rounds, in tokens per second."""
-
-    prefill_rates_tokens_per_s: dict[int, float]
-    """Prompt length -> rate."""
-    decode_rate_tokens_per_s: float
-    decode_tokens: int
-    """Written in a round, after a prompt of 16."""
-    rounds: int
-    threads: int
-    token_bytes: int
-    """Bytes of weights read to compute one token."""
-
-    @property
-    def weight_rate_bytes_per_s(self) -> float:
-        """Weights read per second while writing: what the memory has to give."""
-        return self.decode_rate_tokens_per_s * self.token_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self) | {"weight_rate_bytes_per_s": self.weight_rate_bytes_per_s}
-
-
-def measure_speed(
-    llm: LLM,
-    prompts: Sequence[int] = PROMPTS,
-    decode: int = 64,
-    rounds: int = 3,
-    begin: Callable[[], None] = lambda: None,
-) -> Speed:
-    """Time an engine. Prompts that its context cannot hold are left out.
-
-    Args:
-        llm: the model; its cache is emptied.
-        prompts: lengths of prompts to time.
-        decode: tokens to write in a round, at least 1.
-        rounds: the median of this many is given.
-        begin: called once the options are found good, before the check.
-
-    Raises:
-        OptionError: a number is below 1, or the context cannot hold the decode test.
-        OnebitError: prompt and token-by-token computation disagree.
-    """
-    if min(decode, rounds, *prompts) < 1 or 16 + decode > llm.context:
-        raise OptionError(
-            f"bench: decode {decode}, rounds {rounds}, prompts {list(prompts)}; accepted: at least "
-            f"1 each, and at most {llm.context - 16} tokens to decode, for this context."
-        )
-    begin()
-    check(llm)
-    lengths = [n for n in prompts if n <= llm.context]
-    prefill: dict[int, list[float]] = {n: [] for n in lengths}
-    writing = []
-    for _ in range(rounds):  # interleaved: a slow moment of the machine meets all alike
-        for n in lengths:
-            prefill[n].append(n / time_prefill(llm, n))
-        writing.append(decode / time_decode(llm, decode))
-    return Speed(
-        {n: statistics.median(rates) for n, rates in prefill.items()},
-        statistics.median(writing),
-        decode,
-        rounds,
-        llm.threads,
-        llm.token_bytes,
+def random_prompt(llm: LLM, tokens: int, seed: int = 0) -> list[int]:
+    """Return ids drawn at random, the same every time: speed does not depend on their sense."""
+    ids: list[int] = (
+        np.random.default_rng(seed).integers(0, llm.architecture.vocab_size, tokens).tolist()
     )
+    return ids
 
 
-def check(llm: LLM, tokens: int = 24) -> None:
-    """Compare the logits of a prompt computed in one piece with those of its tokens one by one.
+def check(llm: LLM, tokens: int = 24, sequences: int = 3) -> None:
+    """Compare the logits of a prompt computed in one piece with those of its tokens one by one, and
+    with those of several sequences that take each step together.
 
     Raises:
         OnebitError: they differ in any bit; the engine promises that they do not.
     """
-    prompt = _prompt(llm, min(tokens, llm.context))
+    prompt = random_prompt(llm, min(tokens, llm.context))
     whole_TV = llm.logits(prompt)
+    together = Together(llm, [prompt[:1]] * sequences, capacity=len(prompt))
     llm.forget()
     for position in range(len(prompt)):
         single_V, _ = llm.logits_after(prompt[: position + 1])
-        if not np.array_equal(single_V, whole_TV[position]):
-            raise OnebitError(
-                f"bench: at position {position}, a prompt computed whole and token by token give "
-                "different logits. The engine is wrong on this machine; nothing was timed."
-            )
+        if position:
+            together.step([prompt[position]] * sequences)
+        for how, logits in (("token by token", single_V), ("in a batch", together.logits_SV)):
+            if not np.array_equal(np.broadcast_to(whole_TV[position], logits.shape), logits):
+                raise OnebitError(
+                    f"bench: at position {position}, a prompt computed whole and {how} give "
+                    "different logits. The engine is wrong on this machine; nothing was timed."
+                )
 
 
 def time_prefill(llm: LLM, tokens: int) -> float:
     """Return the seconds to compute a prompt of `tokens` from scratch."""
-    prompt = _prompt(llm, tokens)
+    prompt = random_prompt(llm, tokens)
     llm.forget()
     start_s = time.perf_counter()
     llm.logits_after(prompt)
     return time.perf_counter() - start_s
 
 
-def time_decode(llm: LLM, tokens: int) -> float:
-    """Return the seconds to write `tokens` greedily after a prompt of 16, its time not counted."""
-    text = _prompt(llm, 16)
-    llm.forget()
+def time_decode(llm: LLM, tokens: int, after: int = START) -> float:
+    """Return the seconds to write `tokens` greedily after a prompt, its time not counted.
+
+    Args:
+        llm: the model.
+        tokens: to write.
+        after: tokens of the prompt; what the cache already holds of it is not computed again.
+    """
+    text = random_prompt(llm, after)
     logits_V, _ = llm.logits_after(text)
     start_s = time.perf_counter()
     for _ in range(tokens):
@@ -125,9 +78,31 @@ def time_decode(llm: LLM, tokens: int) -> float:
     return time.perf_counter() - start_s
 
 
-def _prompt(llm: LLM, tokens: int) -> list[int]:
-    """Return ids drawn at random, the same every time: speed does not depend on their sense."""
-    ids: list[int] = (
-        np.random.default_rng(0).integers(0, llm.architecture.vocab_size, tokens).tolist()
-    )
-    return ids
+def time_together(llm: LLM, sequences: int, tokens: int) -> float:
+    """Return the seconds in which several sequences write `tokens` each, step by step together."""
+    prompts = [random_prompt(llm, START, seed) for seed in range(sequences)]
+    together = Together(llm, prompts, START + tokens)
+    start_s = time.perf_counter()
+    for _ in range(tokens):
+        together.step(together.logits_SV.argmax(axis=1))
+    return time.perf_counter() - start_s
+
+
+class Together:
+    """Sequences of one model that take each step together, every one with a cache of its own."""
+
+    def __init__(self, llm: LLM, prompts: Sequence[Sequence[int]], capacity: int) -> None:
+        self._decoder = llm._open_sequence()._decoder
+        self._caches: list[Cache] = [
+            self._decoder.new_cache(capacity, llm.kv_bits) for _ in prompts
+        ]
+        self.logits_SV = self._forward(prompts)
+        """After the newest token of each sequence."""
+
+    def step(self, tokens: Sequence[int] | NDArray[np.integer]) -> None:
+        """Append a token to each sequence."""
+        self.logits_SV = self._forward([[token] for token in tokens])
+
+    def _forward(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        arrays = [np.asarray(ids, np.int32) for ids in tokens]
+        return self._decoder.step(self._caches, arrays, ["last"] * len(arrays))

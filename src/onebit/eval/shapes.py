@@ -1,0 +1,108 @@
+"""Shapes of models by name: what speed and memory depend on, without any model's weights."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from onebit import pack
+from onebit.architecture import Architecture
+from onebit.errors import OptionError, ShapeError
+from onebit.tensors import Linear, linears, norms
+
+
+def _shape(
+    hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool = True
+) -> Architecture:
+    return Architecture(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        rope_theta=500000.0,
+        max_position_embeddings=4096,
+        tie_word_embeddings=tied,
+    )
+
+
+SHAPES = {
+    "tiny": _shape(256, 512, 2, 4, 2, 512),
+    "0.7b": _shape(1536, 4096, 24, 16, 16, 32000),
+    "2b4t": _shape(2560, 6912, 30, 20, 5, 128256),
+    "3b": _shape(3200, 8640, 26, 32, 32, 32000),
+    "8b": _shape(4096, 14336, 32, 32, 8, 128256, tied=False),
+}
+"""`2b4t` is BitNet b1.58 2B4T's, `0.7b` and `3b` are those of the b1.58 paper (no block of 256
+divides the widths of `3b`), `8b` is Llama 3 8B's, `tiny` is for trying things out."""
+
+
+def find(name: str) -> Architecture:
+    """Return the shape called `name`.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in SHAPES:
+        raise OptionError(f"{name!r:.80} is no shape; accepted: {', '.join(SHAPES)}.")
+    return SHAPES[name]
+
+
+def as_bitnet(shape: Architecture) -> Architecture:
+    """Return the shape with what BitNet 2B4T has inside a layer: squared ReLU and inner norms."""
+    return replace(shape, model_type="bitnet", hidden_act="relu2", sub_norms=True)
+
+
+def body(shape: Architecture) -> Iterator[Linear]:
+    """Yield the linear layers but embedding and head."""
+    return (linear for linear in linears(shape) if linear.name not in ENDS)
+
+
+def body_weights(shape: Architecture) -> int:
+    """Return the number of weights of the body: each is multiplied once for every token."""
+    return sum(linear.N * linear.K for linear in body(shape))
+
+
+ENDS = ("model.embed_tokens", "lm_head")
+
+
+def default_formats(shape: Architecture) -> tuple[str, str]:
+    """Return formats of body and of embedding and head that hold the shape's widths."""
+    widths = {linear.K for linear in body(shape)}
+    return (
+        "tq2_0" if not any(K % 256 for K in widths) else "t1_6",
+        "q6_k" if shape.hidden_size % 256 == 0 else "q8_0",
+    )
+
+
+def tensor_bytes(shape: Architecture, format: str, embed: str) -> int:
+    """Return what a file's tensors take, all of them.
+
+    Args:
+        shape: of the model.
+        format: of the body, a key of `pack.FORMATS`.
+        embed: of embedding and head, the same or "f16".
+
+    Raises:
+        OptionError: a format is unknown.
+        ShapeError: a format cannot hold a width of the shape.
+    """
+    total = sum(4 * size for _, size in norms(shape))
+    for linear in linears(shape):
+        total += matrix_bytes(linear, embed if linear.name in ENDS else format)
+    return total
+
+
+def matrix_bytes(linear: Linear, format: str) -> int:
+    """Return what one matrix takes, with a scale that is stored apart.
+
+    Raises:
+        OptionError, ShapeError: as `tensor_bytes`.
+    """
+    if format == "f16":
+        return 2 * linear.N * linear.K
+    form = pack.find(format)
+    try:
+        return form.size_bytes(linear.N, linear.K) + (0 if form.scale_inside else 4)
+    except ShapeError as error:
+        raise ShapeError(f"{linear.name}: {error}") from None

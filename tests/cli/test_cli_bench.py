@@ -1,0 +1,80 @@
+"""`onebit bench`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from onebit.cli import main
+
+QUICK = ("--decode", 3, "--rounds", 1, "--threads", 1, "--only", "decode")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A random model, kept by the first run that names it."""
+    path = tmp_path_factory.mktemp("bench") / "model.gguf"
+    result = onebit("bench", "--shape", "tiny", "--keep", path, *QUICK)
+    assert (result.exit_code, path.is_file()) == (0, True)
+    return str(path)
+
+
+def onebit(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_json(file):
+    result = onebit("bench", file, *QUICK, "--json")
+    data = json.loads(result.stdout)
+    assert data["model"] == "model.gguf"  # no path: results are to be shared
+    assert data["options"]["threads"] == [1]
+    assert {"decode", "decode after 2048", "DRAM read"} <= {line["name"] for line in data["lines"]}
+    assert result.stderr == "Checking, then timing ...\n"
+
+
+def test_table_names_units_and_machine(file, tmp_path):
+    result = onebit("bench", file, *QUICK, "--save", tmp_path)
+    for word in ("decode", "tokens/s", "GB/s", "roofline", "1 thread", "kernels "):
+        assert word in result.stdout
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md"]
+
+
+def test_a_kept_file_is_used_again(file):
+    again = onebit("bench", "--shape", "tiny", "--keep", file, *QUICK, "--json")
+    assert "Writing" not in again.stderr
+    assert json.loads(again.stdout)["model"] == "tiny tq2_0 q6_k"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "nothing: there is no such"),
+        (["FILE", "--rounds", 0], "rounds 0"),
+        (["FILE", "--only", "all"], "only is 'all'; accepted: kernels, prefill"),
+        (["FILE", "--against", "gpt"], "against is 'gpt'; accepted: llama.cpp"),
+        (["FILE", "--save", "nowhere"], "nowhere: there is no such folder"),
+        (["--shape", "7b"], "'7b' is no shape; accepted: tiny"),
+        (["--shape", "tiny", "--format", "q4_k"], "format is 'q4_k'; accepted: tq2_0"),
+        (["--shape", "3b", "--format", "tq2_0"], "3200 columns do not fill whole blocks of 256"),
+    ],
+)
+def test_announces_no_timing_before_an_error(file, args, message):
+    result = onebit("bench", *[file if arg == "FILE" else arg for arg in args])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert "timing" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Give a MODEL or a --shape"),
+        (["FILE", "--shape", "tiny"], "one of the two"),
+        (["FILE", "--format", "t1_6"], "--format, --embed and --keep go with --shape"),
+        (["FILE", "--threads", "1,two"], "'1,two' is not whole numbers"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(file, args, message):
+    result = onebit("bench", *[file if arg == "FILE" else arg for arg in args])
+    assert result.exit_code == 2
+    assert message in result.stderr

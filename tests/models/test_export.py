@@ -116,7 +116,8 @@ def test_the_report_adds_up(trained, tokenizer, tmp_path):
     assert report.body_weights == body
     assert report.part_bytes["body"] == rows + 4 * 14  # and a scale for each of 14 matrices
     assert report.body_bits_per_weight == pytest.approx(8 * (rows + 56) / body)
-    assert report.part_bytes["embed"] == tokenizer.vocab_size * 256 * 2
+    assert report.embed == "q8_0"
+    assert report.part_bytes["embed"] == tokenizer.vocab_size * 8 * 34
     assert report.part_bytes["head"] == 0
     assert report.part_bytes["other"] == 5 * 256 * 4
     assert report.size_bytes == (tmp_path / "m.gguf").stat().st_size
@@ -336,7 +337,7 @@ def test_weights_that_are_not_ternary_are_refused(tokenizer, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("format", "blocks", "fits"),
-    [("tq1_0", 256, "t1_6, t2, i2_s, q8_0, f16"), ("i2_s", 128, "t1_6, t2, q8_0, f16")],
+    [("tq1_0", 256, "t1_6, t2, i2_s, q8_0, q5_1"), ("i2_s", 128, "t1_6, t2, q8_0, q5_1")],
 )
 def test_widths_that_fit_no_block_are_named(tokenizer, tmp_path, format, blocks, fits):
     model = tiny(tokenizer, intermediate_size=384 if blocks == 256 else 448)
@@ -394,8 +395,9 @@ def test_a_float_beyond_the_format_is_refused(tokenizer, tmp_path, embed, value)
     [
         ("m.gguf", {"format": "hf_2bit"}, "a gguf file takes t1_6, t2, tq1_0"),
         ("m", {"format": "tq2_0"}, "a safetensors file takes t1_6, t2, hf_2bit"),
-        ("m.gguf", {"format": "q4_k"}, "format is 'q4_k'"),
-        ("m", {"embed": "q8_0"}, "embed is 'q8_0'"),
+        ("m.gguf", {"format": "q3_k"}, "format is 'q3_k'"),
+        ("m.gguf", {"format": "q4_k"}, "ternary, and q4_k would only make it larger"),
+        ("m", {"embed": "q6_k"}, "embed is 'q6_k'"),
         ("m.safetensors", {}, "name a new folder"),
         ("..", {}, "name a new folder"),
     ],

@@ -235,3 +235,45 @@ def test_tq2_0_names_an_invalid_pair():
     blocks[4, 7] = 0xC0
     with pytest.raises(FormatError, match="tq2_0: byte 7 of block 1 of row 1 is 0xc0, which holds"):
         FORMATS["tq2_0"].unpack(blocks.reshape(-1), (2, 768))
+
+
+WITH_FACTORS = ("q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
+
+
+@pytest.mark.parametrize("shape", [(1, 256), (5, 768)])
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_what_ggml_wrote_packs_to_the_same_weights(name, shape):
+    data = theirs(floats(*shape, seed=shape[1]), name)
+    unpacked = FORMATS[name].unpack(data, shape)
+    again = FORMATS[name].pack(unpacked)
+    assert decode(name, again, shape).tobytes() == dequantized(data, name, shape).tobytes()
+    if name in ("q4_0", "q4_1", "q5_0", "q5_1"):  # one way to say it
+        assert again.tobytes() == data.tobytes()
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_any_blocks_pack_to_the_same_weights(name, seed):
+    form = FORMATS[name]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (8, form.block_bytes), dtype=np.uint8)
+    for at in form.factors:
+        half = rng.normal(size=8).astype("<f2")
+        blocks[:, at : at + 2] = half[:, None].view(np.uint8)
+    shape = (4, 2 * form.columns)
+    before = form.unpack(blocks.reshape(-1), shape)
+    after = form.unpack(form.pack(before), shape)
+    np.testing.assert_array_equal(after.codes_NK, before.codes_NK)
+    np.testing.assert_array_equal(after.values(), before.values())
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
+def test_scales_that_are_no_multiples_are_named(name):
+    scale_NG = np.full((2, 512 // 16), 0.5, np.float32)
+    if name != "q6_k":
+        scale_NG = scale_NG[:, ::2].copy()
+    scale_NG[1, -1] = 0.1
+    codes = Unpacked(np.ones((2, 512), np.int8), scale_NG)
+    with pytest.raises(InputError, match=f"{name}: the scales or minima of block 1 of row 1"):
+        FORMATS[name].pack(codes)

@@ -8,7 +8,7 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
-@pytest.mark.parametrize("page", ["ternary", "binary", "integer", "activation"])
+@pytest.mark.parametrize("page", ["ternary", "binary", "integer", "blockwise", "activation"])
 def test_examples(page):
     failed, tried = doctest.testfile(str(PAGES / f"{page}.md"), module_relative=False)
     assert tried > 0

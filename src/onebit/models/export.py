@@ -9,6 +9,7 @@ codes and scale; what is to be ternary must be ternary. The file is there whole 
 the same model gives the same bytes.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class ExportReport:
     format: str
     """Of the linear layers."""
     embed: str
-    """Of embedding and head."""
+    """Of embedding and head; two names where they differ."""
     parameters: int
     size_bytes: int
     """Of the file or folder."""
@@ -50,6 +51,8 @@ class ExportReport:
     """Of the linear layers without embedding and head, scales included."""
     part_bytes: Mapping[str, int]
     """Bytes of the tensors of "body", "embed", "head" and "other" (norms, biases)."""
+    rounded_again: Mapping[str, int]
+    """"q8_0 to q4_0" -> weights that were in codes already, and lost by being rounded to others."""
 
 
 def export(
@@ -67,10 +70,13 @@ def export(
         source: a folder, a file or a catalog name, or an open checkpoint.
         out: a file that ends in .gguf, or a folder for safetensors.
         format: of the linear layers: t1_6, t2, tq1_0, tq2_0, i2_s or hf_2bit for ternary models;
-            q8_0, f16, bf16 or f32 for any. A ternary model written as these keeps its grid.
-        embed: of embedding and head: f16, f32, bf16, or q8_0 (GGUF only). Default: the format of
-            the linear layers if it is a float type, else f16. f32 repeats the trained model's
-            logits exactly where f16 is within 0.05 % of each embedding.
+            q8_0, f16, bf16 or f32 for any, and q6_k to q4_0 for any that is not ternary. A ternary
+            model written as these keeps its grid.
+        embed: of embedding and head: f16, f32, bf16, and for GGUF q8_0, q6_k, q5_k, q5_1, q5_0,
+            q4_k, q4_1 or q4_0. Default: the format of the linear layers if it is a float type;
+            else, for GGUF, blocks of codes that are there already, or q8_0; f16 for safetensors.
+            f32 repeats the trained model's logits exactly where f16 is within 0.05 % of each
+            embedding.
         force: overwrite what is at `out`.
         progress: called after each tensor with how many are written, and of how many.
 
@@ -90,7 +96,6 @@ def export(
         _check_out(out, checkpoint.path, container, force)
     except OSError as error:
         raise FileError(f"{out}: cannot be written ({error.strerror}). Name another.") from error
-    embed = embed or (format if format in FLOATS else "f16")
     skeleton(checkpoint)  # refuses a file that does not hold the model of its config
     scheme = schemes.of_config(checkpoint.config)
     planned = plan(checkpoint, scheme, container, format, embed)
@@ -102,9 +107,10 @@ def export(
     if container == "gguf":
         sizes = export_gguf.write(out, checkpoint, config, planned, format, progress)
     else:
-        sizes = export_folder.write(out, checkpoint, config, planned, embed, progress)
+        float_type = embed or (format if format in FLOATS else "f16")
+        sizes = export_folder.write(out, checkpoint, config, planned, float_type, progress)
     written = schemes.of_config(config).name
-    return _report(out, container, written, format, embed, planned, sizes)
+    return _report(out, container, written, format, planned, sizes)
 
 
 def _check_out(out: Path, origin: Path, container: str, force: bool) -> None:
@@ -150,7 +156,6 @@ def _report(
     container: str,
     scheme: str,
     format: str,
-    embed: str,
     planned: list[Planned],
     sizes: Mapping[str, int],
 ) -> ExportReport:
@@ -158,6 +163,11 @@ def _report(
     parts = dict.fromkeys(("body", "embed", "head", "other"), 0)
     for entry in planned:
         parts[entry.part] += sizes[entry.name]
+    again: Counter[str] = Counter()
+    for entry in planned:
+        if entry.rounded_again:
+            again[f"{entry.source} to {entry.format}"] += counts[entry.name]
+    embeds = {entry.format for entry in planned if entry.part in ("embed", "head")}
     body = sum(counts[entry.name] for entry in planned if entry.part == "body")
     files = out.iterdir() if out.is_dir() else [out]
     return ExportReport(
@@ -165,12 +175,13 @@ def _report(
         container=container,
         scheme=scheme,
         format=format,
-        embed=embed,
+        embed=", ".join(sorted(embeds)),
         parameters=sum(counts.values()),
         size_bytes=sum(file.stat().st_size for file in files),
         body_weights=body,
         body_bits_per_weight=8 * parts["body"] / body if body else 0.0,
         part_bytes=parts,
+        rounded_again=dict(again),
     )
 
 

@@ -81,7 +81,7 @@ def _write_tensors(
     with safetensors.Writer(path, declared, metadata) as file:
         for entry in planned:
             tensor = checkpoint.tensor(entry.name)
-            weights = export_weights.weights_of(tensor, entry.part, entry.claim, entry.format)
+            weights = export_weights.weights_of(tensor, entry.part, entry.claim)
             encoded = export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)
             file.write(entry.name, encoded.data)
             if encoded.scale is not None:

@@ -21,7 +21,11 @@ from onebit.models import export_weights
 from onebit.models.export_plan import Planned, Progress
 
 _OURS = ("t1_6", "t2")
-_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "i2_s": 40}
+_FILE_TYPES = {  # of llama.cpp, "mostly" this
+    **{"f32": 0, "f16": 1, "bf16": 32},
+    **{"q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16, "q6_k": 18},
+    **{"tq1_0": 36, "tq2_0": 37, "i2_s": 40},
+}
 _QUANTIZATION_VERSION = 2  # of ggml's block formats
 _UNUSED_TOKEN = 5
 # of the source's general.* keys, those that this export decides itself
@@ -155,7 +159,11 @@ def _encoded(
     entry: Planned, checkpoint: Checkpoint, heads: Mapping[str, int]
 ) -> export_weights.Encoded:
     tensor = checkpoint.tensor(entry.name)
-    weights = export_weights.weights_of(tensor, entry.part, entry.claim, entry.format)
-    if count := heads.get(entry.name.rsplit(".", 2)[-2]):
+    count = heads.get(entry.name.rsplit(".", 2)[-2])
+    kept = export_weights.kept(tensor, entry.claim, entry.format, count)
+    if kept is not None:
+        return kept
+    weights = export_weights.weights_of(tensor, entry.part, entry.claim)
+    if count:
         weights = export_weights.permuted(weights, count)
     return export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)

@@ -1,8 +1,11 @@
 """What an export will write, decided and checked before the first byte.
 
 Each tensor gets one format: the linear layers that the scheme quantizes get the one asked for,
-embedding and head get `embed`, and so do linear layers that a scheme leaves float among others that
-it does not; norms and biases are float32.
+embedding and head get `embed`; linear layers that a scheme leaves float among others that it does
+not stay float, in `embed` if that is a float type; norms and biases are float32.
+
+Where `embed` is not given, an embedding that is in blocks of codes keeps them, and any other gets
+the smallest format whose cost in perplexity was measured to be below 0.1 %: q8_0 (docs/log.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +14,20 @@ from dataclasses import dataclass, replace
 from onebit import pack
 from onebit.errors import OptionError, ShapeError, UnsupportedError
 from onebit.io import Checkpoint, StoredTensor
-from onebit.models.export_weights import FLOATS, TERNARY, scale_shape
+from onebit.models.export_weights import BLOCKS, FLOATS, TERNARY, scale_shape
 from onebit.scheme import FP, LinearScheme, Scheme, role_of
 
 Progress = Callable[[int, int], None]
 
 FORMATS = {
-    "gguf": ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "q8_0", "f16", "bf16", "f32"),
+    "gguf": ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", *BLOCKS, "f16", "bf16", "f32"),
     "safetensors": ("t1_6", "t2", "hf_2bit", "f16", "bf16", "f32"),
 }
 """Container -> the formats of its linear layers."""
-EMBED_FORMATS = {"gguf": ("f16", "f32", "bf16", "q8_0"), "safetensors": ("f16", "f32", "bf16")}
+EMBED_FORMATS = {"gguf": (*FLOATS, *BLOCKS), "safetensors": tuple(FLOATS)}
+"""Container -> the formats of embedding and head."""
+DEFAULT_EMBED = "q8_0"
+"""In GGUF, if its blocks fill the width; else f16."""
 
 _COMPUTED = ("rotary_emb.inv_freq",)  # buffers of old checkpoints that follow from the config
 
@@ -38,6 +44,8 @@ class Planned:
     shape: tuple[int, ...]
     claim: LinearScheme
     """What the scheme says of it; FP for what is no linear layer."""
+    source: str
+    """The format that it has in the source."""
     scale_shape: tuple[int, ...] | None = None
     """Of the scale that is stored beside it, where there is one."""
 
@@ -47,11 +55,21 @@ class Planned:
         N, K = self.shape
         return N, K
 
+    @property
+    def rounded_again(self) -> bool:
+        """Whether it lies in codes of one format and is rounded to those of another."""
+        return (
+            self.claim.weight == "fp"
+            and self.format in BLOCKS
+            and self.source in pack.FORMATS
+            and self.source not in (self.format, *TERNARY)
+        )
+
 
 def plan(
-    checkpoint: Checkpoint, scheme: Scheme, container: str, format: str, embed: str
+    checkpoint: Checkpoint, scheme: Scheme, container: str, format: str, embed: str | None
 ) -> list[Planned]:
-    """Return what is to be written, in the source's order.
+    """Return what is to be written, in the source's order. `embed` None takes the default.
 
     Raises:
         OptionError: the container has no such format.
@@ -59,14 +77,15 @@ def plan(
         UnsupportedError: the format cannot say what the scheme does.
     """
     _one_of("format", format, FORMATS[container], container)
-    _one_of("embed", embed, EMBED_FORMATS[container], container)
+    if embed is not None:
+        _one_of("embed", embed, EMBED_FORMATS[container], container)
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
     planned = []
     for name in checkpoint.names():
         if name.endswith(_COMPUTED) or (tied and name == "lm_head.weight"):
             continue
         tensor = checkpoint.tensor(name)
-        entry = _planned(tensor, scheme, format, embed)
+        entry = _planned(tensor, scheme, container, format, embed)
         if len(entry.shape) == 2:
             _check_columns(entry, container)
             _check_scales(entry, tensor)
@@ -85,17 +104,32 @@ def _one_of(option: str, given: str, accepted: Sequence[str], container: str) ->
         )
 
 
-def _planned(tensor: StoredTensor, scheme: Scheme, format: str, embed: str) -> Planned:
+def _planned(
+    tensor: StoredTensor, scheme: Scheme, container: str, format: str, embed: str | None
+) -> Planned:
     module, _, kind = tensor.name.rpartition(".")
     role = role_of(module)
     if kind != "weight" or not role or len(tensor.shape) != 2:
-        return Planned(tensor.name, "other", "f32", tensor.shape, FP)
+        return Planned(tensor.name, "other", "f32", tensor.shape, FP, tensor.format)
     claim = scheme.linear(module)
     part = role if role in ("embed", "head") else "body"
-    left_float = scheme.quantized and claim.weight == "fp"
-    if claim.weight == "fp" and (part != "body" or (left_float and format in TERNARY)):
-        return Planned(tensor.name, part, embed, tensor.shape, claim)
-    return Planned(tensor.name, part, format, tensor.shape, claim)
+    chosen = format
+    if claim.weight == "fp" and part != "body":
+        chosen = embed or _default_embed(tensor, container, format)
+    elif claim.weight == "fp" and scheme.quantized and format in TERNARY:  # left float
+        chosen = embed if embed in FLOATS else "f16"
+    return Planned(tensor.name, part, chosen, tensor.shape, claim, tensor.format)
+
+
+def _default_embed(tensor: StoredTensor, container: str, format: str) -> str:
+    if format in FLOATS:
+        return format
+    if container != "gguf":
+        return "f16"
+    if tensor.format in BLOCKS:
+        return tensor.format
+    fits = not tensor.shape[1] % pack.FORMATS[DEFAULT_EMBED].columns
+    return DEFAULT_EMBED if fits else "f16"
 
 
 def _check_columns(entry: Planned, container: str) -> None:
@@ -105,7 +139,8 @@ def _check_columns(entry: Planned, container: str) -> None:
         return
     columns = pack.FORMATS[entry.format].columns
     if K % columns:
-        fits = [f for f in FORMATS[container] if f in FLOATS or not K % pack.FORMATS[f].columns]
+        known = (FORMATS if entry.part == "body" else EMBED_FORMATS)[container]
+        fits = [f for f in known if f in FLOATS or not K % pack.FORMATS[f].columns]
         raise ShapeError(
             f"{entry.name}: {K} columns do not fill {entry.format}'s blocks of {columns}. "
             f"Formats that fit: {', '.join(fits)}."

@@ -26,6 +26,12 @@ Floats: TypeAlias = NDArray[np.float32]
 
 FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dtypes.bfloat16)}
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
+BLOCKS = tuple(quant.blockwise.FORMATS)
+"""The formats of ggml that floats are rounded to."""
+_OF_TERNARY = ("q8_0", "q5_0", "q4_0")
+"""Those of them that hold ternary codes as they are."""
+_PART = 1 << 22
+"""Weights rounded at a time, so that temporaries stay small beside the tensor."""
 
 _ANY_TERNARY = LinearScheme("ternary", weight_scale="row")
 
@@ -41,24 +47,38 @@ class Encoded(NamedTuple):
         return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
-def weights_of(
-    tensor: StoredTensor, part: str, claim: LinearScheme, format: str
-) -> Unpacked | Floats:
+def kept(
+    tensor: StoredTensor, claim: LinearScheme, format: str, heads: int | None
+) -> Encoded | None:
+    """Return the bytes of a tensor that has the format already, or None: it stays as it is.
+
+    Args:
+        tensor: as it lies in the source.
+        claim: what the model's scheme says of it; what it quantizes has a way of its own.
+        format: that it is to be written in.
+        heads: of a matrix whose rows GGUF orders otherwise.
+
+    Raises:
+        FormatError: its bytes are damaged.
+    """
+    if tensor.format != format or format not in BLOCKS or claim.weight != "fp":
+        return None
+    stored_weight.unpacked(tensor)  # refuses what is damaged
+    rows = np.asarray(tensor.data).reshape(tensor.shape[0], -1)
+    return Encoded((rope_rows.permute(rows, heads) if heads else rows).reshape(-1))
+
+
+def weights_of(tensor: StoredTensor, part: str, claim: LinearScheme) -> Unpacked | Floats:
     """Return what is to be written of a tensor: codes and scale, or floats.
 
     Args:
         tensor: as it lies in the source.
         part: as in `export_plan.Planned`.
         claim: what the model's scheme says of it.
-        format: that it is to be written in; a tensor that has it already stays as it is.
 
     Raises:
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
     """
-    if tensor.format == format == "q8_0" and claim.weight == "fp":
-        kept = stored_weight.unpacked(tensor)
-        assert kept is not None
-        return kept
     if part == "body" or claim.weight != "fp":
         return linear(tensor, claim)
     return stored_weight.values(tensor)
@@ -102,8 +122,12 @@ def is_ternary(weights: Unpacked) -> bool:
 
 
 def _unpacked(codes: quant.Codes) -> Unpacked:
-    assert codes.zero_NG is None  # the schemes that a model trains under are symmetric
-    return Unpacked(codes.codes_NK.numpy(), codes.scale_NG.numpy().astype(np.float32, copy=False))
+    assert codes.zero_NG is None  # neither schemes nor block formats have one
+    return Unpacked(
+        codes.codes_NK.numpy(),
+        codes.scale_NG.numpy().astype(np.float32, copy=False),
+        None if codes.minimum_NG is None else codes.minimum_NG.numpy(),
+    )
 
 
 def encode(
@@ -114,7 +138,7 @@ def encode(
     Args:
         name: the tensor's, for errors.
         weights: from `linear`, or floats of any shape.
-        format: one of FLOATS, TERNARY or "q8_0".
+        format: one of FLOATS, TERNARY or BLOCKS.
         scale_shape: of the scale that is stored beside the bytes, where the format wants one.
 
     Raises:
@@ -124,8 +148,13 @@ def encode(
     """
     if format in FLOATS:
         return Encoded(_cast(name, weights, format))
-    if isinstance(weights, np.ndarray) and format == "q8_0":
-        weights = _q8_0(name, weights)
+    if isinstance(weights, np.ndarray) and format in BLOCKS:
+        weights = _rounded(name, weights, format)
+    elif format in BLOCKS and format not in _OF_TERNARY:
+        raise InputError(
+            f"{name}: ternary, and {format} would only make it larger. Formats for it: "
+            f"{', '.join((*TERNARY, *_OF_TERNARY, *FLOATS))}."
+        )
     if isinstance(weights, np.ndarray) or (format in TERNARY and not is_ternary(weights)):
         raise _not_ternary(name, weights, format)
     with stored_weight.named(name):
@@ -146,12 +175,20 @@ def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.gene
     return cast
 
 
-def _q8_0(name: str, w_NK: Floats) -> Unpacked:
-    weights = _unpacked(quant.blockwise.q8_0(torch.from_numpy(w_NK)))
-    if not np.isfinite(weights.scale_NG).all():
+def _rounded(name: str, w_NK: Floats, format: str) -> Unpacked:
+    quantize, part = quant.blockwise.FORMATS[format], max(1, _PART // w_NK.shape[1])
+    parts = [
+        _unpacked(quantize(torch.from_numpy(w_NK[first : first + part])))
+        for first in range(0, len(w_NK), part)
+    ]
+    codes, scales, minima = zip(*parts, strict=True)
+    minimum_NG = None if minima[0] is None else np.concatenate(minima)
+    weights = Unpacked(np.concatenate(codes), np.concatenate(scales), minimum_NG)
+    factors = [f for f in weights[1:] if f is not None]
+    if not np.isfinite(w_NK).all() or not all(np.isfinite(f).all() for f in factors):
         raise InputError(
-            f"{name}: holds {np.abs(w_NK).max():g}, and q8_0, whose scales are float16, ends at "
-            f"{65504 * 127:g}. Choose f32 or bf16."
+            f"{name}: holds {np.abs(w_NK).max():g}, and {format}, whose scales are float16, does "
+            "not reach that far. Choose f32 or bf16."
         )
     return weights
 

@@ -93,7 +93,7 @@ class BitLinear(nn.Linear):
             return quant.quantize_weight(self.weight, self.scheme)
         device = self.weight.device
         if self._frozen.codes_NK.device != device:
-            codes_NK, scale_NG, _ = self._frozen
+            codes_NK, scale_NG = self._frozen[:2]
             self._frozen = Codes(codes_NK.to(device), scale_NG.to(device))
         return self._frozen
 
@@ -125,7 +125,7 @@ class BitLinear(nn.Linear):
                 f"freeze: the codes have shape {tuple(q.codes_NK.shape)}, the layer "
                 f"{tuple(self.weight.shape)}. Pass codes (out_features, in_features)."
             )
-        if q.zero_NG is not None:
+        if q.zero_NG is not None or q.minimum_NG is not None:
             raise OptionError("freeze: codes with a zero-point; a scheme's codes are symmetric.")
         self._frozen = Codes(q.codes_NK, q.scale_NG.float())
         values_NK = quant.dequantize(q).to(self.weight.dtype)

@@ -34,6 +34,8 @@ class Format(ABC):
     """Whether the bytes hold the scale. If not, it is stored apart and handed to `unpack`."""
     packs: ClassVar[bool] = True
     """Whether onebit writes the format; it reads all of them."""
+    has_minimum: ClassVar[bool] = False
+    """Whether a minimum is added to code * scale."""
     columns: ClassVar[int] = 1
     """The number of columns must be a multiple of this."""
     codes: ClassVar[tuple[int, int]]
@@ -66,20 +68,25 @@ class Format(ABC):
                 "accepted: int8 of shape (N, K)."
             )
         N, K = self._check_shape(codes_NK.shape)
-        if minimum_NG is not None:
+        if minimum_NG is not None and not self.has_minimum:
             raise InputError(
                 f"{self.name}: these weights have a minimum and the format holds none. "
                 "Quantize without a zero point."
             )
-        if scale_NG.ndim != 2 or scale_NG.shape[0] != N or K % max(1, scale_NG.shape[1]):
-            raise ShapeError(
-                f"{self.name}: the scale has shape {scale_NG.shape}; "
-                f"accepted for {N} x {K} weights: ({N}, G) where G divides {K}."
-            )
-        if not scale_NG.size or not np.isfinite(scale_NG).all():
-            raise InputError(f"{self.name}: a scale is missing or not finite; give finite scales.")
+        for word, factor in (("scale", scale_NG), ("minimum", minimum_NG)):
+            if factor is None:
+                continue
+            if factor.ndim != 2 or factor.shape[0] != N or K % max(1, factor.shape[1]):
+                raise ShapeError(
+                    f"{self.name}: the {word} has shape {factor.shape}; "
+                    f"accepted for {N} x {K} weights: ({N}, G) where G divides {K}."
+                )
+            if not factor.size or not np.isfinite(factor).all():
+                raise InputError(
+                    f"{self.name}: a {word} is missing or not finite; give finite {word}s."
+                )
         self._check_codes(codes_NK)
-        return self._pack(codes_NK, scale_NG)
+        return self._pack(weights)
 
     def unpack(
         self, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
@@ -114,7 +121,7 @@ class Format(ABC):
     @abstractmethod
     def _size_bytes(self, N: int, K: int) -> int: ...
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+    def _pack(self, weights: Unpacked) -> Bytes:
         """What a format that `packs` defines."""
         raise self._only_read()
 

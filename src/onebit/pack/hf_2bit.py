@@ -28,7 +28,8 @@ class HF_2BIT(Format):
     def _size_bytes(self, N: int, K: int) -> int:
         return -(-N // 4) * K
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+    def _pack(self, weights: Unpacked) -> Bytes:
+        codes_NK = weights.codes_NK
         N, K = codes_NK.shape
         R = -(-N // 4)
         data_RK = np.zeros((R, K), np.uint8)

@@ -34,7 +34,8 @@ class I2_S(Format):
     def _size_bytes(self, N: int, K: int) -> int:
         return N * K // 4 + _TAIL_BYTES
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+    def _pack(self, weights: Unpacked) -> Bytes:
+        codes_NK, scale_NG, _ = weights
         scale = scale_NG.flat[0]
         if (scale_NG != scale).any():
             raise InputError(

@@ -40,7 +40,8 @@ class RowFormat(Format):
     def _size_bytes(self, N: int, K: int) -> int:
         return N * self._row_bytes(K)
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+    def _pack(self, weights: Unpacked) -> Bytes:
+        codes_NK = weights.codes_NK
         K = codes_NK.shape[1]
         left = self._row_bytes(K) * self.per_byte - K
         if left:

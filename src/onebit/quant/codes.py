@@ -20,7 +20,7 @@ EPSILON = 1e-5
 
 
 class Codes(NamedTuple):
-    """Integer codes and their factors: value = (code - zero) * scale."""
+    """Integer codes and their factors: value = (code - zero) * scale (+ minimum)."""
 
     codes_NK: Tensor
     """int8."""
@@ -28,6 +28,8 @@ class Codes(NamedTuple):
     """float32, not negative. G divides K: each scale serves K // G columns in a row."""
     zero_NG: Tensor | None = None
     """int8: the code that stands for 0. None is 0, the symmetric case."""
+    minimum_NG: Tensor | None = None
+    """float32: what is added, in the block formats that have a minimum. None is 0."""
 
 
 def dequantize(q: Codes) -> Tensor:
@@ -36,14 +38,17 @@ def dequantize(q: Codes) -> Tensor:
     codes_NGk = q.codes_NK.float().view(N, q.scale_NG.shape[1], -1)
     if q.zero_NG is not None:
         codes_NGk = codes_NGk - q.zero_NG[..., None]
-    return (codes_NGk * q.scale_NG[..., None]).view(N, K)
+    w_NGk = codes_NGk * q.scale_NG[..., None]
+    if q.minimum_NG is not None:
+        w_NGk = w_NGk + q.minimum_NG[..., None]
+    return w_NGk.view(N, K)
 
 
 def fewest_scales(q: Codes) -> Codes:
     """Return codes of the same values with one scale per row, if the groups of each row allow it.
 
     Formats with a scale per block repeat one scale, and give blocks of zeros any scale at all,
-    often 0; zero codes do not care. Codes without a zero-point.
+    often 0; zero codes do not care. Codes without a zero-point or minimum.
     """
     N, G = q.scale_NG.shape
     live_NG = q.codes_NK.view(N, G, -1).ne(0).any(dim=2)
@@ -83,7 +88,11 @@ def split(operation: str, w_NK: Tensor, group: int | None) -> Tensor:
 
 
 def join(
-    shape: torch.Size, codes_Sk: Tensor, scale_S: Tensor, zero_S: Tensor | None = None
+    shape: torch.Size,
+    codes_Sk: Tensor,
+    scale_S: Tensor,
+    zero_S: Tensor | None = None,
+    minimum_S: Tensor | None = None,
 ) -> Codes:
     """Return the shares of a matrix of `shape` as Codes; the inverse of `split`."""
     N = shape[0]
@@ -95,4 +104,5 @@ def join(
         codes_Sk.to(torch.int8).view(shape),
         per_row(scale_S.float()),
         None if zero_S is None else per_row(zero_S.to(torch.int8)),
+        None if minimum_S is None else per_row(minimum_S.float()),
     )

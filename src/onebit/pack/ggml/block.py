@@ -7,7 +7,7 @@ Shape letters: B blocks, b bytes of a block, k columns of a block, g scales of a
 """
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onebit.errors import FormatError, InputError, ShapeError
 from onebit.pack.format import CHUNK, DAMAGED, Bytes, Format, slices
 from onebit.pack.unpacked import Unpacked
+
+_Float = TypeVar("_Float", np.float16, np.float32)
 
 
 class BlockFormat(Format):
@@ -27,7 +29,6 @@ class BlockFormat(Format):
     """Where the float16 factors stand in a block, in bytes."""
     groups: ClassVar[int] = 1
     """Scales of a block, each for `columns // groups` columns in a row."""
-    has_minimum: ClassVar[bool] = False
 
     @abstractmethod
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
@@ -66,44 +67,56 @@ class BlockFormat(Format):
     def _check_blocks(self, blocks_Bb: Bytes, first: int, K: int) -> None:
         """Refuse bytes that mean nothing; most formats give every byte a meaning."""
 
+    def _spread(self, factor_NG: NDArray[_Float], K: int) -> NDArray[_Float]:
+        """Return factors of any grouping of the columns as (B, g).
+
+        Raises:
+            ShapeError: a factor changes within what has one in this format.
+        """
+        group, own = K // factor_NG.shape[1], self.columns // self.groups
+        if group % own:
+            raise ShapeError(
+                f"{self.name}: a scale for {group} columns does not go into blocks of {own}. "
+                f"Quantize with groups of a multiple of {own}, "
+                "or with a scale per row or tensor."
+            )
+        return np.repeat(factor_NG, group // own, axis=1).reshape(-1, self.groups)
+
 
 class WritableBlockFormat(BlockFormat):
-    """A block format with one factor, its scale, that onebit writes too."""
+    """A block format that onebit writes too, with one scale (and minimum) in float16 a block."""
 
     packs = True
 
     @abstractmethod
     def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
-        """Return the bytes (B, b - 2) of the codes, without the scale."""
+        """Return the bytes of the codes, without those of the factors."""
 
-    def _pack(self, codes_NK: NDArray[np.int8], scale_NG: NDArray[np.float32]) -> Bytes:
+    def _pack(self, weights: Unpacked) -> Bytes:
+        codes_NK, scale_NG, minimum_NG = weights
+        K = codes_NK.shape[1]
         codes_Bk = codes_NK.reshape(-1, self.columns)
-        blocks_Bb = np.empty((len(codes_Bk), self.block_bytes), np.uint8)
-        at = self.factors[0]
-        half_B = self._halves(scale_NG, codes_NK.shape[1])
-        blocks_Bb[:, at : at + 2] = half_B[:, None].view(np.uint8)
-        codes_at = slice(2, None) if at == 0 else slice(0, at)
+        blocks_Bb = np.zeros((len(codes_Bk), self.block_bytes), np.uint8)
+        given = [("scale", scale_NG), ("minimum", minimum_NG)]
+        for at, (word, factor_NG) in zip(self.factors, given, strict=False):
+            if factor_NG is not None:
+                half_B = self._halves(word, factor_NG, K)
+                blocks_Bb[:, at : at + 2] = half_B[:, None].view(np.uint8)
+        after = 2 * len(self.factors)
+        codes_at = slice(after, None) if self.factors[0] == 0 else slice(0, self.factors[0])
         for part in slices(len(codes_Bk), CHUNK // self.columns):
             blocks_Bb[part, codes_at] = self._encode(codes_Bk[part])
         return blocks_Bb.reshape(-1)
 
-    def _halves(self, scale_NG: NDArray[np.float32], K: int) -> NDArray[np.float16]:
-        """Return the float16 scale of each block, (B,)."""
-        group = K // scale_NG.shape[1]
-        if group % self.columns:
-            raise ShapeError(
-                f"{self.name}: a scale for {group} columns does not go into blocks of "
-                f"{self.columns}. Quantize with groups of a multiple of {self.columns}, "
-                "or with a scale per row or tensor."
-            )
+    def _halves(self, word: str, factor_NG: NDArray[np.float32], K: int) -> NDArray[np.float16]:
+        """Return the float16 factor of each block, (B,)."""
         with np.errstate(over="ignore"):
-            half_NG = scale_NG.astype("<f2")
-        lost = ~np.isfinite(half_NG) | ((half_NG == 0) & (scale_NG != 0))
+            half_NG = factor_NG.astype("<f2")
+        lost = ~np.isfinite(half_NG) | ((half_NG == 0) & (factor_NG != 0))
         if lost.any():
             raise InputError(
-                f"{self.name}: the scale {scale_NG[lost][0]:g} does not fit the format's float16; "
-                "accepted: 0, and magnitudes from 6e-8 to 65504. Choose a format that keeps its "
+                f"{self.name}: the {word} {factor_NG[lost][0]:g} does not fit the format's float16"
+                "; accepted: 0, and magnitudes from 6e-8 to 65504. Choose a format that keeps its "
                 "scale apart, in float32."
             )
-        half_NB: NDArray[np.float16] = np.repeat(half_NG, group // self.columns, axis=1)
-        return half_NB.reshape(-1)
+        return self._spread(half_NG, K).reshape(-1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.pack.format import Bytes
-from onebit.pack.ggml.block import BlockFormat, WritableBlockFormat
+from onebit.pack.ggml.block import WritableBlockFormat
 from onebit.pack.unpacked import Unpacked
 
 
@@ -29,7 +29,19 @@ def _fifth_bits(data_Bb: Bytes) -> NDArray[np.int8]:
     return (np.unpackbits(data_Bb, axis=1, bitorder="little") << 4).view(np.int8)
 
 
-class Q4_0(BlockFormat):
+def _join_nibbles(values_Bk: NDArray[np.int8]) -> Bytes:
+    """Return the 16 bytes of 32 values; only their low four bits are taken."""
+    half_Bk = values_Bk.view(np.uint8) & np.uint8(15)
+    return half_Bk[:, :16] | (half_Bk[:, 16:] << np.uint8(4))
+
+
+def _join_fifth(values_Bk: NDArray[np.int8]) -> Bytes:
+    """Return the 20 bytes of 32 values 0..31: the fifth bits, then the halves."""
+    fifth_Bb = np.packbits((values_Bk >> 4).view(np.uint8), axis=1, bitorder="little")
+    return np.concatenate([fifth_Bb, _join_nibbles(values_Bk)], axis=1)
+
+
+class Q4_0(WritableBlockFormat):
     """Codes -8 to 7."""
 
     name = "q4_0"
@@ -40,8 +52,11 @@ class Q4_0(BlockFormat):
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         return Unpacked(_nibbles(blocks_Bb[:, 2:]) - np.int8(8), factors_Bf)
 
+    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
+        return _join_nibbles(codes_Bk + np.int8(8))
 
-class Q4_1(BlockFormat):
+
+class Q4_1(WritableBlockFormat):
     """Codes 0 to 15, and a minimum."""
 
     name = "q4_1"
@@ -54,8 +69,11 @@ class Q4_1(BlockFormat):
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         return Unpacked(_nibbles(blocks_Bb[:, 4:]), factors_Bf[:, :1], factors_Bf[:, 1:])
 
+    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
+        return _join_nibbles(codes_Bk)
 
-class Q5_0(BlockFormat):
+
+class Q5_0(WritableBlockFormat):
     """Codes -16 to 15."""
 
     name = "q5_0"
@@ -67,8 +85,11 @@ class Q5_0(BlockFormat):
         codes_Bk = _nibbles(blocks_Bb[:, 6:]) | _fifth_bits(blocks_Bb[:, 2:6])
         return Unpacked(codes_Bk - np.int8(16), factors_Bf)
 
+    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
+        return _join_fifth(codes_Bk + np.int8(16))
 
-class Q5_1(BlockFormat):
+
+class Q5_1(WritableBlockFormat):
     """Codes 0 to 31, and a minimum."""
 
     name = "q5_1"
@@ -81,6 +102,9 @@ class Q5_1(BlockFormat):
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
         codes_Bk = _nibbles(blocks_Bb[:, 8:]) | _fifth_bits(blocks_Bb[:, 4:8])
         return Unpacked(codes_Bk, factors_Bf[:, :1], factors_Bf[:, 1:])
+
+    def _encode(self, codes_Bk: NDArray[np.int8]) -> Bytes:
+        return _join_fifth(codes_Bk)
 
 
 class Q8_0(WritableBlockFormat):

@@ -43,6 +43,8 @@ def test_a_kept_file_is_used_again(file):
     again = onebit("bench", "--shape", "tiny", "--keep", file, *QUICK, "--json")
     assert "Writing" not in again.stderr
     assert json.loads(again.stdout)["model"] == "tiny tq2_0 q6_k"
+    other = onebit("bench", "--shape", "tiny", "--embed", "q8_0", "--keep", file, *QUICK)
+    assert "is another model than tiny tq2_0 q8_0. Name another file" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Shapes and the random models made of them: what they weigh, that both engines read them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from onebit import LLM, pack
 from onebit.errors import OptionError, ShapeError
 from onebit.eval import shapes
-from onebit.eval.random_model import BODY, EMBED, random_model
+from onebit.eval.random_bytes import BODY, EMBED
+from onebit.eval.random_model import model_of_shape, random_model
 from onebit.eval.speed import check
 from onebit.io import open_checkpoint
 
@@ -16,9 +19,8 @@ TINY = shapes.SHAPES["tiny"]
 @pytest.mark.parametrize(
     ("format", "embed", "most_mb"), [("t1_6", "q6_k", 690), ("t1_6", "q4_k", 610)]
 )
-@pytest.mark.parametrize("shape", [shapes.SHAPES["2b4t"], shapes.as_bitnet(shapes.SHAPES["2b4t"])])
-def test_a_2b_model_is_small(shape, format, embed, most_mb):
-    assert shapes.tensor_bytes(shape, format, embed) <= most_mb * 1_000_000
+def test_a_2b_model_is_small(format, embed, most_mb):
+    assert shapes.tensor_bytes(shapes.SHAPES["2b4t"], format, embed) <= most_mb * 1_000_000
 
 
 def test_shapes_have_the_weights_that_their_names_say():
@@ -100,7 +102,19 @@ def test_formats_that_are_not_drawn_are_refused(tmp_path, wrong):
 
 
 def test_bitnets_own_parts_run_too(tmp_path):
-    random_model(tmp_path / "model.gguf", shapes.as_bitnet(TINY), "t1_6")
+    parts = {"model_type": "bitnet", "hidden_act": "relu2", "sub_norms": True}
+    shape = replace(TINY, **parts)
+    random_model(tmp_path / "model.gguf", shape, "t1_6")
     with LLM(tmp_path / "model.gguf", threads=1) as llm:
-        assert (llm.architecture.hidden_act, llm.architecture.sub_norms) == ("relu2", True)
+        assert {name: getattr(llm.architecture, name) for name in parts} == parts
         check(llm)
+    assert shapes.as_llama(shape) == TINY
+
+
+def test_a_model_for_llama_cpp_has_a_tokenizer_and_no_inner_norms(tmp_path, monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "own", replace(TINY, model_type="bitnet", sub_norms=True))
+    assert model_of_shape(tmp_path / "a", "own") == "own tq2_0 q6_k"
+    assert model_of_shape(tmp_path / "b", "own", llama=True) == "own as llama, tq2_0 q6_k"
+    assert [open_checkpoint(tmp_path / n).tokenizer is None for n in "ab"] == [True, False]
+    with pytest.raises(OptionError, match=r"/a is another model than own as llama"):
+        model_of_shape(tmp_path / "a", "own", llama=True)

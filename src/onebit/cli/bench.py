@@ -70,6 +70,7 @@ def bench(
     from onebit.eval import bench_table
     from onebit.eval.bench import bench as measure
     from onebit.eval.bench_options import BenchOptions
+    from onebit.eval.random_model import model_of_shape
 
     if (model is None) == (shape is None):
         raise click.UsageError("Give a MODEL or a --shape, one of the two.")
@@ -80,6 +81,9 @@ def bench(
 
     def begin() -> None:
         click.echo("Checking, then timing ...", err=True)
+
+    def writing(label: str) -> None:
+        click.echo(f"Writing a random model, {label} ...", err=True)
 
     options = BenchOptions(
         threads=threads,
@@ -95,7 +99,7 @@ def bench(
             path, name = Path(str(model)), Path(str(model)).name
         else:
             path = keep or Path(str(folder)) / "model.gguf"
-            name = _made(path, shape, format, embed, against is not None)
+            name = model_of_shape(path, shape, format, embed, against is not None, writing)
         result = measure(path, options, name, begin, progress.of("bench:"))
     if save:
         click.echo(f"Written to {bench_table.save(result, save)}.", err=True)
@@ -107,17 +111,3 @@ def bench(
         console.print(table)
     for fact in bench_table.facts(result):
         click.echo(fact)
-
-
-def _made(path: Path, name: str, format: str | None, embed: str | None, vocabulary: bool) -> str:
-    """Write the random model, unless it is there, and return what to call it."""
-    from onebit.eval import shapes
-    from onebit.eval.random_model import random_model
-
-    shape = shapes.find(name)
-    usual = shapes.default_formats(shape)
-    format, embed = format or usual[0], embed or usual[1]
-    if not path.exists():
-        click.echo(f"Writing a random model, {name} {format} {embed} ...", err=True)
-        random_model(path, shape, format, embed, vocabulary=vocabulary)
-    return f"{name} {format} {embed}"

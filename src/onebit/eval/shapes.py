@@ -29,12 +29,18 @@ def _shape(
 SHAPES = {
     "tiny": _shape(256, 512, 2, 4, 2, 512),
     "0.7b": _shape(1536, 4096, 24, 16, 16, 32000),
-    "2b4t": _shape(2560, 6912, 30, 20, 5, 128256),
+    "2b4t": replace(
+        _shape(2560, 6912, 30, 20, 5, 128256),
+        model_type="bitnet",
+        hidden_act="relu2",
+        sub_norms=True,
+    ),
     "3b": _shape(3200, 8640, 26, 32, 32, 32000),
     "8b": _shape(4096, 14336, 32, 32, 8, 128256, tied=False),
 }
-"""`2b4t` is BitNet b1.58 2B4T's, `0.7b` and `3b` are those of the b1.58 paper (no block of 256
-divides the widths of `3b`), `8b` is Llama 3 8B's, `tiny` is for trying things out."""
+"""`2b4t` is BitNet b1.58 2B4T's, with the squared ReLU and the norms inside its layers. `0.7b` and
+`3b` are those of the b1.58 paper; no block of 256 divides the widths of `3b`. `8b` is Llama 3 8B's,
+and `tiny` is for trying things out."""
 
 
 def find(name: str) -> Architecture:
@@ -48,9 +54,9 @@ def find(name: str) -> Architecture:
     return SHAPES[name]
 
 
-def as_bitnet(shape: Architecture) -> Architecture:
-    """Return the shape with what BitNet 2B4T has inside a layer: squared ReLU and inner norms."""
-    return replace(shape, model_type="bitnet", hidden_act="relu2", sub_norms=True)
+def as_llama(shape: Architecture) -> Architecture:
+    """Return the shape with SiLU and without inner norms: a function that all engines compute."""
+    return replace(shape, model_type="llama", hidden_act="silu", sub_norms=False)
 
 
 def body(shape: Architecture) -> Iterator[Linear]:

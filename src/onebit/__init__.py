@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         ShapeError,
         UnsupportedError,
     )
+    from onebit.runtime.batch import Batch
     from onebit.runtime.llm import LLM
     from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
 # public name -> the module it lives in
 _HOME = {
     "LLM": "onebit.runtime.llm",
+    "Batch": "onebit.runtime.batch",
     "Architecture": "onebit.architecture",
     "SCHEMES": "onebit.scheme",
     "Scheme": "onebit.scheme",
@@ -45,6 +47,7 @@ __all__ = [
     "LLM",
     "SCHEMES",
     "Architecture",
+    "Batch",
     "FileError",
     "FormatError",
     "InputError",

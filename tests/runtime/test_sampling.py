@@ -12,12 +12,8 @@ from onebit.runtime.options import GenerateOptions
 RNG = np.random.default_rng(0)
 
 
-def kept(logits):
-    return set(np.flatnonzero(logits > -np.inf).tolist())
-
-
-def logits_of(probabilities):
-    return np.log(np.array(probabilities))
+def kept(weights):
+    return set(np.flatnonzero(weights > 0).tolist())
 
 
 def test_greedy_takes_the_lowest_id_of_equals():
@@ -46,46 +42,81 @@ def test_penalty_can_change_the_greedy_choice():
 
 def test_top_k_keeps_k_and_breaks_ties_by_id():
     logits = np.array([1.0, 2.0, 2.0, 2.0, 3.0])
-    assert kept(sampling.keep_top_k(logits, 3)) == {4, 1, 2}
-    assert kept(sampling.keep_top_k(logits, 99)) == {0, 1, 2, 3, 4}
+    assert sampling.top_k(logits, 3).tolist() == [1, 2, 4]
+    options = GenerateOptions(temperature=1.0, top_k=3)
+    drawn = {sampling.choose(logits, [], options, RNG) for _ in range(100)}
+    assert drawn == {1, 2, 4}
+    options = GenerateOptions(temperature=5.0, top_k=99)
+    assert {sampling.choose(logits, [], options, RNG) for _ in range(200)} == {0, 1, 2, 3, 4}
+
+
+def test_weights_are_the_softmax_over_its_largest():
+    logits = np.array([1.0, 3.0, -np.inf, 2.0], np.float32)
+    expected = np.exp((logits - 3) / 0.7)
+    np.testing.assert_allclose(sampling.soften(logits, 0.7), expected, rtol=1e-6)
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
-    logits = logits_of([0.1, 0.4, 0.2, 0.3])
-    assert kept(sampling.keep_top_p(logits, 0.35)) == {1}
-    assert kept(sampling.keep_top_p(logits, 0.65)) == {1, 3}
-    assert kept(sampling.keep_top_p(logits, 0.85)) == {1, 2, 3}
+    weights = np.array([1.0, 4.0, 2.0, 3.0])
+    assert kept(sampling.keep_top_p(weights, 0.35)) == {1}
+    assert kept(sampling.keep_top_p(weights, 0.65)) == {1, 3}
+    assert kept(sampling.keep_top_p(weights, 0.85)) == {1, 2, 3}
+    assert kept(sampling.keep_top_p(np.array([2.0, 0.0, 2.0, 4.0]), 0.6)) == {0, 3}
 
 
-@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
-def test_top_p_is_the_plain_definition(V, p, seed):
-    logits = np.random.default_rng(seed).normal(0, 4, V)
-    probability = np.exp(sampling.log_softmax(logits))
-    order = np.argsort(-probability, kind="stable")
-    before = np.cumsum(probability[order]) - probability[order]
-    expected = set(order[before < p - 1e-12].tolist())
-    assert kept(sampling.keep_top_p(logits, p)) == expected
+@given(
+    st.integers(2, 60) | st.integers(500, 5000),
+    st.floats(0.01, 0.99),
+    st.floats(0.1, 6),
+    st.integers(0, 2**32 - 1),
+)
+def test_top_p_is_the_plain_definition(V, p, spread, seed):
+    weights = np.exp(np.random.default_rng(seed).normal(0, spread, V)).astype(np.float32)
+    order = np.argsort(-weights, kind="stable")
+    sums = np.cumsum(weights[order], dtype=np.float64)
+    need = p * weights.sum(dtype=np.float64)
+    expected = set(order[np.concatenate([[0.0], sums[:-1]]) < need].tolist())
+    assert kept(sampling.keep_top_p(weights, p)) == expected
 
 
 def test_min_p_is_relative_to_the_likeliest():
-    logits = logits_of([0.5, 0.26, 0.24, 0.001])
-    assert kept(sampling.keep_min_p(logits, 0.5)) == {0, 1}
+    weights = np.array([0.5, 0.26, 0.24, 0.001])
+    assert kept(sampling.keep_min_p(weights, 0.5)) == {0, 1}
 
 
 def test_draw_follows_the_distribution():
     rng = np.random.default_rng(1)
-    logits = logits_of([0.2, 0.5, 0.3])
-    counts = np.bincount([sampling.draw(logits, rng) for _ in range(4000)], minlength=3)
-    np.testing.assert_allclose(counts / 4000, [0.2, 0.5, 0.3], atol=0.03)
+    weights = np.array([2.0, 5.0, 0.0, 3.0])
+    counts = np.bincount([sampling.draw(weights, rng) for _ in range(4000)], minlength=4)
+    np.testing.assert_allclose(counts / 4000, [0.2, 0.5, 0.0, 0.3], atol=0.03)
 
 
-def test_draw_never_takes_a_removed_token():
-    class Almost1:
-        def random(self):
-            return np.nextafter(1.0, 0.0)
+class Fixed:
+    """A generator that draws this number."""
 
-    logits = np.array([0.0, 0.3, 0.7, -np.inf, -np.inf])
-    assert sampling.draw(logits, Almost1()) == 2
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
+
+
+def test_draw_inverts_the_running_sum():
+    """Weights that sum exactly, over several blocks, some of them empty."""
+    weights = np.zeros(2000, np.float32)
+    places = [3, 255, 256, 700, 1500, 1999]
+    weights[places] = 1
+    for i, place in enumerate(places):
+        assert sampling.draw(weights, Fixed(i / 6 + 1e-9)) == place
+        assert sampling.draw(weights, Fixed((i + 1) / 6 - 1e-9)) == place
+
+
+@pytest.mark.parametrize("V", [5, 256, 1000])
+def test_draw_never_takes_a_removed_token(V):
+    weights = np.zeros(V)
+    weights[1:3] = 0.3, 0.7
+    assert sampling.draw(weights, Fixed(np.nextafter(1.0, 0.0))) == 2
+    assert sampling.draw(weights, Fixed(0.0)) == 1
 
 
 def test_a_low_temperature_is_nearly_greedy_and_a_high_one_is_not():

@@ -20,23 +20,56 @@ CHUNK = 512
 
 
 class CachedSequence:
-    """The tokens so far and the decoder's keys and values for them.
+    """Tokens, and the decoder's keys and values for them.
 
     Every method says the whole sequence it is about, so callers that take turns cannot disturb one
-    another; they only recompute more. Interrupting one leaves the object usable: `tokens` never
+    another; they only recompute more. Interrupting one leaves the object usable: `_tokens` never
     claims more than was computed, and the native length is set to what is kept before each use.
     """
 
     def __init__(self, decoder: "Decoder", capacity: int, kv_bits: int) -> None:
         """`capacity`: tokens it can hold; `kv_bits`: bits of a stored key or value."""
         self._decoder = decoder
-        self._cache = decoder.new_cache(capacity, kv_bits)
+        self.cache = decoder.new_cache(capacity, kv_bits)
         self._tokens: list[int] = []
         self._owner: object = None
         self._agreed = 0  # tokens of the owner's that are known to be those held
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    def begin(self, tokens: Sequence[int], owner: object = None) -> int:
+        """Keep what is held of `tokens` (at least one) and drop the rest.
+
+        Args:
+            tokens: the sequence that is wanted.
+            owner: whose tokens they are, if they only ever get longer: what was compared in the
+                owner's last call is then not compared again. None where nothing is promised.
+
+        Returns:
+            How many of them do not have to be computed. The last one always has to: its logits are
+            what comes next.
+        """
+        agreed = self._agreed if owner is not None and owner is self._owner else 0
+        self._owner = None
+        length = min(common_prefix(self._tokens, tokens, agreed), len(tokens) - 1)
+        self._keep(length)
+        self._agreed, self._owner = length, owner
+        return length
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Say that the decoder has appended these to `cache`."""
+        self._tokens.extend(tokens)
+
+    def common_prefix(self, tokens: Sequence[int]) -> int:
+        """Return how many of `tokens` are held."""
+        return common_prefix(self._tokens, tokens)
+
+    def copy_prefix(self, other: "CachedSequence", length: int) -> None:
+        """Hold the first `length` tokens of another sequence, in place of what is held."""
+        self.forget()
+        self.cache.copy_prefix(other.cache, length)
+        self._tokens.extend(other._tokens[:length])
 
     def after(
         self, tokens: Sequence[int], draft: Sequence[int] = (), owner: object = None
@@ -47,46 +80,41 @@ class CachedSequence:
             tokens: the sequence.
             draft: guesses of the tokens to come. They are computed too, and are held until the next
                 call says what came.
-            owner: whose tokens they are, if they only ever get longer: then what was compared in
-                the owner's last call is not compared again. None where nothing is promised.
+            owner: see `begin`.
 
         Returns:
             The logits after the last token and after each drafted one, (1 + drafted, V), and how
             many tokens did not have to be computed.
         """
-        agreed = self._agreed if owner is not None and owner is self._owner else 0
-        self._owner = None
-        reused = min(_common_prefix(self._tokens, tokens, agreed), len(tokens) - 1)
-        self._keep(reused)
-        newest = len(tokens) - 1
+        reused, newest = self.begin(tokens, owner), len(tokens) - 1
         start = newest if draft else newest - (newest - reused) % CHUNK
         for chunk in _chunks(tokens[reused:start], CHUNK):
             self._forward(chunk, "none")
         logits_RV = self._forward([*tokens[start:], *draft], "all" if draft else "last")
-        self._owner, self._agreed = owner, len(tokens)
         return logits_RV, reused
 
     def logits(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
         """Compute `tokens` from scratch; yield the logits after each, (chunk, V) at a time."""
-        self._keep(0)
+        self.forget()
         for part in _chunks(tokens, chunk):
             yield self._forward(part, "all")
 
     def forget(self) -> None:
         """Drop everything held."""
+        self._owner = None
         self._keep(0)
 
     def _keep(self, length: int) -> None:
         del self._tokens[length:]
-        self._cache.length = length
+        self.cache.length = length
 
     def _forward(self, tokens: Sequence[int], logits: str) -> NDArray[np.float32]:
-        out = self._decoder.forward(np.asarray(tokens, np.int32), self._cache, logits)
-        self._tokens.extend(tokens)
+        out = self._decoder.forward(np.asarray(tokens, np.int32), self.cache, logits)
+        self.extend(tokens)
         return out
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int], known: int = 0) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int], known: int = 0) -> int:
     """Return how many tokens two sequences begin with alike; the first `known` are."""
     shorter = min(len(a), len(b))
     if a[known:shorter] == b[known:shorter]:  # the usual case, at the speed of C

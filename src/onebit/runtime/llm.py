@@ -66,7 +66,7 @@ class LLM:
                 is out of range; in one line.
         """
         self.threads = thread_count(threads)
-        self._prepare()
+        self.prepare()
         checkpoint = open_checkpoint(model)
         self.path = checkpoint.path
         loaded = load(checkpoint)
@@ -78,7 +78,8 @@ class LLM:
         self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
         source = checkpoint.tokenizer
         self._tokenizer = Tokenizer.load(source.source) if source else None
-        self._sequence: CachedSequence | None = self._new_sequence(loaded.decoder)
+        self._decoder: Decoder | None = loaded.decoder
+        self._sequence: CachedSequence | None = self.new_sequence()
 
     def __enter__(self) -> "LLM":
         return self
@@ -93,7 +94,7 @@ class LLM:
 
     def close(self) -> None:
         """Free weights and cache. Further use is an error."""
-        self._sequence = None
+        self._sequence = self._decoder = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -131,8 +132,7 @@ class LLM:
 
     def stream_chat(self, messages: Messages, **options: Any) -> Stream:
         """Like `chat`, as an iterator over pieces of text; its `generation` is the whole."""
-        prompt = self._checked(self.tokenizer.encode_chat(_turns(messages)))
-        return self._stream(prompt, GenerateOptions.of(options))
+        return self._stream(self.encode_chat(messages), GenerateOptions.of(options))
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits after each of T tokens, (T, V) float32, computed from scratch."""
@@ -165,15 +165,47 @@ class LLM:
             prompt = self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
         return self._checked(prompt)
 
+    def encode_chat(self, messages: Messages) -> list[int]:
+        """Return a conversation's tokens, up to where the answer begins; raises as `chat`."""
+        return self._checked(self.tokenizer.encode_chat(_turns(messages)))
+
     def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
         """Return the logits (V,) after a sequence, and how many of its tokens were cached."""
-        self._prepare()
+        self.prepare()
         logits_RV, reused = self._open_sequence().after(tokens)
         return logits_RV[0], reused
 
     def forget(self) -> None:
         """Empty the cache: the next prompt is computed whole."""
         self._open_sequence().forget()
+
+    @property
+    def decoder(self) -> "Decoder":
+        """The native forward pass.
+
+        Raises:
+            InputError: the model is closed.
+        """
+        if self._decoder is None:
+            raise self._closed()
+        return self._decoder
+
+    def new_sequence(self) -> CachedSequence:
+        """Return a sequence of `context` tokens, empty.
+
+        Raises:
+            OptionError: there is no memory for it.
+        """
+        a = self.architecture
+        try:
+            return CachedSequence(self.decoder, self.context, self.kv_bits)
+        except MemoryError:
+            values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim  # keys and values
+            gigabytes = values * self.context * self.kv_bits / 8 / 1e9
+            raise OptionError(
+                f"context is {self.context} tokens, whose keys and values of {self.kv_bits} bits "
+                f"take {gigabytes:,.1f} GB, more than this machine gives. Choose a smaller context."
+            ) from None
 
     def new_answer(self, prompt: list[int], options: GenerateOptions) -> Answer:
         """Return the answer to a prompt's tokens, nothing of it computed yet.
@@ -193,12 +225,17 @@ class LLM:
         decoder = tokenizer.decoder() if tokenizer else _NoText()
         return Answer(prompt, options, decoder, end_ids, self.context)
 
+    def prepare(self) -> None:
+        """Make the native code use this model's threads; to be called before it computes."""
+        ops.active_isa()  # says so in one line if ONEBIT_ISA cannot be met
+        ops.set_threads(self.threads)  # the number is the process's: another LLM may have set it
+
     def _stream(self, prompt: list[int], options: GenerateOptions) -> Stream:
         self._open_sequence()
         return Stream(self.new_answer(prompt, options), self._compute)
 
     def _compute(self, answer: Answer, draft: list[int]) -> tuple[NDArray[np.float32], int]:
-        self._prepare()
+        self.prepare()
         return self._open_sequence().after(answer.tokens, draft, answer)
 
     def _scored(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
@@ -207,7 +244,7 @@ class LLM:
             raise InputError(
                 f"{len(ids)} tokens to score; accepted: 1 to {self.context}, the model's context."
             )
-        self._prepare()
+        self.prepare()
         yield from self._open_sequence().logits(ids, chunk)
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
@@ -217,26 +254,13 @@ class LLM:
                 raise InputError(f"Token {token!r} is not in the vocabulary; ids: 0 to {V - 1}.")
         return [int(token) for token in tokens]
 
-    def _new_sequence(self, decoder: "Decoder") -> CachedSequence:
-        a = self.architecture
-        try:
-            return CachedSequence(decoder, self.context, self.kv_bits)
-        except MemoryError:
-            values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim  # keys and values
-            gigabytes = values * self.context * self.kv_bits / 8 / 1e9
-            raise OptionError(
-                f"context is {self.context} tokens, whose keys and values of {self.kv_bits} bits "
-                f"take {gigabytes:,.1f} GB, more than this machine gives. Choose a smaller context."
-            ) from None
-
     def _open_sequence(self) -> CachedSequence:
         if self._sequence is None:
-            raise InputError(f"This LLM ({self.path}) is closed; open it again.")
+            raise self._closed()
         return self._sequence
 
-    def _prepare(self) -> None:
-        ops.active_isa()  # says so in one line if ONEBIT_ISA cannot be met
-        ops.set_threads(self.threads)  # the number is the process's: another LLM may have set it
+    def _closed(self) -> InputError:
+        return InputError(f"This LLM ({self.path}) is closed; open it again.")
 
 
 class _NoText:

@@ -43,16 +43,16 @@ class GenerateOptions:
     and computed together. Changes the speed and nothing else; 0 guesses none."""
 
     def __post_init__(self) -> None:
-        _whole("max_tokens", self.max_tokens, 1, None)
+        whole_number("max_tokens", self.max_tokens, 1, None)
         _number("temperature", self.temperature, 0.0, 100.0)
-        _whole("top_k", self.top_k, 0, None)
+        whole_number("top_k", self.top_k, 0, None)
         _number("top_p", self.top_p, 0.0, 1.0, above=True)
         _number("min_p", self.min_p, 0.0, 1.0)
         _number("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         if self.seed is not None:
-            _whole("seed", self.seed, 0, None)
-        _whole("logprobs", self.logprobs, 0, MOST_LOGPROBS)
-        _whole("draft", self.draft, 0, MOST_DRAFTED)
+            whole_number("seed", self.seed, 0, None)
+        whole_number("logprobs", self.logprobs, 0, MOST_LOGPROBS)
+        whole_number("draft", self.draft, 0, MOST_DRAFTED)
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, Iterable) or not all(isinstance(t, str) and t for t in stop):
             raise OptionError(f"stop is {self.stop!r:.80}; accepted: texts that are not empty.")
@@ -74,14 +74,14 @@ class GenerateOptions:
 
 def thread_count(threads: int | None) -> int:
     """Return how many CPU threads to use; None means all that this process may run on."""
-    return ops.default_threads() if threads is None else _whole("threads", threads, 1, 1024)
+    return ops.default_threads() if threads is None else whole_number("threads", threads, 1, 1024)
 
 
 def context_size(context: int | None, longest: int) -> int:
     """Return how many tokens a sequence may have; None means `longest`, but 4096 at most."""
     if context is None:
         return min(longest, DEFAULT_CONTEXT)
-    return _whole("context", context, 2, longest)
+    return whole_number("context", context, 2, longest)
 
 
 def kv_width(kv_bits: int | None, of_scheme: int) -> int:
@@ -92,7 +92,7 @@ def kv_width(kv_bits: int | None, of_scheme: int) -> int:
     return bits
 
 
-def _whole(name: str, value: Any, low: int, high: int | None) -> int:
+def whole_number(name: str, value: Any, low: int, high: int | None) -> int:
     accepted = f"from {low}" if high is None else f"from {low} to {high}"
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):

@@ -1,7 +1,8 @@
 """From logits to a token: pure functions over one row of V logits.
 
-The order is penalty, temperature, top-k, top-p, min-p, draw. A removed token has logit -inf, so
-each step takes and returns a whole row and the steps do not need to know of one another.
+The order is penalty, top-k, temperature, top-p, min-p, draw. Temperature turns logits into weights;
+from there on a removed token has weight 0, so each step takes and returns a whole row and the steps
+do not need to know of one another.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError
+from onebit.kernels import cpu
 from onebit.runtime.generation import TokenLogprob
 from onebit.runtime.options import GenerateOptions
 
 Row = NDArray[np.floating]
+
+SMALLEST_TEMPERATURE = 1e-37
+"""float32 can divide by it; whatever differs at all is apart without end already."""
+FIRST_CANDIDATES = 256
+"""Tokens that top-p looks at first, likeliest first; then 8 times as many, and so on."""
+DRAW_BLOCK = 256
+"""Tokens whose weights are summed together first."""
 
 
 class SeenTokens(Iterable[int]):
@@ -63,15 +72,17 @@ def choose(
         logits = penalize(logits, seen, options.repetition_penalty)
     if options.temperature == 0:
         return int(np.argmax(logits))  # the first of equals, which is the lowest id
-    with np.errstate(over="ignore"):  # under a tiny temperature all but the likeliest become -inf
-        logits = (logits.astype(np.float64) - logits.max()) / options.temperature
-    if options.top_k:
-        logits = keep_top_k(logits, options.top_k)
+    ids = None
+    if 0 < options.top_k < logits.size:
+        ids = top_k(logits, options.top_k)
+        logits = logits[ids]
+    weights = soften(logits, options.temperature)
     if options.top_p < 1:
-        logits = keep_top_p(logits, options.top_p)
+        weights = keep_top_p(weights, options.top_p)
     if options.min_p:
-        logits = keep_min_p(logits, options.min_p)
-    return draw(logits, rng)
+        weights = keep_min_p(weights, options.min_p)
+    token = draw(weights, rng)
+    return token if ids is None else int(ids[token])
 
 
 def penalize(logits_V: Row, seen: Iterable[int], penalty: float) -> Row:
@@ -87,46 +98,71 @@ def penalize(logits_V: Row, seen: Iterable[int], penalty: float) -> Row:
     return logits
 
 
-def keep_top_k(logits_V: Row, k: int) -> Row:
-    """Keep the k largest logits; of equals at the edge, those with the lowest ids."""
-    if k >= logits_V.size:
-        return logits_V
+def top_k(logits_V: Row, k: int) -> NDArray[np.intp]:
+    """Return the ids of the k largest logits, in order; of equals at the edge, the lowest ids."""
     edge = np.partition(logits_V, -k)[-k]
-    keep = logits_V > edge
-    at_edge = np.flatnonzero(logits_V == edge)
-    keep[at_edge[: k - int(keep.sum())]] = True
-    return np.where(keep, logits_V, -np.inf)
+    above, at_edge = np.flatnonzero(logits_V > edge), np.flatnonzero(logits_V == edge)
+    return np.sort(np.concatenate([above, at_edge[: k - above.size]]))
 
 
-def keep_top_p(logits_V: Row, p: float) -> Row:
-    """Keep the smallest set of likeliest tokens whose probabilities sum to at least p.
+def soften(logits_V: Row, temperature: float) -> NDArray[np.float32]:
+    """Return weights in proportion to softmax(logits / temperature), the largest of them 1.
+
+    By the exponential of the kernels, which gives the same bits on every machine.
+    """
+    with np.errstate(over="ignore"):  # under a tiny temperature all but the likeliest become -inf
+        below_V = (logits_V - logits_V.max()) / np.float32(max(temperature, SMALLEST_TEMPERATURE))
+    return cpu.exp(below_V.astype(np.float32, copy=False))
+
+
+def keep_top_p(weight_V: Row, p: float) -> Row:
+    """Keep the smallest set of largest weights that sum to at least p of the whole.
 
     Source: nucleus sampling, section 3.1, https://arxiv.org/abs/1904.09751
     """
-    probability = np.exp(log_softmax(logits_V))
-    # All tokens below (1 - p) / V together weigh less than 1 - p, so the set is among the others.
-    likely = np.flatnonzero(probability >= (1 - p) / logits_V.size)
-    likely = likely[np.argsort(-probability[likely], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(probability[likely]), p)) + 1
-    kept = np.full_like(logits_V, -np.inf)
-    kept[likely[:count]] = logits_V[likely[:count]]
+    need = p * weight_V.sum(dtype=np.float64)
+    likely, count = np.arange(weight_V.size), FIRST_CANDIDATES
+    while count < weight_V.size:  # mostly a few tokens are enough, and need not all be sorted
+        candidates = np.flatnonzero(weight_V >= np.partition(weight_V, -count)[-count])
+        if weight_V[candidates].sum(dtype=np.float64) >= need:
+            likely = candidates
+            break
+        count *= 8
+    likely = likely[np.argsort(-weight_V[likely], kind="stable")]
+    enough = int(np.searchsorted(np.cumsum(weight_V[likely], dtype=np.float64), need)) + 1
+    kept = np.zeros_like(weight_V)
+    kept[likely[:enough]] = weight_V[likely[:enough]]
     return kept
 
 
-def keep_min_p(logits_V: Row, p: float) -> Row:
+def keep_min_p(weight_V: Row, p: float) -> Row:
     """Keep tokens that are at least p times as likely as the likeliest.
 
     Source: min-p sampling, https://arxiv.org/abs/2407.01082
     """
-    return np.where(logits_V >= logits_V.max() + np.log(p), logits_V, -np.inf)
+    return np.where(weight_V >= p * weight_V.max(), weight_V, 0)
 
 
-def draw(logits_V: Row, rng: np.random.Generator) -> int:
-    """Draw a token with probability softmax(logits), by inverting the cumulative sum."""
-    cumulative = np.cumsum(np.exp(log_softmax(logits_V)))
-    token = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    # a product that rounds up to the whole sum would point behind the last token
-    return min(token, int(np.flatnonzero(logits_V > -np.inf)[-1]))
+def draw(weight_V: Row, rng: np.random.Generator) -> int:
+    """Draw a token with a probability in proportion to its weight, by inverting the running sum.
+
+    First the block of tokens that the drawn number falls into, then the token within.
+    """
+    starts = np.arange(0, weight_V.size, DRAW_BLOCK)
+    sums = np.add.reduceat(weight_V, starts, dtype=np.float64)
+    upto = np.cumsum(sums)
+    drawn = rng.random() * upto[-1]
+    block = _place(upto, drawn, sums)
+    within_V = weight_V[starts[block] :][:DRAW_BLOCK]
+    rest = drawn - (upto[block - 1] if block else 0.0)
+    return int(starts[block]) + _place(np.cumsum(within_V, dtype=np.float64), rest, within_V)
+
+
+def _place(upto: Row, drawn: float, weights: Row) -> int:
+    """Return the first place whose running sum is above `drawn`; where rounding has put that behind
+    the end, the last that weighs anything."""
+    place = int(np.searchsorted(upto, drawn, side="right"))
+    return min(place, int(np.flatnonzero(weights)[-1]))
 
 
 def log_softmax(logits: Row) -> NDArray[np.float64]:

@@ -160,7 +160,7 @@ void Decoder::multiply(const Ops& ops, const float* x, const float* largest, siz
     source[i] = i;
     for (size_t j = 0; j < i && source[i] == i; ++j)
       if (Input::same(*linears[i], *linears[j])) source[i] = source[j];
-    if (source[i] == i) 
+    if (source[i] == i)
       inputs_[i].prepare(ops, x, rows_.size(), K, *linears[i], shape_.eps, largest);
     const std::vector<float>& bias = linears[i]->bias;
     products_.add(*linears[i]->matrix, inputs_[source[i]], bias.empty() ? nullptr : bias.data(),

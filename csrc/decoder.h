@@ -50,7 +50,8 @@ class Decoder {
  public:
   explicit Decoder(Shape shape);
 
-  void set_matrix(const std::string& name, Linear linear);
+  // hadamard: its input is transformed, after its norm.
+  void set_matrix(const std::string& name, Linear linear, bool hadamard);
   void set_norm(const std::string& name, std::vector<float> weight);
   void finish();  // throws if a part is missing
 
@@ -84,6 +85,7 @@ class Decoder {
   bool split_name(const std::string& name, size_t* layer, std::string* part) const;
   MatrixSlot matrix_slot(const std::string& name);
   NormSlot norm_slot(const std::string& name);
+  std::shared_ptr<const HadamardPlan> plan_of(size_t n);
   void check_layer(size_t index);
   void check_step(const Append* appends, size_t count);
   void check_append(const Append& append) const;
@@ -120,6 +122,7 @@ class Decoder {
   Linear embedding_, head_;
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
+  std::vector<std::shared_ptr<const HadamardPlan>> plans_;  // one for each size in use
 
   // Working memory of one chunk of T rows.
   std::vector<Row> rows_;

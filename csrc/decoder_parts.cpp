@@ -70,7 +70,14 @@ Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
   fail(name + " is no norm of this architecture.");
 }
 
-void Decoder::set_matrix(const std::string& name, Linear linear) {
+std::shared_ptr<const HadamardPlan> Decoder::plan_of(size_t n) {
+  for (const auto& plan : plans_)
+    if (plan->get().n == n) return plan;
+  plans_.push_back(std::make_shared<HadamardPlan>(n));
+  return plans_.back();
+}
+
+void Decoder::set_matrix(const std::string& name, Linear linear, bool hadamard) {
   std::lock_guard<std::mutex> lock(mutex_);
   const MatrixSlot slot = matrix_slot(name);
   const Matrix& m = *linear.matrix;
@@ -87,6 +94,7 @@ void Decoder::set_matrix(const std::string& name, Linear linear) {
     fail(name + (slot.bias ? ": the bias is missing." : ": the architecture has no bias here."));
   if (linear.activation == Activation::int8_absmax_tensor)
     linear.activation = Activation::int8_absmax;  // see the top of decoder.h
+  if (hadamard) linear.hadamard = plan_of(slot.columns);
   *slot.linear = std::move(linear);
 }
 

@@ -89,6 +89,7 @@ void Input::set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix) {
 
 bool Input::same(const Linear& linear, const Linear& other) {
   return linear.activation == other.activation && linear.norm.empty() && other.norm.empty() &&
+         linear.hadamard == other.hadamard &&
          linear.matrix->has_codes() == other.matrix->has_codes() &&
          (linear.matrix->layout == Layout::t1_6) == (other.matrix->layout == Layout::t1_6);
 }
@@ -122,10 +123,16 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   const bool codes = linear.matrix->has_codes();
   const bool fine = activation == Activation::fp;
   set_size(T, K, fine && codes ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
-  if (!linear.norm.empty()) {
+  if (!linear.norm.empty() || linear.hadamard) {
     parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t)
-        ops.rms_norm(x + t * K, linear.norm.data(), eps, floats_.data() + t * K, K);
+      for (size_t t = begin; t < end; ++t) {
+        float* row = floats_.data() + t * K;
+        if (linear.norm.empty())
+          memcpy(row, x + t * K, K * sizeof(float));
+        else
+          ops.rms_norm(x + t * K, linear.norm.data(), eps, row, K);
+        if (linear.hadamard) ops.hadamard(linear.hadamard->get(), row);
+      }
     });
     x = floats_.data();
     largest = nullptr;

@@ -1,14 +1,15 @@
 // Linear layers: from float activations to float outputs, whatever the weights and the scheme.
 //
-// A layer is an optional RMSNorm, an activation quantizer, a matrix and an optional bias. Layers
-// that read the same input in the same way (q, k and v; gate and up) share its codes, and their
-// products run as one parallel region.
+// A layer is an optional RMSNorm, an optional Hadamard transform, an activation quantizer, a matrix
+// and an optional bias. Layers that read the same input in the same way (q, k and v; gate and up)
+// share its codes, and their products run as one parallel region.
 #pragma once
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "buffer.h"
+#include "hadamard.h"
 #include "matrix.h"
 #include "ops.h"
 
@@ -24,8 +25,9 @@ Activation activation_of(const std::string& name);
 struct Linear {
   std::shared_ptr<const Matrix> matrix;
   Activation activation = Activation::fp;
-  std::vector<float> norm;  // [K], or empty
-  std::vector<float> bias;  // [N], or empty
+  std::vector<float> norm;                       // [K], or empty
+  std::shared_ptr<const HadamardPlan> hadamard;  // for K numbers, or null
+  std::vector<float> bias;                       // [N], or empty
 };
 
 // Activations made ready for a matrix: codes with scales, or floats.
@@ -55,7 +57,7 @@ class Input {
   size_t code_stride_ = 0;         // K rounded up to 80 and to 64, zeros beyond K
   bool by_fives_ = false;          // columns are in the order of layout t1_6
   const float* values_ = nullptr;  // what a matrix of floats reads, [T][K]
-  Buffer<float> floats_;           // [T][K]: normed, or codes times scale
+  Buffer<float> floats_;           // [T][K]: normed and transformed, or codes times scale
   Buffer<int8_t> codes_;           // [T][code_stride]
   Buffer<int8_t> panels_;          // the same, as the products read them; see Product::x
   Buffer<float> scale_;            // [T][blocks]

@@ -271,14 +271,14 @@ Shape shape_of(nb::handle fields) {
 
 void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matrix> matrix,
                 const std::string& activation, std::optional<In<float>> norm,
-                std::optional<In<float>> bias) {
+                std::optional<In<float>> bias, bool hadamard) {
   Linear linear;
   linear.matrix = std::move(matrix);
   linear.activation = activation_of(activation);
   linear.norm = copy("norm", norm);
   linear.bias = copy("bias", bias);
   nb::gil_scoped_release release;
-  decoder.set_matrix(name, std::move(linear));
+  decoder.set_matrix(name, std::move(linear), hadamard);
 }
 
 std::unique_ptr<Cache> new_cache(Decoder& decoder, int64_t capacity, int kv_bits) {
@@ -470,7 +470,7 @@ NB_MODULE(cpu, m) {
           [](Decoder* self, nb::handle fields) { new (self) Decoder(shape_of(fields)); },
           "architecture"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
-           "norm"_a = nb::none(), "bias"_a = nb::none())
+           "norm"_a = nb::none(), "bias"_a = nb::none(), "hadamard"_a = false)
       .def(
           "set_norm",
           [](Decoder& self, const std::string& name, In<float> weight) {

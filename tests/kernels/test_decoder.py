@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from onebit.kernels import cpu, ops
+from onebit.kernels import cpu, ops, reference
 
 SMALL = {
     "vocab_size": 61,
@@ -41,9 +41,10 @@ TOKENS = np.array([3, 60, 0, 7, 7, 41, 12, 5, 33, 2, 58, 19, 4, 4, 1, 27, 30, 44
 class Model:
     """Random weights, the native decoder made from them, and its plain NumPy twin."""
 
-    def __init__(self, seed=0, inside=False, quantize=None, **changes):
+    def __init__(self, seed=0, inside=False, quantize=None, hadamard=False, **changes):
         self.a = a = SMALL | changes
         self.rng = np.random.default_rng(seed)
+        self.hadamard = hadamard
         self.inv_freq = (10000.0 ** (-np.arange(0, a["head_dim"], 2) / a["head_dim"])).astype("f4")
         self.decoder = cpu.Decoder(a | {"inv_freq": self.inv_freq})
         self.w, self.b, self.n = {}, {}, {}
@@ -80,7 +81,8 @@ class Model:
             codes = np.clip(np.round(self.w[name] * np.sqrt(K)), -1, 1).astype(np.int8)
             scale = np.full((N, 1), K**-0.5, np.float32)
             matrix, activation = cpu.Matrix.from_codes("t2", codes, scale), quantize
-        self.decoder.set_matrix(name, matrix, activation, norm, self.b[name])
+        transform = self.hadamard and name.startswith("model.layers")
+        self.decoder.set_matrix(name, matrix, activation, norm, self.b[name], transform)
 
     def _norm(self, name, size):
         self.n[name] = (1 + self.rng.standard_normal(size) / 10).astype("f4")
@@ -101,6 +103,8 @@ class Model:
     def linear(self, x, name):
         if self.n.get(f"{name}.norm") is not None:
             x = self.rms(x, f"{name}.norm")
+        if self.hadamard and name.startswith("model.layers"):
+            x = reference.hadamard(x)
         y = x @ self.w[name].astype("f8").T
         return y if self.b[name] is None else y + self.b[name]
 
@@ -147,6 +151,14 @@ class Model:
 def test_equals_the_plain_decoder(isa, variant, inside):
     model = Model(inside=inside, **VARIANTS[variant])
     np.testing.assert_allclose(model.run(TOKENS), model.expected(TOKENS), atol=1e-4)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["", "norm_inside"])
+def test_layers_may_transform_their_input(isa, inside):
+    model = Model(inside=inside, hadamard=True, **VARIANTS["bitnet"])
+    np.testing.assert_allclose(model.run(TOKENS), model.expected(TOKENS), atol=1e-4)
+    rounded = Model(inside=inside, hadamard=True, quantize="int8_absmax", **VARIANTS["bitnet"])
+    np.testing.assert_array_equal(rounded.run(TOKENS, [4, 5]), rounded.run(TOKENS))
 
 
 def test_half_precision_cache_stays_close():

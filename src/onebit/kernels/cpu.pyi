@@ -126,6 +126,7 @@ class Decoder:
         activation: str = "fp",  # "int8_absmax_tensor" is taken per token here, as "int8_absmax"
         norm: NDArray[np.float32] | None = None,  # [K], RMSNorm inside the layer
         bias: NDArray[np.float32] | None = None,  # [N]
+        hadamard: bool = False,  # transform the input, after its norm and before its quantizer
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",

@@ -26,8 +26,8 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
               "tiny, 0.7b, 2b4t, 3b or 8b.")  # fmt: skip
 @click.option("--format", help="Of the shape's linear layers: tq2_0, tq1_0, t1_6, t2 or i2_s. "
               "Default: tq2_0, or t1_6 where blocks of 256 do not fit.")  # fmt: skip
-@click.option("--embed", help="Of the shape's embedding and head: q6_k, q4_k, q8_0, q4_0 or f16. "
-              "Default: q6_k, or q8_0 where blocks of 256 do not fit.")  # fmt: skip
+@click.option("--embed", help="Of the shape's embedding and head: q6_k, q5_k, q4_k, q8_0, q5_0, "
+              "q4_0 or f16. Default: q6_k, or q8_0 where blocks of 256 do not fit.")  # fmt: skip
 @click.option("--keep", type=click.Path(dir_okay=False, path_type=Path),
               help="Keep the shape's file here, and take it from here if it is there; "
               "else it is deleted.")  # fmt: skip

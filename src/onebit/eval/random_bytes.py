@@ -104,17 +104,32 @@ def _q4_0(random: Random, N: int, K: int, spread: float) -> Bytes:
     return blocks_Bb.reshape(-1)
 
 
-def _q4_k(random: Random, N: int, K: int, spread: float) -> Bytes:
-    """Scale 32 in all groups, and minimum 30 with a factor that centres the codes: 30 x 8 is 32 x
-    7.5. How both are packed: pack/ggml/k_quants.py."""
-    blocks_Bb = _bytes(random, N * K // 256 * 144).reshape(-1, 144)
-    factor = spread / _uniform(16) / 32
-    _half(blocks_Bb, 0, factor)
-    _half(blocks_Bb, 2, 8 * factor)
-    blocks_Bb[:, 4:8] = 32 | 32 >> 4 << 6
-    blocks_Bb[:, 8:12] = 30 | 30 >> 4 << 6
-    blocks_Bb[:, 12:16] = (30 & 15) << 4 | 32 & 15
+def _q5_0(random: Random, N: int, K: int, spread: float) -> Bytes:
+    blocks_Bb = _bytes(random, N * K // 32 * 22).reshape(-1, 22)
+    _half(blocks_Bb, 0, spread / _uniform(32))
     return blocks_Bb.reshape(-1)
+
+
+def _q4_k(random: Random, N: int, K: int, spread: float) -> Bytes:
+    blocks_Bb = _bytes(random, N * K // 256 * 144).reshape(-1, 144)
+    _centred(blocks_Bb, spread / _uniform(16) / 32, 8, 30)  # 8 x 30 is 32 x 7.5
+    return blocks_Bb.reshape(-1)
+
+
+def _q5_k(random: Random, N: int, K: int, spread: float) -> Bytes:
+    blocks_Bb = _bytes(random, N * K // 256 * 176).reshape(-1, 176)
+    _centred(blocks_Bb, spread / _uniform(32) / 32, 16, 31)  # 16 x 31 is 32 x 15.5
+    return blocks_Bb.reshape(-1)
+
+
+def _centred(blocks_Bb: Bytes, factor: float, times: int, minimum: int) -> None:
+    """Write the head of q4_k and q5_k blocks: scale 32 in all groups, and a minimum that takes the
+    mean away, with so many times the scale's factor. How they are packed: pack/ggml/k_quants.py."""
+    _half(blocks_Bb, 0, factor)
+    _half(blocks_Bb, 2, times * factor)
+    blocks_Bb[:, 4:8] = 32 | 32 >> 4 << 6
+    blocks_Bb[:, 8:12] = minimum | minimum >> 4 << 6
+    blocks_Bb[:, 12:16] = (minimum & 15) << 4 | 32 & 15
 
 
 def _q6_k(random: Random, N: int, K: int, spread: float) -> Bytes:
@@ -135,6 +150,12 @@ BODY: dict[str, Draw] = {"tq2_0": _tq2_0, "tq1_0": _tq1_0, "t1_6": _t1_6, "t2": 
 """Formats of the body -> bytes of N x K weights with a scale."""
 
 EMBED: dict[str, Draw] = {
-    "q6_k": _q6_k, "q4_k": _q4_k, "q8_0": _q8_0, "q4_0": _q4_0, "f16": _f16
-}  # fmt: skip
+    "q6_k": _q6_k,
+    "q5_k": _q5_k,
+    "q4_k": _q4_k,
+    "q8_0": _q8_0,
+    "q5_0": _q5_0,
+    "q4_0": _q4_0,
+    "f16": _f16,
+}
 """Formats of embedding and head -> bytes of N x K weights with a standard deviation."""

@@ -49,8 +49,7 @@ class Run:
         self._rivals: dict[int, rivals.Rival] = {}
         self._lines: dict[tuple[str, int], Line] = {}
         a = llm.architecture
-        values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim
-        self.kv_token_bytes = values * llm.kv_bits // 8
+        self.kv_token_bytes = speed.kv_token_bytes(llm)
         of_codes = all(
             checkpoint.tensor(f"{linear.name}.weight").format in pack.FORMATS
             for linear in shapes.body(a)

@@ -29,6 +29,12 @@ def random_prompt(llm: LLM, tokens: int, seed: int = 0) -> list[int]:
     return ids
 
 
+def kv_token_bytes(llm: LLM) -> int:
+    """Return the bytes of keys and values for each token of a context, scales included."""
+    short, long = (llm.decoder.new_cache(n, llm.kv_bits).size_bytes for n in (64, 192))
+    return (long - short) // 128
+
+
 def check(llm: LLM, tokens: int = 24, sequences: int = 3) -> None:
     """Compare the logits of a prompt computed in one piece with those of its tokens one by one, and
     with those of several sequences that take each step together.
@@ -92,7 +98,7 @@ class Together:
     """Sequences of one model that take each step together, every one with a cache of its own."""
 
     def __init__(self, llm: LLM, prompts: Sequence[Sequence[int]], capacity: int) -> None:
-        self._decoder = llm._open_sequence()._decoder
+        self._decoder = llm.decoder
         self._caches: list[Cache] = [
             self._decoder.new_cache(capacity, llm.kv_bits) for _ in prompts
         ]

@@ -4,7 +4,6 @@ Nothing is imported until it is used, so running a model never loads torch.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("onebit")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

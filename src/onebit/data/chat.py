@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onebit.data.template_sandbox import run
 from onebit.errors import OptionError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -37,6 +36,8 @@ def render(
             messages (a model may want user and assistant to alternate, say).
         FormatError: the template is broken or does too much.
     """
+    from onebit.data.template_sandbox import run  # jinja2 is slow to import
+
     if not template:
         raise OptionError(
             "chat: this model has no chat template. Give it a plain prompt instead "

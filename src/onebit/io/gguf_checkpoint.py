@@ -6,7 +6,6 @@ any ternary weights, and mean int8 activations only in a file of a BitNet archit
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from onebit.errors import FormatError, MissingError, ShapeError, UnsupportedErro
 from onebit.io import gguf_names, packed, rope_rows
 from onebit.io.gguf import READABLE, Reader
 from onebit.io.gguf_config import ROPE_FACTORS_NAME, architecture_of, metadata_to_config
+from onebit.io.gguf_metadata import Metadata
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
 _TERNARY = ("tq1_0", "tq2_0", "i2_s", "q2_0", "q2_0_g128")
@@ -33,7 +33,7 @@ class GgufCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = Reader(path)
-        self.metadata = self._reader.metadata
+        self.metadata: Metadata = self._reader.metadata
         arch = architecture_of(self.metadata)  # before its names, which may be strange too
         found = {t.name: (t.type.name, t.shape) for t in self._reader.tensors.values()}
         self._packed = packed.read(self.metadata, found, "i8", str(path))
@@ -145,7 +145,5 @@ class GgufCheckpoint(Checkpoint):
         return (np.concatenate([rows, data[body.size :]]) if tail else rows), scale
 
     def _tokenizer(self) -> TokenizerSource | None:
-        keys: dict[str, Any] = {
-            key: value for key, value in self.metadata.items() if key.startswith("tokenizer.")
-        }
+        keys = self.metadata.part("tokenizer.")
         return TokenizerSource("gguf", metadata=keys) if "tokenizer.ggml.tokens" in keys else None

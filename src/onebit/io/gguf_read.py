@@ -10,7 +10,8 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError, MissingError, UnsupportedError
+from onebit.io.gguf_metadata import Metadata, find_strings
 from onebit.io.gguf_types import (
     ALIGNMENTS,
     SHARED,
@@ -61,7 +63,7 @@ class Reader:
         self._bytes = map_file(self.path)
         head = _Head(self.path, self._bytes.data)
         n_tensors, n_keys = _start(head)
-        self.metadata: dict[str, Any] = {}
+        self.metadata = Metadata()
         """Keys to Python values: int, float, bool, str, or a list of one of them."""
         self.kinds: dict[str, str] = {}
         """Keys to the type in the file: "uint32", "string" ..., "[int32]" for an array."""
@@ -95,10 +97,10 @@ class Reader:
         kind = head.value_type(key)
         if kind.name == "array":
             kind = head.value_type(key)
-            self.metadata[key] = head.array(key, kind)
+            self.metadata.set_later(key, head.array(key, kind))
             self.kinds[key] = f"[{kind.name}]"
         else:
-            self.metadata[key] = head.scalar(key, kind)
+            self.metadata.set(key, head.scalar(key, kind))
             self.kinds[key] = kind.name
 
 
@@ -151,8 +153,8 @@ class _Head:
         """Read one value that is no array."""
         return self.number(kind.code, key) if kind.code else self.string(key)
 
-    def array(self, key: str, kind: ValueType) -> list[Any]:
-        """Read the count and the elements of an array."""
+    def array(self, key: str, kind: ValueType) -> Callable[[], list[Any]]:
+        """Pass over the count and the elements of an array; return what makes a list of them."""
         count = self.number("Q", key)
         if kind.name == "array":
             raise UnsupportedError(
@@ -170,27 +172,17 @@ class _Head:
             return self._strings(key, count)
         start, self.position = self.position, self.position + count * kind.size_bytes
         raw = np.frombuffer(self.view[start : self.position], f"<{kind.code}", count)
-        values: list[Any] = (raw.view(np.uint8) != 0 if kind.name == "bool" else raw).tolist()
-        return values
+        return (raw.view(np.uint8) != 0 if kind.name == "bool" else raw).tolist
 
-    def _strings(self, key: str, count: int) -> list[str]:
-        """Read `count` strings; the loop is spare because vocabularies have 262,144 of them."""
-        view, size, position = self.view, self.size, self.position
-        length_at = struct.Struct("<Q").unpack_from
-        strings = []
-        try:
-            for _ in range(count):
-                start = position + 8
-                if start > size:
-                    raise self._ends(key)
-                position = start + length_at(view, position)[0]
-                if position > size:
-                    raise self._ends(key)
-                strings.append(str(view[start:position], "utf-8"))
-        except UnicodeDecodeError as error:
-            raise self._not_utf8(f"element {len(strings)} of {key}") from error
-        self.position = position
-        return strings
+    def _strings(self, key: str, count: int) -> Callable[[], list[Any]]:
+        strings = find_strings(np.frombuffer(self.view, np.uint8), self.position, count)
+        if strings is None:
+            raise self._ends(key)
+        bad = strings.first_not_text(self.view)
+        if bad is not None:
+            raise self._not_utf8(f"element {bad} of {key}")
+        self.position = strings.end
+        return partial(strings.decode, self.view)
 
     def _ends(self, what: str) -> FormatError:
         return FormatError(
@@ -228,7 +220,7 @@ def _start(head: _Head) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _alignment(path: Path, metadata: dict[str, Any], kinds: dict[str, str]) -> int:
+def _alignment(path: Path, metadata: Mapping[str, Any], kinds: dict[str, str]) -> int:
     """Return the number that every tensor's offset is a multiple of."""
     alignment = metadata.get("general.alignment", 32)
     if (

@@ -1,6 +1,7 @@
 """What a checkpoint gives out: tensors as the file holds them, a config, a tokenizer's source."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,11 +33,11 @@ class TokenizerSource:
     kind: Literal["files", "gguf"]
     folder: Path | None = None
     """For "files": the folder that has tokenizer.json or tokenizer.model."""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """For "gguf": the keys that begin with "tokenizer."."""
 
     @property
-    def source(self) -> Path | dict[str, Any]:
+    def source(self) -> Path | Mapping[str, Any]:
         """The folder or the metadata, whichever there is: what `Tokenizer.load` takes."""
         return self.folder if self.folder is not None else self.metadata
 
@@ -47,7 +48,7 @@ class Checkpoint(ABC):
     path: Path
     config: dict[str, Any]
     """In the style of Hugging Face's config.json; `onebit_scheme` where the file says it."""
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     """What else the container says: GGUF keys, or the strings of the safetensors headers."""
     tokenizer: TokenizerSource | None
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit.data import Tokenizer
 from onebit.errors import InputError, MissingError, OptionError
 from onebit.io import open_checkpoint
 from onebit.kernels import ops
@@ -29,6 +28,7 @@ from onebit.runtime.sampling import log_softmax
 from onebit.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from onebit.data import Tokenizer
     from onebit.kernels.cpu import Decoder
 
 Prompt: TypeAlias = str | Sequence[int]
@@ -76,8 +76,8 @@ class LLM:
         self.token_bytes = loaded.token_bytes
         self.context = context_size(context, self.architecture.max_position_embeddings)
         self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
-        source = checkpoint.tokenizer
-        self._tokenizer = Tokenizer.load(source.source) if source else None
+        self._tokenizer_source = checkpoint.tokenizer
+        self._tokenizer: Tokenizer | None = None
         self._decoder: Decoder | None = loaded.decoder
         self._sequence: CachedSequence | None = self.new_sequence()
 
@@ -97,10 +97,21 @@ class LLM:
         self._sequence = self._decoder = None
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises MissingError if the model came without one."""
+    def tokenizer(self) -> "Tokenizer":
+        """The model's, built when it is first asked for.
+
+        Raises:
+            MissingError: the model came without one.
+            FormatError, UnsupportedError: it is damaged, or of a kind that we do not build.
+        """
         if self._tokenizer is None:
-            raise MissingError(f"{self.path} has no tokenizer; give token ids in place of text.")
+            if self._tokenizer_source is None:
+                raise MissingError(
+                    f"{self.path} has no tokenizer; give token ids in place of text."
+                )
+            from onebit.data import Tokenizer
+
+            self._tokenizer = Tokenizer.load(self._tokenizer_source.source)
         return self._tokenizer
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
@@ -220,7 +231,7 @@ class LLM:
                 f"The prompt has {len(prompt)} tokens and the context holds {self.context}, answer "
                 "included. Shorten the prompt or open the model with a larger context."
             )
-        a, tokenizer = self.architecture, self._tokenizer
+        a, tokenizer = self.architecture, self.tokenizer if self._tokenizer_source else None
         end_ids = frozenset(a.eos_token_id) | frozenset(tokenizer.eos_ids if tokenizer else ())
         decoder = tokenizer.decoder() if tokenizer else _NoText()
         return Answer(prompt, options, decoder, end_ids, self.context)

@@ -181,18 +181,24 @@ void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
   const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
   uint8_t* out = m.data.data() + tile * m.tile_bytes;
   for (size_t r = 0; r < rows; ++r) pack_row(m, codes + r * m.columns, out, r);
+  set_factors(m, tile, scale, minimum);
+}
+
+void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimum) {
   spread(m, tile, scale, m.scale.data());
   if (m.minimum.data()) spread(m, tile, minimum, m.minimum.data());
 }
 
-void set_tile_t1_6(Matrix& m, size_t tile, const uint8_t* bytes, const float* scale) {
-  const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
-  const size_t row_bytes = (m.columns + 4) / 5;
-  uint8_t* out = m.data.data() + tile * m.tile_bytes;
-  for (size_t i = 0; i < row_bytes; i += 4)
-    for (size_t r = 0; r < rows; ++r)
-      memcpy(out + 16 * i + 4 * r, bytes + r * row_bytes + i, std::min<size_t>(4, row_bytes - i));
-  spread(m, tile, scale, m.scale.data());
+void join_groups(Matrix& m) {
+  for (Buffer<float>* factors : {&m.scale, &m.minimum}) {
+    if (!factors->size()) continue;
+    Buffer<float> first(m.tiles * kTileRows);
+    for (size_t tile = 0; tile < m.tiles; ++tile)
+      memcpy(first.data() + tile * kTileRows, factors->data() + tile * m.groups * kTileRows,
+             kTileRows * sizeof(float));
+    *factors = std::move(first);
+  }
+  m.groups = 1;
 }
 
 Matrix matrix_of_codes(const std::string& name, const int8_t* codes, size_t N, size_t K,

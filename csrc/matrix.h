@@ -70,9 +70,11 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
 void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
               const float* minimum);
 
-// The same for t1_6 from bytes of the format of that name, whose padding is code 0.
-//   bytes [16][ceil(K / 5)]
-void set_tile_t1_6(Matrix& m, size_t tile, const uint8_t* bytes, const float* scale);
+// The factors alone, for who fills the codes of the tile by a shorter way.
+void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimum);
+
+// Makes one group of a row's groups, whose factors are equal in every row.
+void join_groups(Matrix& m);
 
 // Throws std::invalid_argument if a code does not fit the layout, or the groups the kernels.
 //   codes [N][K]; scale and minimum [N][groups], minimum may be null

@@ -25,6 +25,7 @@
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
+#include "unpack.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -96,6 +97,39 @@ std::shared_ptr<Matrix> from_floats(nb::ndarray<nb::ro, nb::c_contig, nb::device
     fail("values_NK must be float32, float16, or the bits of bfloat16 as uint16.");
   nb::gil_scoped_release release;
   return std::make_shared<Matrix>(matrix_of_floats(layout, values.data(), N, K));
+}
+
+// None where the bytes are damaged.
+std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data, size_t rows,
+                                    size_t columns, std::optional<In<float>> scale,
+                                    const std::string& ternary) {
+  Stored s;
+  s.format = find_stored_format(format.c_str());
+  if (!s.format) fail("format " + format + " is unknown.");
+  if (!rows || rows >> 40 || !columns || columns > kMaxColumns || columns % s.format->columns)
+    fail("format " + format + " holds no " + std::to_string(rows) + " x " +
+         std::to_string(columns) + " weights, or the kernels do not.");
+  if (data.ndim() != 1 || data.shape(0) != s.format->size_bytes(rows, columns))
+    fail("the bytes are not those of " + std::to_string(rows) + " x " + std::to_string(columns) +
+         " weights.");
+  if ((s.format->factors == factors_apart) != scale.has_value())
+    fail("format " + format + " and the scale do not go together.");
+  if (scale && (scale->ndim() != 2 || scale->shape(0) != rows || !scale->shape(1) ||
+                columns % scale->shape(1)))
+    fail("scale_NG does not go with the weights.");
+  const Layout layout = layout_of(ternary);
+  if (layout != Layout::t2 && layout != Layout::t1_6)
+    fail("ternary is " + ternary + "; accepted: t2, t1_6.");
+  s.data = data.data();
+  s.rows = rows;
+  s.columns = columns;
+  if (scale) {
+    s.scale = scale->data();
+    s.scale_groups = scale->shape(1);
+  }
+  nb::gil_scoped_release release;
+  auto matrix = std::make_shared<Matrix>();
+  return matrix_of_stored(s, layout, matrix.get()) ? matrix : nullptr;
 }
 
 Out<float> rows(const Matrix& m, In<int32_t> index) {
@@ -426,6 +460,8 @@ NB_MODULE(cpu, m) {
   nb::class_<Matrix>(m, "Matrix")
       .def_static("from_codes", &from_codes, "layout"_a, "codes_NK"_a, "scale_NG"_a,
                   "minimum_NG"_a = nb::none())
+      .def_static("from_stored", &from_stored, "format"_a, "data"_a, "rows"_a, "columns"_a,
+                  "scale_NG"_a = nb::none(), "ternary"_a = "t2")
       .def_static("from_floats", &from_floats, "values_NK"_a)
       .def_prop_ro("layout", [](const Matrix& m) { return std::string(name_of(m.layout)); })
       .def_prop_ro("shape", [](const Matrix& m) { return nb::make_tuple(m.rows, m.columns); })

@@ -42,6 +42,17 @@ class Matrix:
         minimum_NG: NDArray[np.float32] | None = None,
     ) -> Matrix: ...
     @staticmethod
+    def from_stored(
+        format: str,  # a key of pack.FORMATS
+        data: NDArray[np.uint8],
+        rows: int,
+        columns: int,
+        scale_NG: NDArray[np.float32] | None = None,  # where the format holds none
+        ternary: str = "t2",  # or "t1_6", for codes -1..1 with one scale a row
+    ) -> Matrix | None:
+        """In the narrowest layout that holds the codes; None where the bytes are damaged."""
+
+    @staticmethod
     def from_floats(values_NK: NDArray[Any]) -> Matrix:
         """float32 or float16 as they are; bfloat16 as uint16 bits."""
 

@@ -12,12 +12,14 @@ it is read at every call, and results are the same bits under each.
 Shape letters: N rows of weights (out features), K columns (in features), T tokens, G scale groups.
 """
 
+import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from onebit.errors import OptionError, ShapeError, UnsupportedError
+from onebit import pack
+from onebit.errors import FormatError, InputError, OptionError, ShapeError, UnsupportedError
 from onebit.kernels import cpu
 from onebit.kernels.cpu import Matrix
 from onebit.pack.unpacked import Unpacked
@@ -37,6 +39,7 @@ __all__ = [
     "quantize_i8",
     "repack",
     "repack_floats",
+    "repack_stored",
     "set_threads",
     "threads",
 ]
@@ -110,12 +113,8 @@ def repack(weights: Unpacked, layout: str | None = None) -> Matrix:
         raise ShapeError(
             f"repack: codes are {codes_NK.dtype} {codes_NK.shape}; expected int8 (N, K)."
         )
-    if codes_NK.shape[1] > MAX_COLUMNS:
-        raise ShapeError(
-            f"repack: {codes_NK.shape[1]} columns of codes; at most {MAX_COLUMNS} keep sums exact. "
-            "Split the matrix."
-        )
-    scale_NG, minimum_NG = _groups(weights)
+    _check_width(codes_NK.shape[1])
+    scale_NG, minimum_NG = _groups(codes_NK.shape, weights.scale_NG, weights.minimum_NG)
     G = scale_NG.shape[1]
     if layout == "t1_6" and G > 1:
         raise ShapeError(f"repack: {G} scales a row in layout t1_6, which holds one. Take t2.")
@@ -169,11 +168,76 @@ def layout_of(codes_NK: NDArray[np.int8], group: int | None = None) -> str:
     return "i4" if high - low < 16 else "i8"
 
 
-def _groups(w: Unpacked) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def repack_stored(
+    format: str,
+    data: NDArray[np.uint8],
+    shape: tuple[int, ...],
+    scale: ArrayLike | None = None,
+    ternary: str = "t2",
+) -> Matrix:
+    """Bring weights from the bytes of a file into the order of the kernels.
+
+    The same as `repack(pack.FORMATS[format].unpack(data, shape, scale))`, in parallel and without
+    the codes ever standing in memory. Floats are taken too: "f32", "f16" and "bf16".
+
+    Args:
+        format, data, shape, scale: as for `pack.decode`.
+        ternary: the layout of codes -1, 0 and 1: "t2", or "t1_6" for those matrices that have one
+            scale a row.
+
+    Raises:
+        OptionError: the format or the layout is unknown.
+        ShapeError, FormatError, InputError: as `Format.unpack` and `repack`.
+    """
+    if ternary not in ("t2", "t1_6"):
+        raise OptionError(f"repack_stored: ternary is {ternary!r}; accepted: t2, t1_6.")
+    if format in _FLOATS:
+        if scale is not None:
+            raise InputError(f"{format}: floats take no scale, and one was given. Pass None.")
+        return repack_floats(_floats(format, data, shape))
+    form = pack.find(format)
+    N, K, scale_NG = form.check(data, shape, scale)
+    _check_width(K)
+    apart = None
+    if not form.scale_inside:
+        apart = _plain(_groups((N, K), scale_NG, None)[0], np.float32)
+    data = np.ascontiguousarray(data)
+    matrix = Matrix.from_stored(format, data, N, K, apart, ternary)
+    if matrix is None:
+        form.unpack(data, shape, scale)  # says what is damaged, and where
+        raise FormatError(f"{format}: the bytes mean nothing. The file is damaged.")
+    return matrix
+
+
+_FLOATS = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
+
+
+def _floats(format: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return float32 or float16 as they are, bfloat16 as its bits."""
+    size = math.prod(shape) * np.dtype(_FLOATS[format]).itemsize
+    if data.size != size:
+        raise FormatError(
+            f"{format}: weights of shape {tuple(shape)} take {size} bytes, and there are "
+            f"{data.size}. The file is damaged."
+        )
+    return np.ascontiguousarray(data).view(_FLOATS[format]).reshape(shape)
+
+
+def _check_width(K: int) -> None:
+    if K > MAX_COLUMNS:
+        raise ShapeError(
+            f"repack: {K} columns of codes; at most {MAX_COLUMNS} keep sums exact. "
+            "Split the matrix."
+        )
+
+
+def _groups(
+    shape: tuple[int, int], scale_NG: NDArray[np.float32], minimum_NG: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return the scale and minimum, checked, and of one group where a row's groups are the same."""
-    N, K = w.codes_NK.shape
-    factors = [w.scale_NG] if w.minimum_NG is None else [w.scale_NG, w.minimum_NG]
-    G = w.scale_NG.shape[-1] if w.scale_NG.ndim == 2 else 0
+    N, K = shape
+    factors = [scale_NG] if minimum_NG is None else [scale_NG, minimum_NG]
+    G = scale_NG.shape[-1] if scale_NG.ndim == 2 else 0
     if not G or K % G or any(f.shape != (N, G) for f in factors):
         raise ShapeError(
             f"repack: scales of shape {[f.shape for f in factors]} for codes ({N}, {K}); "

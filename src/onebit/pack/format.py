@@ -104,6 +104,20 @@ class Format(ABC):
             FormatError: the bytes are too few, too many or invalid, or a scale is not finite.
             InputError: the scale is missing, or given twice.
         """
+        N, K, scale_NG = self.check(data, shape, scale)
+        return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)
+
+    def check(
+        self, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
+    ) -> tuple[int, int, NDArray[np.float32]]:
+        """Check what `unpack` is given, all but the bytes' values.
+
+        Returns:
+            N, K and the scale (N, G), which is (N, 0) where the bytes hold it.
+
+        Raises:
+            ShapeError, FormatError, InputError: as `unpack`.
+        """
         N, K = self._check_shape(shape)
         if data.ndim != 1 or data.dtype != np.uint8:
             raise InputError(
@@ -116,7 +130,7 @@ class Format(ABC):
                 f"{self.name}: {N} x {K} weights take {size} bytes, and there are {data.size}. "
                 + DAMAGED
             )
-        return self._unpack(np.ascontiguousarray(data), N, K, self._outer_scale(scale, N, K))
+        return N, K, self._outer_scale(scale, N, K)
 
     @abstractmethod
     def _size_bytes(self, N: int, K: int) -> int: ...

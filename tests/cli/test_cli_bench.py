@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from onebit.cli import main
 
-QUICK = ("--decode", 3, "--rounds", 1, "--threads", 1, "--only", "decode")
+QUICK = ("--decode", 3, "--rounds", 1, "--threads", 1, "--only", "decode", "--prompts", 64)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_json(file):
     data = json.loads(result.stdout)
     assert data["model"] == "model.gguf"  # no path: results are to be shared
     assert data["options"]["threads"] == [1]
-    assert {"decode", "decode after 2048", "DRAM read"} <= {line["name"] for line in data["lines"]}
+    assert {"decode", "decode after 64", "DRAM read"} <= {line["name"] for line in data["lines"]}
     assert result.stderr == "Checking, then timing ...\n"
 
 
@@ -52,6 +52,7 @@ def test_a_kept_file_is_used_again(file):
     [
         (["nothing"], "nothing: there is no such"),
         (["FILE", "--rounds", 0], "rounds 0"),
+        (["FILE", "--prompts", ""], "prompts []"),
         (["FILE", "--only", "all"], "only is 'all'; accepted: kernels, prefill"),
         (["FILE", "--against", "gpt"], "against is 'gpt'; accepted: llama.cpp"),
         (["FILE", "--save", "nowhere"], "nowhere: there is no such folder"),

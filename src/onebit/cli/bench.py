@@ -34,6 +34,8 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--threads", callback=_numbers,
               help="CPU threads; each number is timed, such as 1,2. Default: all.")  # fmt: skip
 @click.option("--kv-bits", type=int, help="Bits of a cached key or value.")
+@click.option("--prompts", callback=_numbers, default="128,512,2048", show_default=True,
+              help="Tokens of the prompts that are read.")  # fmt: skip
 @click.option("--decode", type=int, default=64, show_default=True, help="Tokens written a round.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Medians are over these.")
 @click.option("--only", default="kernels,prefill,decode,batch,start", show_default=True,
@@ -50,6 +52,7 @@ def bench(
     keep: Path | None,
     threads: tuple[int, ...],
     kv_bits: int | None,
+    prompts: tuple[int, ...],
     decode: int,
     rounds: int,
     only: str,
@@ -89,6 +92,7 @@ def bench(
         threads=threads,
         rounds=rounds,
         decode=decode,
+        prompts=prompts,
         only=_list(only),
         against=against,
         kv_bits=kv_bits,

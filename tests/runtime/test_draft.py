@@ -2,80 +2,94 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onebit import LLM
 from onebit.errors import OptionError
-from onebit.runtime.draft import LONGEST, LONGEST_PAUSE, SHORTEST, PromptLookup
+from onebit.runtime.draft import LONGEST, SHORTEST, PromptLookup
 
 REPETITIVE = "the age of wisdom, the age of foolishness, the age of wisdom, the age of"
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every guess is drafted whole."""
+    monkeypatch.setattr("onebit.runtime.draft.WORTH_A_TRY", 0.0)
 
 
 def guess(tokens, most=8, room=100):
     return PromptLookup(tokens, most).draft(room)
 
 
-def test_what_followed_the_last_tokens_is_guessed():
-    assert guess([1, 2, 3, 4, 5, 6, 1, 2]) == [3, 4, 5, 6]
+@pytest.mark.usefixtures("always")
+class TestGuesses:
+    def test_what_followed_the_last_tokens_is_guessed(self):
+        assert guess([1, 2, 3, 4, 5, 6, 1, 2], most=4) == [3, 4, 5, 6]
+
+    def test_a_longer_match_wins_over_a_newer_one(self):
+        assert guess([9, 1, 2, 7, 7, 8, 1, 2, 5, 5, 9, 1, 2], most=2) == [7, 7]
+
+    def test_of_equal_matches_the_newest_wins(self):
+        assert guess([1, 2, 7, 3, 1, 2, 8, 3, 1, 2], most=1) == [8]
+
+    def test_a_text_that_repeats_itself_is_guessed_to_go_on(self):
+        assert guess([5, 1, 2, 1, 2], most=5) == [1, 2, 1, 2, 1]
+
+    def test_nothing_is_guessed_without_a_reason(self):
+        assert guess([]) == guess([1]) == guess([1, 1]) == guess([1, 2, 3, 2]) == []
+
+    def test_room_and_most_bound_a_draft(self):
+        text = [1, 2, 3, 4, 5, 6, 1, 2]
+        assert guess(text, most=3) == [3, 4, 5]
+        assert guess(text, room=1) == [3]
+        assert guess(text, room=0) == guess(text, room=-1) == []
+
+    @given(st.lists(st.integers(0, 3), max_size=40))
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_the_index_finds_what_a_search_finds(self, text):
+        """The table is kept up as the text grows; a search looks at all of it every time."""
+        growing = []
+        lookup = PromptLookup(growing, 1)
+        for token in text:
+            growing.append(token)
+            expected = []
+            for n in range(LONGEST, SHORTEST - 1, -1):
+                ends = [e for e in range(n, len(growing)) if growing[e - n : e] == growing[-n:]]
+                if ends and not expected:
+                    expected = [growing[ends[-1]]]
+            assert lookup.draft(1) == expected
 
 
-def test_a_longer_match_wins_over_a_newer_one():
-    assert guess([9, 1, 2, 7, 7, 8, 1, 2, 5, 5, 9, 1, 2], most=2) == [7, 7]
-
-
-def test_of_equal_matches_the_newest_wins():
-    assert guess([1, 2, 7, 3, 1, 2, 8, 3, 1, 2], most=1) == [8]
-
-
-def test_a_text_that_repeats_itself_is_guessed_to_go_on():
-    assert guess([5, 1, 2, 1, 2]) == [1, 2, 1, 2]
-
-
-def test_nothing_is_guessed_without_a_reason():
-    assert guess([]) == guess([1]) == guess([1, 1]) == guess([1, 2, 3, 2]) == []
-
-
-def test_room_and_most_bound_a_draft():
-    text = [1, 2, 3, 4, 5, 6, 1, 2]
-    assert guess(text, most=3) == [3, 4, 5]
-    assert guess(text, room=1) == [3]
-    assert guess(text, room=0) == guess(text, room=-1) == []
-
-
-@given(st.lists(st.integers(0, 3), max_size=40))
-def test_the_index_finds_what_a_search_finds(text):
-    """The table is kept up as the text grows; a search looks at all of it every time."""
-    growing = []
-    lookup = PromptLookup(growing, 1)
-    for token in text:
-        growing.append(token)
-        expected = []
-        for n in range(LONGEST, SHORTEST - 1, -1):
-            ends = [e for e in range(n, len(growing)) if growing[e - n : e] == growing[-n:]]
-            if ends and not expected:
-                expected = [growing[ends[-1]]]
-        assert lookup.draft(1) == expected
-
-
-def test_drafts_grow_while_they_are_taken_and_pause_while_they_are_not():
-    lookup = PromptLookup([1, 2] * 50, 16)
+def test_drafts_grow_where_guesses_come_true_and_end_where_they_do_not():
+    text = [1, 2, 3, 4, 5] * 3
+    lookup = PromptLookup(text, 64)
     lengths = []
-    for _ in range(3):
+    for _ in range(30):
+        draft = lookup.draft(100)
+        lengths.append(len(draft))
+        text += draft or [text[-5]]
+    assert 0 < lengths[0] < 16
+    assert lengths[-1] == 64
+    rng = np.random.default_rng(0)
+    for _ in range(40):  # the beginning is that of before, the end is not
+        text += [1, 2, 3, int(rng.integers(100, 10**9))]
+        lookup.draft(100)
+        text.append(int(rng.integers(100, 10**9)))
+        text += [1, 2, 3]
         lengths.append(len(lookup.draft(100)))
-        lookup.learn(lengths[-1], lengths[-1])
-    assert lengths == [4, 8, 16]
-    lookup.learn(16, 2)
-    assert len(lookup.draft(100)) == 3
-    pauses = []
-    for _ in range(8):
-        lookup.learn(3, 0)
-        pauses.append(0)
-        while not lookup.draft(100):
-            pauses[-1] += 1
-    assert pauses == sorted(pauses)
-    assert pauses[0] == 1
-    assert pauses[-1] == LONGEST_PAUSE
+    assert lengths[-10:] == [0] * 10
+
+
+def test_guesses_are_watched_where_nothing_is_drafted():
+    """What is not worth a try at first becomes it when it would have been right again and again."""
+    text = [1, 2, 9, 9, 1, 2]
+    lookup = PromptLookup(text, 8)
+    assert lookup.draft(8) == []
+    for i in range(20):
+        text += [9, 100 + i, 1, 2]
+        draft = lookup.draft(8)
+    assert draft[:1] == [9]
 
 
 def test_a_draft_out_of_range_is_refused(llm):
@@ -129,9 +143,6 @@ class Always:
         done = len(self.answer.tokens)
         guess = self.truth[done : done + min(self.length, room)]
         return [t if i < self.right else (t + 1) % 300 for i, t in enumerate(guess)]
-
-    def learn(self, drafted, accepted):
-        pass
 
 
 def drafted(llm, prompt, truth, length, right, **options):

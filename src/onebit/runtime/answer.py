@@ -103,10 +103,8 @@ class Answer:
             count = place
             if self.finish or place == len(draft) or self.tokens[-1] != draft[place]:
                 break
-        if self._lookup is not None:
-            self._drafted += len(draft)
-            self._accepted += count
-            self._lookup.learn(len(draft), count)
+        self._drafted += len(draft)
+        self._accepted += count
         piece = "".join(pieces)
         if piece:
             self._text.append(piece)

@@ -42,6 +42,15 @@ def test_run_reads_a_prompt_from_a_pipe(model):
     assert json.loads(piped.stdout)["token_ids"] == json.loads(given.stdout)["token_ids"]
 
 
+def test_drafts_change_the_times_only(model):
+    asked = ("run", model, TEXT * 2, "-n", 20, "--repetition-penalty", 0.2)
+    drafted = onebit(*asked, "--draft", 6)
+    assert drafted.stdout == onebit(*asked).stdout
+    assert " drafted; ended by" in drafted.stderr
+    times = json.loads(onebit(*asked, "--draft", 6, "--json").stdout)["timing"]
+    assert 0 < times["accepted_tokens"] <= times["drafted_tokens"]
+
+
 def test_run_json_is_one_object(model):
     result = onebit("run", model, "It was", "-n", 5, "--logprobs", 2, "--json")
     data = json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and the commands it names exist."""
+"""The Python of the README and of docs/run.md runs as it stands; the README's commands exist."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ from onebit.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+RUN = (ROOT / "docs/run.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README + RUN, flags=re.S)
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ namespace {
 #define ONEBIT_PIECE 32
 #include "lanes.inl"
 
-// Sixteen registers: two sums for each token, a vector's two halves, the activations and the mask.
-constexpr int kTokens = 6;
+// Of 16 registers, 12 are sums: a whole tile for up to 6 tokens, half of one for up to 12.
+constexpr int kTokens = 12;
 constexpr int kFloatTokens = 2;
 
 ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
@@ -53,41 +53,68 @@ constexpr int tiles_of(int) {
   return 1;
 }
 
-// Codes of 1, 2, 4 or 8 bits. A vector is read again for each place in its bytes: the load is free
-// beside the multiplications, a register is not. The signs of b1 are 0 and 2: doubled at the end.
 template <int Bits>
 struct Codes {
   static constexpr int kCodes = 8 / Bits;
   static constexpr size_t kColumns = 4 * kCodes;
 
+  // The codes in the bits from Bits * m of each byte. The signs of b1 become 0 and 2.
+  static ONEBIT_INLINE __m256i code_at(__m256i v, int m) {
+    if (Bits == 8) return v;
+    const int right = Bits == 1 ? m - 1 : Bits * m;
+    const __m256i mask = _mm256_set1_epi8(Bits == 1 ? 2 : (1 << Bits) - 1);
+    const __m256i shifted = right < 0    ? _mm256_add_epi8(v, v)
+                            : right == 0 ? v
+                                         : _mm256_srli_epi16(v, right);
+    return _mm256_and_si256(shifted, mask);
+  }
+
+  // One token is bound by memory, and few are by the decoding: the codes stay where they are in the
+  // byte, each place has its own sums, and those are shifted once at the end. Largest sum:
+  // 240 * 128 * K / 2 < 2^31 while K < 131072 (4 bits, upper place).
+  static constexpr bool in_place(int T) { return Bits > 1 && 2 * T * kCodes <= 8; }
+
+  // H halves of a tile, of 8 rows each, from half `first` on. A vector is read again for each place
+  // in its bytes: the load is free beside the multiplications, a register is not.
+  template <int H, int T>
+  static ONEBIT_INLINE void halves(const uint8_t* w, const int8_t* x, size_t x_step,
+                                   size_t vectors, int first, IntLanes (&u)[T]) {
+    constexpr int P = in_place(T) ? kCodes : 1;
+    __m256i sum[P][H][T];
+    ONEBIT_UNROLL for (int p = 0; p < P; ++p)
+      for (int h = 0; h < H; ++h)
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[p][h][t] = _mm256_setzero_si256();
+    for (size_t b = 0; b < vectors; ++b, w += 64)
+      ONEBIT_UNROLL for (int m = 0; m < kCodes; ++m, x += x_step) {
+        __m256i code[H];
+        for (int h = 0; h < H; ++h) {
+          const __m256i v = half_of(w, first + h);
+          const __m256i place = _mm256_set1_epi8((char)(((1 << Bits) - 1) << (Bits * m)));
+          code[h] = P > 1 ? _mm256_and_si256(v, place) : code_at(v, m);
+        }
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
+          const __m256i xt = four(x + 4 * t);
+          for (int h = 0; h < H; ++h)
+            sum[m % P][h][t] = _mm256_dpbusd_avx_epi32(sum[m % P][h][t], code[h], xt);
+        }
+      }
+    for (int h = 0; h < H; ++h)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t)
+        ONEBIT_UNROLL for (int p = 0; p < P; ++p)
+          u[t].p[first + h] += (IntPiece)_mm256_srai_epi32(sum[p][h][t], Bits * p);
+  }
+
   template <int R, int T>
   static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
                                  size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
-    for (int r = 0; r < R; ++r) sums_of_tile(w + r * tile_bytes, x, x_step, vectors, u[r]);
-  }
-
-  template <int T>
-  static ONEBIT_INLINE void sums_of_tile(const uint8_t* w, const int8_t* x, size_t x_step,
-                                         size_t vectors, IntLanes (&u)[T]) {
-    const __m256i mask = _mm256_set1_epi8((char)((1 << Bits) - 1));
-    __m256i sum[T][2];
-    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
-    for (size_t b = 0; b < vectors; ++b, w += 64)
-      for (int m = 0; m < kCodes; ++m, x += x_step) {
-        __m256i code[2];
-        for (int h = 0; h < 2; ++h) {
-          const __m256i v = half_of(w, h);
-          code[h] = Bits == 8 ? v : _mm256_and_si256(m ? _mm256_srli_epi16(v, Bits * m) : v, mask);
-        }
-        for (int t = 0; t < T; ++t) {
-          const __m256i xt = four(x + 4 * t);
-          for (int h = 0; h < 2; ++h)
-            sum[t][h] = _mm256_dpbusd_avx_epi32(sum[t][h], code[h], xt);
-        }
+    for (int r = 0; r < R; ++r, w += tile_bytes) {
+      if constexpr (T <= 6) {
+        halves<2>(w, x, x_step, vectors, 0, u[r]);
+      } else {
+        halves<1>(w, x, x_step, vectors, 0, u[r]);
+        halves<1>(w, x, x_step, vectors, 1, u[r]);
       }
-    for (int t = 0; t < T; ++t)
-      for (int h = 0; h < 2; ++h)
-        u[t].p[h] += (IntPiece)(Bits == 1 ? _mm256_slli_epi32(sum[t][h], 1) : sum[t][h]);
+    }
   }
 };
 using B1 = Codes<1>;

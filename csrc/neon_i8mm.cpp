@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <utility>
+
 #include "ops.h"
 #include "target.h"
 
@@ -21,84 +23,91 @@ namespace {
 
 #define ONEBIT_PIECE 16
 #include "lanes.inl"
+
+constexpr bool kSigned = false;
+
+template <int Lane>
+ONEBIT_INLINE int32x4_t dot(int32x4_t sum, uint8x16_t w, int8x16_t x) {
+  asm volatile("usdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(w), "w"(x), "i"(Lane));
+  return sum;
+}
+
 #include "neon.inl"
 
-ONEBIT_INLINE int32x4_t dot(int32x4_t sum, uint8x16_t w, int8x16_t x) {
-  asm("usdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(x));
-  return sum;
-}
 // sum[2 i + j] += row i of w times row j of x, each of 8 bytes.
 ONEBIT_INLINE int32x4_t dot_2x2(int32x4_t sum, uint8x16_t w, int8x16_t x) {
-  asm("usmmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(x));
+  asm volatile("usmmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(x));
   return sum;
 }
-// The first or last two lanes of a, each followed by the same lane of b.
+// The first or the last two lanes of a, each followed by the same lane of b.
 ONEBIT_INLINE uint8x16_t zip_low(uint8x16_t a, uint8x16_t b) {
   return vreinterpretq_u8_u32(vzip1q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
 }
 ONEBIT_INLINE uint8x16_t zip_high(uint8x16_t a, uint8x16_t b) {
   return vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
 }
+// Eight columns of two tokens.
+ONEBIT_INLINE int8x16_t load_pair(const int8_t* x, size_t x_step) {
+  const int32x2_t a = vreinterpret_s32_s8(vld1_s8(x)), b = vreinterpret_s32_s8(vld1_s8(x + x_step));
+  return vreinterpretq_s8_s32(vcombine_s32(vzip1_s32(a, b), vzip2_s32(a, b)));
+}
 
 template <int Bits>
 struct Codes {
   static constexpr int kCodes = 8 / Bits;
   static constexpr size_t kColumns = 4 * kCodes;
+  static constexpr int kVectors = Bits == 8 ? 2 : 1;  // that hold 8 columns
+
+  // Even numbers of tokens, two codes of each row at a time. The registers of half a tile hold 24 sums
+  // for 12 tokens; for up to 4 tokens those of a whole one do.
+  template <int R, int T>
+  static ONEBIT_INLINE void pair_sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
+                                      size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
+    constexpr int Q = T > 4 ? 2 : 4;
+    for (int r = 0; r < R; ++r)
+      for (int first = 0; first < 4; first += Q) {
+        // Of tokens t and t + 1: the first two rows of a register, and its last two.
+        int32x4_t low[T / 2][Q], high[T / 2][Q];
+        for (int t = 0; t < T / 2; ++t)
+          for (int q = 0; q < Q; ++q) low[t][q] = high[t][q] = vdupq_n_s32(0);
+        for (size_t b = 0; b < vectors; b += kVectors)
+          ONEBIT_UNROLL for (int m = 0; m < kCodes * kVectors; m += 2) {
+            uint8x16_t w_low[Q], w_high[Q];
+            ONEBIT_UNROLL for (int q = 0; q < Q; ++q) {
+              const uint8_t* at = w + r * tile_bytes + 64 * b + 16 * (first + q);
+              const uint8x16_t a = code_at<Bits>(vld1q_u8(at), m);
+              const uint8x16_t c =
+                  Bits == 8 ? vld1q_u8(at + 64) : code_at<Bits>(vld1q_u8(at), m + 1);
+              w_low[q] = zip_low(a, c);
+              w_high[q] = zip_high(a, c);
+            }
+            ONEBIT_UNROLL for (int t = 0; t < T / 2; ++t) {
+              const int8x16_t xt = load_pair(x + (kCodes * b + m) * x_step + 8 * t, x_step);
+              ONEBIT_UNROLL for (int q = 0; q < Q; ++q) {
+                low[t][q] = dot_2x2(low[t][q], w_low[q], xt);
+                high[t][q] = dot_2x2(high[t][q], w_high[q], xt);
+              }
+            }
+          }
+        for (int t = 0; t < T / 2; ++t)
+          for (int q = 0; q < Q; ++q) {
+            u[r][2 * t].p[first + q] += (IntPiece)vuzp1q_s32(low[t][q], high[t][q]);
+            u[r][2 * t + 1].p[first + q] += (IntPiece)vuzp2q_s32(low[t][q], high[t][q]);
+          }
+      }
+  }
 
   template <int R, int T>
   static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
                                  size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
-    for (int r = 0; r < R; ++r) sums_of_tile(w + r * tile_bytes, x, x_step, vectors, u[r]);
-  }
-
-  template <int T>
-  static ONEBIT_INLINE void sums_of_tile(const uint8_t* w, const int8_t* x, size_t x_step,
-                                         size_t vectors, IntLanes (&u)[T]) {
-    int32x4_t sum[T][4];
-    for (int t = 0; t < T; ++t)
-      for (int q = 0; q < 4; ++q) sum[t][q] = vdupq_n_s32(0);
-    size_t b = 0;
+    size_t paired = 0;
     if constexpr (T % 2 == 0) {
-      // sum[t][q] is rows 4 q and 4 q + 1 of tokens t and t + 1, sum[t + 1][q] the other two rows.
-      constexpr int kVectors = Bits == 8 ? 2 : 1;  // that hold 8 columns
-      for (; b + kVectors <= vectors; b += kVectors, w += 64 * kVectors)
-        for (int m = 0; m < kCodes * kVectors; m += 2, x += 2 * x_step) {
-          int8x16_t xt[T / 2];  // four columns of tokens t and t + 1, and the next four
-          for (int t = 0; t < T; t += 2) {
-            const int32x2x2_t tokens = vzip_s32(vreinterpret_s32_s8(vld1_s8(x + 4 * t)),
-                                                vreinterpret_s32_s8(vld1_s8(x + x_step + 4 * t)));
-            xt[t / 2] = vreinterpretq_s8_s32(vcombine_s32(tokens.val[0], tokens.val[1]));
-          }
-          for (int q = 0; q < 4; ++q) {
-            const uint8x16_t v = vld1q_u8(w + 16 * q);
-            const uint8x16_t a = code_at<Bits>(v, m);
-            const uint8x16_t c = Bits == 8 ? vld1q_u8(w + 64 + 16 * q) : code_at<Bits>(v, m + 1);
-            const uint8x16_t low = zip_low(a, c), high = zip_high(a, c);
-            for (int t = 0; t < T; t += 2) {
-              sum[t][q] = dot_2x2(sum[t][q], low, xt[t / 2]);
-              sum[t + 1][q] = dot_2x2(sum[t + 1][q], high, xt[t / 2]);
-            }
-          }
-        }
-      for (int t = 0; t < T; t += 2)
-        for (int q = 0; q < 4; ++q) {
-          const int32x4_t low = sum[t][q], high = sum[t + 1][q];
-          sum[t][q] = vuzp1q_s32(low, high);
-          sum[t + 1][q] = vuzp2q_s32(low, high);
-        }
+      paired = vectors / kVectors * kVectors;
+      pair_sums(w, tile_bytes, x, x_step, paired, u);
     }
-    for (; b < vectors; ++b, w += 64)
-      for (int m = 0; m < kCodes; ++m, x += x_step) {
-        int8x16_t xt[T];
-        for (int t = 0; t < T; ++t) xt[t] = four(x + 4 * t);
-        for (int q = 0; q < 4; ++q) {
-          const uint8x16_t code = code_at<Bits>(vld1q_u8(w + 16 * q), m);
-          for (int t = 0; t < T; ++t) sum[t][q] = dot(sum[t][q], code, xt[t]);
-        }
-      }
-    for (int t = 0; t < T; ++t)
-      for (int q = 0; q < 4; ++q)  // the signs of b1 are 0 and 2
-        u[t].p[q] += (IntPiece)(Bits == 1 ? vshlq_n_s32(sum[t][q], 1) : sum[t][q]);
+    if (paired < vectors)
+      dot_sums<Bits>(w + 64 * paired, tile_bytes, x + kCodes * paired * x_step, x_step,
+                     vectors - paired, u);
   }
 };
 using B1 = Codes<1>;

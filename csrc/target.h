@@ -14,3 +14,5 @@
 #endif
 
 #define ONEBIT_INLINE inline __attribute__((always_inline))
+// Before a loop over registers, so that they are not an array in memory.
+#define ONEBIT_UNROLL _Pragma("GCC unroll 16")

@@ -258,6 +258,15 @@ void quantizers() {
       each<int8_t>("quantize_i8" + at, n, [&](const Ops& ops, int8_t* code) {
         ops.quantize_i8(x.data(), n, largest, code);
       });
+      const size_t blocks = (n + kBlock - 1) / kBlock;
+      each<float>("scales of quantize_i8_blocks" + at, blocks, [&](const Ops& ops, float* y) {
+        std::vector<int8_t> code(n);
+        ops.quantize_i8_blocks(x.data(), n, code.data(), y);
+      });
+      each<int8_t>("quantize_i8_blocks" + at, n, [&](const Ops& ops, int8_t* code) {
+        std::vector<float> scale(blocks);
+        ops.quantize_i8_blocks(x.data(), n, code, scale.data());
+      });
       each<float>("scale of quantize_i4" + at, 1, [&](const Ops& ops, float* y) {
         std::vector<int8_t> code(n);
         *y = ops.quantize_i4(x.data(), n, code.data());
@@ -283,23 +292,27 @@ void vectors() {
       const std::vector<float> x = odd ? odd_floats(random, n) : floats(random, n, 30.0f);
       const std::vector<float> w = odd ? odd_floats(random, n) : floats(random, n);
       each<float>("exp" + at, n, [&](const Ops& ops, float* y) { ops.exp(x.data(), y, n); });
-      each<float>("add" + at, n, [&](const Ops& ops, float* y) {
+      // What is returned stands behind what is written.
+      each<float>("add" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
-        ops.add(w.data(), y, n);
+        y[n] = ops.add(w.data(), y, n);
       });
-      each<float>("rms_norm" + at, n, [&](const Ops& ops, float* y) {
-        ops.rms_norm(x.data(), w.data(), 1e-5f, y, n);
+      each<float>("rms_norm" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.rms_norm(x.data(), w.data(), 1e-5f, y, n);
       });
-      each<float>("rms_norm in place" + at, n, [&](const Ops& ops, float* y) {
+      each<float>("rms_norm in place" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
-        ops.rms_norm(y, w.data(), 1e-6f, y, n);
+        y[n] = ops.rms_norm(y, w.data(), 1e-6f, y, n);
       });
-      each<float>("glu_silu" + at, n, [&](const Ops& ops, float* y) {
-        ops.glu_silu(x.data(), w.data(), y, n);
+      each<float>("normalize" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.normalize(x.data(), w.data(), 3.0f, 1e-5f, y, n);
       });
-      each<float>("glu_relu2 in place" + at, n, [&](const Ops& ops, float* y) {
+      each<float>("glu_silu" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.glu_silu(x.data(), w.data(), y, n);
+      });
+      each<float>("glu_relu2 in place" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
-        ops.glu_relu2(y, w.data(), y, n);
+        y[n] = ops.glu_relu2(y, w.data(), y, n);
       });
       each<float>("rope" + at, 2 * n, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);

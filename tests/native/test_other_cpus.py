@@ -1,9 +1,11 @@
 """compare.cpp on the CPUs there are: this one, and 64-bit Arm under QEMU's user-mode emulation.
 
-It compares every operation of every instruction set that the CPU runs with scalar's: here under the
-address and undefined-behaviour sanitizers, there on models that have all of the extensions in use,
-some, and none. Neither the Arm compiler nor the emulator is needed for development: without them
-the test is skipped. On Debian: apt install g++-aarch64-linux-gnu qemu-user-static
+It compares every operation of every instruction set that the CPU runs with scalar's; there, on
+models that have all of the extensions in use, some, and none. Neither the Arm compiler nor the
+emulator is needed for development: without them the test is skipped. On Debian:
+apt install g++-aarch64-linux-gnu qemu-user-static
+
+ONEBIT_SANITIZE=address,undefined compiles the program for this CPU with those (two minutes more).
 """
 
 import os
@@ -38,17 +40,24 @@ def sources():
     return [ROOT / name for name in listed("nanobind_add_module") if name != "csrc/module.cpp"]
 
 
-def build(folder, compiler, *flags):
-    """The program, of the same sources and with the same options as the Python module."""
-    command = [compiler, "-std=c++17", "-O1", "-pthread", *listed("target_compile_options"), *flags]
+def tables():
+    return {
+        file for file in (ROOT / "csrc").glob("*.cpp") if "make_ops(" in file.read_text("utf-8")
+    }
+
+
+def build(folder, compiler, optimize, *flags):
+    """The program, of the sources and with the options of the Python module, tables optimized."""
+    command = [compiler, "-std=c++17", "-pthread", *listed("target_compile_options"), *flags]
 
     def compile_one(source):
         out = folder / f"{source.stem}.o"
-        run([*command, "-w", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(out)])
+        level = optimize if source in tables() else "-O0"
+        run([*command, level, "-w", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(out)])
         return str(out)
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, [COMPARE, *sources()]))
+        objects = list(pool.map(compile_one, [*sources(), COMPARE]))
     program = folder / "compare"
     run([*command, *objects, "-o", str(program)])
     return str(program)
@@ -68,9 +77,10 @@ def test_every_table_equals_scalar_on_this_cpu(tmp_path):
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if not compiler:
         pytest.skip("no C++ compiler (g++, c++ or $CXX)")
-    program = build(
-        tmp_path, compiler, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
-    )
+    sanitize = os.environ.get("ONEBIT_SANITIZE")
+    flags = ["-g", f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else []
+    # Unoptimized, as compiling takes longest here: the tests of kernels run the optimized tables.
+    program = build(tmp_path, compiler, "-O1" if sanitize else "-O0", *flags)
     assert "numbers are equal" in run([program, *ops.isas()], ONEBIT_ISA="")
 
 
@@ -83,7 +93,7 @@ def test_every_table_equals_scalar_on_arm(tmp_path):
         pytest.skip("no compiler for 64-bit Arm (aarch64-linux-gnu-g++)")
     if not emulator:
         pytest.skip("no emulator of 64-bit Arm (qemu-aarch64-static)")
-    program = build(tmp_path, compiler, "-static")
+    program = build(tmp_path, compiler, "-O1", "-static")
     for cpu, isas in ARM_CPUS.items():
         assert "numbers are equal" in run([emulator, "-cpu", cpu, program, *isas])
 
@@ -99,9 +109,6 @@ def test_every_operation_is_compared():
 
 
 def test_every_instruction_set_is_compiled():
-    tables = {
-        file.stem for file in (ROOT / "csrc").glob("*.cpp") if "make_ops(" in file.read_text()
-    }
-    assert tables <= {source.stem for source in sources()}
+    assert tables() <= set(sources())
     known = {n.lower() for n in re.findall(r"&k(\w+)", (ROOT / "csrc/dispatch.cpp").read_text())}
-    assert known == {name.replace("_", "") for name in tables}
+    assert known == {table.stem.replace("_", "") for table in tables()}

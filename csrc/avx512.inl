@@ -7,6 +7,7 @@
 
 constexpr int kTokens = 12;
 constexpr int kFloatTokens = 4;
+constexpr size_t kAhead = 6144;
 constexpr int kSums = 24;  // int32 sums that stay in registers, beside weights, masks and inputs
 
 ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
@@ -23,6 +24,24 @@ ONEBIT_INLINE __m512i four(const int8_t* x) {  // four activations, in every row
   int32_t v;
   memcpy(&v, x, 4);
   return _mm512_set1_epi32(v);
+}
+
+// Weights come from memory in a stream, which the CPU's own prefetcher follows within a page of 4 KB.
+// So ask for what lies beyond: some way on, or, where tiles are taken R at a time and again and again
+// for other tokens, the same place of the next R tiles.
+template <int R>
+ONEBIT_INLINE __m512i weights(const uint8_t* w, size_t tile_bytes) {
+  if (R == 1)
+    _mm_prefetch((const char*)w + kAhead, _MM_HINT_T0);
+  else
+    _mm_prefetch((const char*)w + R * tile_bytes, _MM_HINT_T1);
+  return _mm512_load_si512(w);
+}
+
+// The same as _mm512_dpbusd_epi32. Of that GCC keeps copies of sums in other registers, runs out of
+// them, and in the widest tile spends a tenth of the time on the stack.
+ONEBIT_INLINE void add_products(__m512i& sum, __m512i code, __m512i x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(x));
 }
 
 #define ONEBIT_UNROLL _Pragma("GCC unroll 16")
@@ -52,21 +71,21 @@ struct Codes {
     __m512i mask[kCodes], sum[kCodes][R][T];
     ONEBIT_UNROLL for (int m = 0; m < kCodes; ++m) {
       mask[m] = _mm512_set1_epi8((char)(((1 << Bits) - 1) << (Bits * m)));
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) sum[m][r][t] = _mm512_setzero_si512();
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[m][r][t] = _mm512_setzero_si512();
     }
     for (size_t b = 0; b < vectors; ++b, w += 64, x += kCodes * x_step) {
       __m512i v[R];
-      for (int r = 0; r < R; ++r) v[r] = _mm512_load_si512(w + r * tile_bytes);
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r) v[r] = weights<R>(w + r * tile_bytes, tile_bytes);
       ONEBIT_UNROLL for (int m = 0; m < kCodes; ++m)
         ONEBIT_UNROLL for (int r = 0; r < R; ++r) {
           const __m512i code = _mm512_and_si512(v[r], mask[m]);
           ONEBIT_UNROLL for (int t = 0; t < T; ++t)
-            sum[m][r][t] = _mm512_dpbusd_epi32(sum[m][r][t], code, four(x + m * x_step + 4 * t));
+            add_products(sum[m][r][t], code, four(x + m * x_step + 4 * t));
         }
     }
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) {
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
         __m512i all = sum[0][r][t];
         ONEBIT_UNROLL for (int m = 1; m < kCodes; ++m)
           all = _mm512_add_epi32(all, _mm512_srai_epi32(sum[m][r][t], Bits * m));
@@ -80,23 +99,25 @@ struct Codes {
                                          size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
     const __m512i mask = _mm512_set1_epi8((char)(Bits == 1 ? 2 : (1 << Bits) - 1));
     __m512i sum[R][T];
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) sum[r][t] = (__m512i)u[r][t].p[0];
-    for (size_t b = 0; b < vectors; ++b, w += 64, x += kCodes * x_step) {
-      __m512i v[R];
-      for (int r = 0; r < R; ++r) v[r] = _mm512_load_si512(w + r * tile_bytes);
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[r][t] = (__m512i)u[r][t].p[0];
+    // The weights are loaded again for each place: a register more would put sums on the stack.
+    for (size_t b = 0; b < vectors; ++b, w += 64, x += kCodes * x_step)
       ONEBIT_UNROLL for (int m = 0; m < kCodes; ++m) {
         __m512i code[R];
-        ONEBIT_UNROLL for (int r = 0; r < R; ++r) code[r] = _mm512_and_si512(at(v[r], m), mask);
+        asm("" : "+r"(w));
+        ONEBIT_UNROLL for (int r = 0; r < R; ++r) {
+          const __m512i v = m ? _mm512_load_si512(w + r * tile_bytes)
+                              : weights<R>(w + r * tile_bytes, tile_bytes);
+          code[r] = _mm512_and_si512(at(v, m), mask);
+        }
         ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
           const __m512i v = four(x + m * x_step + 4 * t);
-          ONEBIT_UNROLL for (int r = 0; r < R; ++r)
-            sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], code[r], v);
+          ONEBIT_UNROLL for (int r = 0; r < R; ++r) add_products(sum[r][t], code[r], v);
         }
       }
-    }
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) u[r][t].p[0] = (IntPiece)sum[r][t];
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) u[r][t].p[0] = (IntPiece)sum[r][t];
   }
 
   // Code m in the lowest bits of the byte; for b1 one bit higher, so that it is 0 or 2.
@@ -117,15 +138,15 @@ struct I8 {
                                  size_t x_step, size_t vectors, IntLanes (&u)[R][T]) {
     constexpr int kChains = 4 * R * T <= kSums ? 4 : 2 * R * T <= kSums ? 2 : 1;
     __m512i sum[kChains][R][T];
-    for (int c = 0; c < kChains; ++c)
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) sum[c][r][t] = _mm512_setzero_si512();
+    ONEBIT_UNROLL for (int c = 0; c < kChains; ++c)
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[c][r][t] = _mm512_setzero_si512();
     size_t b = 0;
     for (; b + kChains <= vectors; b += kChains, w += 64 * kChains, x += kChains * x_step)
       ONEBIT_UNROLL for (int c = 0; c < kChains; ++c) add(w, tile_bytes, x, x_step, c, sum[c]);
     for (; b < vectors; ++b, w += 64, x += x_step) add(w, tile_bytes, x, x_step, 0, sum[0]);
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t)
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t)
         ONEBIT_UNROLL for (int c = 0; c < kChains; ++c) u[r][t].p[0] += (IntPiece)sum[c][r][t];
   }
 
@@ -133,11 +154,10 @@ struct I8 {
   static ONEBIT_INLINE void add(const uint8_t* w, size_t tile_bytes, const int8_t* x,
                                 size_t x_step, int c, __m512i (&sum)[R][T]) {
     __m512i code[R];
-    for (int r = 0; r < R; ++r) code[r] = _mm512_load_si512(w + r * tile_bytes + 64 * c);
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r) code[r] = weights<R>(w + r * tile_bytes + 64 * c, tile_bytes);
     ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
       const __m512i v = four(x + c * x_step + 4 * t);
-      ONEBIT_UNROLL for (int r = 0; r < R; ++r)
-        sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], code[r], v);
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r) add_products(sum[r][t], code[r], v);
     }
   }
 };
@@ -216,17 +236,16 @@ struct T1_6 {
   static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t blocks, IntLanes& u) {
     const LastTrits last_trits;
     __m512i mask[4], sum[4], first = _mm512_setzero_si512();
-    for (int m = 0; m < 4; ++m) {
+    ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
       mask[m] = _mm512_set1_epi8((char)(3 << (2 * m)));
       sum[m] = _mm512_setzero_si512();
     }
     for (; blocks; --blocks, w += 256, x += 80)
       ONEBIT_UNROLL for (int i = 0; i < 4; ++i) {
-        const __m512i v = _mm512_load_si512(w + 64 * i), codes = last_trits(v);
-        first = _mm512_dpbusd_epi32(first, first_trit(v), four(x + 64 + 4 * i));
+        const __m512i v = weights<1>(w + 64 * i, 0), codes = last_trits(v);
+        add_products(first, first_trit(v), four(x + 64 + 4 * i));
         ONEBIT_UNROLL for (int m = 0; m < 4; ++m)
-          sum[m] = _mm512_dpbusd_epi32(sum[m], _mm512_and_si512(codes, mask[m]),
-                                       four(x + 16 * i + 4 * m));
+          add_products(sum[m], _mm512_and_si512(codes, mask[m]), four(x + 16 * i + 4 * m));
       }
     ONEBIT_UNROLL for (int m = 0; m < 4; ++m)
       first = _mm512_add_epi32(first, _mm512_srai_epi32(sum[m], 2 * m));

@@ -15,15 +15,27 @@ inline size_t checked_product(size_t a, size_t b) {
   return product;
 }
 
+// Zeros in huge pages, 64-byte aligned: a stream of them reads a quarter faster than one of small
+// pages. Memory is taken 2 MB at a time, so this is for what will be filled.
+void* new_huge_zeros(size_t bytes);
+void free_huge(void* block, size_t bytes) noexcept;
+
+enum class Pages { small, huge };
+
 // `count` values of zero, 64-byte aligned. The system hands out large zeros page by page as they
 // are touched, so an unused end costs nothing.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t count) : size_(count) {
+  explicit Buffer(size_t count, Pages pages = Pages::small) : size_(count) {
     if (!count) return;
     const size_t bytes = checked_product(count, sizeof(T));
+    if (pages == Pages::huge && bytes >= kHugeFrom) {
+      memory_ = {new_huge_zeros(bytes), Free{bytes}};
+      data_ = static_cast<T*>(memory_.get());
+      return;
+    }
     if (bytes > PTRDIFF_MAX - 64) throw std::bad_alloc();
     memory_.reset(calloc(bytes + 64, 1));
     if (!memory_) throw std::bad_alloc();
@@ -42,8 +54,11 @@ class Buffer {
   }
 
  private:
+  static constexpr size_t kHugeFrom = 1 << 16;
+
   struct Free {
-    void operator()(void* p) const { free(p); }
+    size_t huge_bytes = 0;
+    void operator()(void* p) const { huge_bytes ? free_huge(p, huge_bytes) : free(p); }
   };
   std::unique_ptr<void, Free> memory_;
   T* data_ = nullptr;

@@ -170,9 +170,9 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
   m.groups = groups;
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = tile_bytes_of(layout, K);
-  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes));
-  m.scale = Buffer<float>(m.tiles * groups * kTileRows);
-  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows);
+  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), Pages::huge);
+  m.scale = Buffer<float>(m.tiles * groups * kTileRows, Pages::huge);
+  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows, Pages::huge);
   return m;
 }
 
@@ -227,7 +227,7 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
   m.columns = K;
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = checked_product(K, kTileRows * bytes_of(layout));
-  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes));
+  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), Pages::huge);
   parallel_for(m.tiles, 16, [&](size_t begin, size_t end) {
     for (size_t tile = begin; tile < end; ++tile) {
       void* out = m.data.data() + tile * m.tile_bytes;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -23,10 +24,6 @@ namespace {
 // About 20 us of looking before a thread goes to sleep: longer than the gap between two layers,
 // shorter than anyone would notice on a machine that others use too.
 constexpr int kSpins = 1000;
-
-// Runs of a piece of work for each thread. More than one, so that a thread which the system has put
-// aside holds up little: the others take its runs.
-constexpr size_t kRunsPerThread = 4;
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -44,19 +41,20 @@ class Pool {
   // Called with busy() held.
   void run(size_t n, ParallelFn fn, void* context) {
     start();
-    const size_t runs = std::min(n, (workers_.size() + 1) * kRunsPerThread);
+    const size_t count = workers_.size() + 1;
     fn_ = fn;
     context_ = context;
-    units_ = n;
     done_.store(0, std::memory_order_relaxed);
-    {
-      std::lock_guard<std::mutex> lock(sleep_);
-      const Tickets last{tickets_.load(std::memory_order_relaxed)};
-      tickets_.store(Tickets::first(last.work() + 1, runs).bits, std::memory_order_release);
+    for (size_t i = 0; i < count; ++i)
+      shares_[i].units.store(Units{n * i / count, n * (i + 1) / count}.bits(),
+                             std::memory_order_release);
+    work_.fetch_add(1);
+    if (sleepers_.load()) {
+      { std::lock_guard<std::mutex> lock(sleep_); }  // whoever is about to sleep has gone to
+      wake_.notify_all();
     }
-    wake_.notify_all();
-    take_runs();
-    for (int i = 0; done_.load(std::memory_order_acquire) < runs; ++i)
+    take_runs(0, count);
+    for (int i = 0; done_.load(std::memory_order_acquire) < n; ++i)
       i < kSpins ? pause_briefly() : std::this_thread::yield();
   }
 
@@ -64,66 +62,79 @@ class Pool {
   void resize(size_t threads) {
     {
       std::lock_guard<std::mutex> lock(sleep_);
-      stop_.store(true, std::memory_order_release);
+      stop_.store(true);
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
-    stop_.store(false, std::memory_order_release);
+    shares_.reset();
+    stop_.store(false);
     count_ = threads;
   }
 
  private:
-  // Which piece of work this is, into how many runs it is cut, and the next run to take. One
-  // number, so that a thread which comes late cannot take a run of work that is over.
-  struct Tickets {
-    uint64_t bits;
+  // What nobody has taken yet of a share. One number: whoever takes a run by exchanging it has found
+  // the share as it is now, even a thread that comes late, from work that is over.
+  struct Units {
+    size_t begin, end;
 
-    static Tickets first(uint64_t work, size_t runs) { return {work << 32 | uint64_t{runs} << 16}; }
-    uint64_t work() const { return bits >> 32; }
-    size_t runs() const { return bits >> 16 & 0xffff; }
-    size_t next() const { return bits & 0xffff; }
-    bool any() const { return next() < runs(); }
+    static Units of(uint64_t bits) { return {bits >> 32, bits & 0xffffffff}; }
+    uint64_t bits() const { return uint64_t{begin} << 32 | end; }
+    bool any() const { return begin < end; }
+    size_t run() const { return std::max<size_t>(1, (end - begin) / 4); }
+  };
+  struct alignas(64) Share {
+    std::atomic<uint64_t> units{0};
   };
 
   void start() {
+    if (!shares_) shares_.reset(new Share[count_]);
     while (workers_.size() + 1 < count_) {
       try {
-        workers_.emplace_back([this] { wait_for_work(); });
+        workers_.emplace_back([this, i = workers_.size() + 1] { wait_for_work(i); });
       } catch (const std::system_error&) {  // the system gives no more: go on with those we have
         count_ = workers_.size() + 1;
       }
     }
   }
 
-  // While a run that was taken is not done, its work cannot end: fn_ and the rest stay as they are.
-  void take_runs() {
-    Tickets tickets{tickets_.load(std::memory_order_acquire)};
-    while (tickets.any()) {
-      if (!tickets_.compare_exchange_weak(tickets.bits, tickets.bits + 1,
-                                          std::memory_order_acq_rel, std::memory_order_acquire))
-        continue;
-      const size_t run = tickets.next(), runs = tickets.runs();
-      fn_(context_, units_ * run / runs, units_ * (run + 1) / runs);
-      done_.fetch_add(1, std::memory_order_release);
-      tickets.bits = tickets_.load(std::memory_order_acquire);
+  // Of the thread's own share from the front, then of the others' from the back.
+  void take_runs(size_t self, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      std::atomic<uint64_t>& share = shares_[(self + i) % count].units;
+      uint64_t bits = share.load(std::memory_order_acquire);
+      while (Units::of(bits).any()) {
+        const Units all = Units::of(bits);
+        Units run = all, rest = all;
+        if (i == 0)
+          run.end = rest.begin = all.begin + all.run();
+        else
+          run.begin = rest.end = all.end - all.run();
+        if (!share.compare_exchange_weak(bits, rest.bits(), std::memory_order_acq_rel,
+                                         std::memory_order_acquire))
+          continue;
+        // While a run that was taken is not done, its work cannot end: fn_ and context_ stay.
+        fn_(context_, run.begin, run.end);
+        done_.fetch_add(run.end - run.begin, std::memory_order_release);
+        bits = share.load(std::memory_order_acquire);
+      }
     }
   }
 
-  bool something_to_do() const {
-    return Tickets{tickets_.load(std::memory_order_acquire)}.any() ||
-           stop_.load(std::memory_order_acquire);
-  }
-
-  void wait_for_work() {
+  void wait_for_work(size_t self) {
+    uint64_t seen = 0;
+    const auto something_to_do = [&] { return work_.load() != seen || stop_.load(); };
     for (;;) {
       for (int i = 0; i < kSpins && !something_to_do(); ++i) pause_briefly();
       if (!something_to_do()) {
         std::unique_lock<std::mutex> lock(sleep_);
-        wake_.wait(lock, [this] { return something_to_do(); });
+        sleepers_.fetch_add(1);
+        wake_.wait(lock, something_to_do);
+        sleepers_.fetch_sub(1);
       }
-      if (stop_.load(std::memory_order_acquire)) return;
-      take_runs();
+      if (stop_.load()) return;
+      seen = work_.load();
+      take_runs(self, count_);
     }
   }
 
@@ -132,12 +143,13 @@ class Pool {
   std::mutex busy_;  // one caller's work at a time
   std::mutex sleep_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> tickets_{0};
-  std::atomic<size_t> done_{0};  // runs
+  std::unique_ptr<Share[]> shares_;       // one for each thread, the calling one's first
+  std::atomic<uint64_t> work_{0};         // how often there was some
+  std::atomic<size_t> done_{0};           // units of it
+  std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   ParallelFn fn_ = nullptr;
   void* context_ = nullptr;
-  size_t units_ = 0;
 };
 
 #if defined(__linux__)
@@ -211,7 +223,7 @@ void set_threads(size_t n) {
 void run_parallel(size_t n, size_t grain, ParallelFn fn, void* context) {
   if (!n) return;
   Pool& p = pool();
-  if (n <= grain || p.count() == 1) return fn(context, 0, n);
+  if (n <= grain || n >> 32 || p.count() == 1) return fn(context, 0, n);
   std::unique_lock<std::mutex> lock(p.busy(), std::try_to_lock);
   if (!lock) return fn(context, 0, n);
   p.run(n, fn, context);

@@ -1,7 +1,8 @@
 // Threads that wait for work and split it by rows.
 //
-// Work is cut into equal runs of consecutive units, a few for each thread, which take them in
-// order. No unit's result depends on another, so results are the same for any number of threads.
+// Each thread has a share of consecutive units and takes runs from its front, large ones first, so
+// that it reads one stream of memory; who is done takes runs from the ends of others' shares. No
+// unit's result depends on another, so results are the same for any number of threads.
 #pragma once
 #include <stddef.h>
 

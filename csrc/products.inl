@@ -241,11 +241,15 @@ void t1_6_tiles(const Product& p, size_t tile, size_t t, size_t t_end) {
   const size_t blocks = p.tile_bytes / 64 / kBlockVectors;
   for (size_t b = 0; b < blocks; b += kDecodeBlocks) {
     const size_t count = blocks - b < kDecodeBlocks ? blocks - b : kDecodeBlocks;
-    for (int r = 0; r < R; ++r)
-      T1_6::decode(p.w + (tile + r) * p.tile_bytes + 64 * kBlockVectors * b, count, t2[r]);
+    const uint8_t* w = p.w + tile * p.tile_bytes + 64 * kBlockVectors * b;
+    for (int r = 0; r < R; ++r) T1_6::decode(w + r * p.tile_bytes, count, t2[r]);
     const size_t vectors = 5 * count, k = kBlockColumns * b;
+    const size_t ahead = kBlockVectors * count;  // vectors of the next tiles, to be asked for
     for (size_t i = t; i < t_end;) {
       const size_t P = panel_of(t_end - i);
+      for (size_t v = ahead * (i - t) / (t_end - t); v < ahead * (i + P - t) / (t_end - t); ++v)
+        for (int r = 0; r < R; ++r)
+          __builtin_prefetch(w + (R + r) * p.tile_bytes + 64 * v, 0, 2);
       IntLanes* u = sums[0] + (i - t);
       switch (P) {
         case 12: add_panel<12, R>(p, t2[0], vectors, k, i, u); break;

@@ -51,6 +51,7 @@ ONEBIT_INLINE Walk walk_in(float* scratch, size_t D) {
 template <class KV, int R, int V>
 void score_tile(const typename KV::Stored* k, size_t head_dim, const float* q, float* p) {
   Lanes sum[R][V];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sum[r][v] = splat(0.0f);
   for (size_t d = 0; d < head_dim; ++d) {
@@ -61,6 +62,7 @@ void score_tile(const typename KV::Stored* k, size_t head_dim, const float* q, f
       for (int v = 0; v < V; ++v) sum[r][v] = fma(key[v], x, sum[r][v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(p + r * kSpan + 16 * v, sum[r][v]);
 }
@@ -70,6 +72,7 @@ template <class KV, int R, int V>
 void mix_tile(const typename KV::Stored* v, size_t v_stride, const float* p, size_t begin,
               size_t end, const float* shrink, float* out, size_t D) {
   Lanes sum[R][V];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
     for (int i = 0; i < V; ++i) {
       sum[r][i] = load(out + r * D + 16 * i);
@@ -83,6 +86,7 @@ void mix_tile(const typename KV::Stored* v, size_t v_stride, const float* p, siz
       for (int i = 0; i < V; ++i) sum[r][i] = fma(value[i], x, sum[r][i]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
     for (int i = 0; i < V; ++i) store(out + r * D + 16 * i, sum[r][i]);
 }
@@ -106,6 +110,13 @@ ONEBIT_INLINE void with_tile(size_t r, size_t v, Fn&& fn) {
   if (r == 3) return with_vectors<3>(v, fn);
   if (r == 2) return with_vectors<2>(v, fn);
   with_vectors<1>(v, fn);
+}
+
+// The same for sums in several planes.
+template <int Planes, class Fn>
+ONEBIT_INLINE void with_part_tile(size_t r, size_t v, Fn&& fn) {
+  constexpr size_t kMost = kTileVectors > Planes ? kTileVectors / Planes : 1;
+  with_tile(r, v < kMost ? v : kMost, fn);
 }
 
 // The queries of a walk, from `start` on: query i is head i % group of token i / group.

@@ -25,6 +25,18 @@ ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
     r.p[i] = (Piece)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
   return r;
 }
+// Even and odd bytes are widened first: two products of 255 * 128 pass int16.
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  IntLanes r;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i a = (__m256i)u.p[i], b = (__m256i)s.p[i];
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                                           _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+    r.p[i] = sum.p[i] + (IntPiece)_mm256_add_epi32(even, odd);
+  }
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)
@@ -150,6 +162,7 @@ struct I8 {
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"
 
 }  // namespace

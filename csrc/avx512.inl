@@ -13,6 +13,9 @@ constexpr int kSums = 24;  // int32 sums that stay in registers, beside weights,
 ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
   return {{(Piece)_mm512_fmadd_ps((__m512)a.p[0], (__m512)b.p[0], (__m512)c.p[0])}};
 }
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  return {{(IntPiece)_mm512_dpbusd_epi32((__m512i)sum.p[0], (__m512i)u.p[0], (__m512i)s.p[0])}};
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   return {{(Piece)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x))}};
 }
@@ -256,4 +259,5 @@ struct T1_6 {
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"

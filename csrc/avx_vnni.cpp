@@ -27,6 +27,12 @@ ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
     r.p[i] = (Piece)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
   return r;
 }
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  IntLanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (IntPiece)_mm256_dpbusd_avx_epi32((__m256i)sum.p[i], (__m256i)u.p[i], (__m256i)s.p[i]);
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)
@@ -126,6 +132,7 @@ using I8 = Codes<8>;
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"
 
 }  // namespace

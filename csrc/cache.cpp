@@ -1,5 +1,6 @@
 #include "cache.h"
 
+#include <math.h>
 #include <string.h>
 
 #include <mutex>
@@ -7,9 +8,12 @@
 #include <string>
 
 #include "decoder.h"
+#include "kv_codes.h"
 
 namespace onebit {
 namespace {
+
+constexpr size_t kMostDim = 1024;  // of a head; module.cpp refuses more
 
 [[noreturn]] void fail(const std::string& message) {
   throw std::invalid_argument("cache: " + message);
@@ -18,8 +22,9 @@ namespace {
 }  // namespace
 
 void Cache::check_bits(int kv_bits) {
-  if (kv_bits != 16 && kv_bits != 32)
-    fail("kv_bits is " + std::to_string(kv_bits) + "; accepted: 16, 32.");
+  for (int accepted : {32, 16, 8, 4, 3})
+    if (kv_bits == accepted) return;
+  fail("kv_bits is " + std::to_string(kv_bits) + "; accepted: 32, 16, 8, 4, 3.");
 }
 
 Cache::Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
@@ -33,11 +38,20 @@ Cache::Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_
       kv_bits_(kv_bits),
       positions_((capacity + 15) / 16 * 16),
       v_stride_((head_dim + 15) / 16 * 16),
-      bytes_(kv_bits == 16 ? 2 : 4) {
+      first_size_((head_dim + 31) / 32 * 32) {
   if (capacity > PTRDIFF_MAX) throw std::bad_alloc();
-  const size_t numbers = checked_product(checked_product(layers, kv_heads), positions_);
-  keys_ = Buffer<uint8_t>(checked_product(numbers, head_dim_ * bytes_));
-  values_ = Buffer<uint8_t>(checked_product(numbers, v_stride_ * bytes_));
+  const size_t bytes = kv_bits / 8;
+  key_tile_ = has_codes() ? kv_tile_bytes(head_dim, kv_bits) : 16 * head_dim * bytes;
+  value_tile_ = has_codes() ? key_tile_ : 16 * v_stride_ * bytes;
+  const size_t all_heads = checked_product(layers, kv_heads);
+  const size_t tiles = checked_product(all_heads, positions_ / 16);
+  keys_ = Buffer<uint8_t>(checked_product(tiles, key_tile_));
+  values_ = Buffer<uint8_t>(checked_product(tiles, value_tile_));
+  if (!has_codes()) return;
+  first_ = Buffer<uint16_t>(checked_product(all_heads, 2 * first_size_));
+  turn_.n = head_dim;
+  turn_.size = turn_.power = head_dim & (~head_dim + 1);
+  turn_.scale = static_cast<float>(1.0 / sqrt(static_cast<double>(turn_.size)));
 }
 
 size_t Cache::length() const {
@@ -65,14 +79,56 @@ void Cache::copy_prefix(const Cache& from, size_t n) {
          (n > capacity_ ? " that fit." : " that the other cache holds."));
   length_ = n;
   if (&from == this) return;
-  const size_t tiles = (n + 15) / 16 * 16;
+  const size_t tiles = (n + 15) / 16;
   for (size_t layer = 0; layer < layers_; ++layer)
     for (size_t head = 0; head < kv_heads_; ++head) {
       memcpy(keys_.data() + key_at(layer, head), from.keys_.data() + from.key_at(layer, head),
-             tiles * head_dim_ * bytes_);
+             tiles * key_tile_);
       memcpy(values_.data() + value_at(layer, head),
-             from.values_.data() + from.value_at(layer, head), n * v_stride_ * bytes_);
+             from.values_.data() + from.value_at(layer, head), tiles * value_tile_);
     }
+  if (n && has_codes()) memcpy(first_.data(), from.first_.data(), first_.size_bytes());
+}
+
+void Cache::write_floats(const Ops& ops, uint8_t* keys, uint8_t* values, size_t position,
+                         const float* k, const float* v) {
+  uint8_t* tile = keys + position / 16 * key_tile_;
+  uint8_t* value = values + position * (value_tile_ / 16);
+  if (kv_bits_ == 32) {
+    auto* out = reinterpret_cast<float*>(tile) + position % 16;
+    for (size_t d = 0; d < head_dim_; ++d) out[16 * d] = k[d];
+    memcpy(value, v, head_dim_ * sizeof(float));
+    return;
+  }
+  auto* out = reinterpret_cast<uint16_t*>(tile) + position % 16;
+  uint16_t part[16];
+  for (size_t d = 0; d < head_dim_; d += 16) {
+    const size_t count = head_dim_ - d < 16 ? head_dim_ - d : 16;
+    ops.f32_to_f16(k + d, part, count);
+    for (size_t i = 0; i < count; ++i) out[16 * (d + i)] = part[i];
+  }
+  ops.f32_to_f16(v, reinterpret_cast<uint16_t*>(value), head_dim_);
+}
+
+void Cache::write_codes(const Ops& ops, uint8_t* keys, uint8_t* values, uint16_t* first,
+                        size_t position, const float* k, const float* v) {
+  const size_t r = position % 16, at = position / 16 * key_tile_, D = head_dim_;
+  float row[kMostDim];
+  uint8_t codes[kMostDim];
+  for (const bool is_key : {true, false}) {
+    memcpy(row, is_key ? k : v, D * sizeof(float));
+    if (is_key) ops.hadamard(turn_, row);
+    if (!position) ops.f32_to_f16(row, first + (is_key ? 0 : first_size_), D);
+    uint8_t* tile = (is_key ? keys : values) + at;
+    auto* scale = reinterpret_cast<uint16_t*>(tile + key_tile_ - 64);
+    ops.quantize_range(row, D, (1 << kv_bits_) - 1, codes, scale + r, scale + 16 + r);
+    for (size_t d = 0; d < D; ++d) {
+      if (is_key)
+        put_kv_code(tile, kv_bits_, d / 16, r, d % 16, codes[d]);
+      else
+        put_kv_code(tile, kv_bits_, d / 16, d % 16, r, codes[d]);
+    }
+  }
 }
 
 void Cache::write(const Ops& ops, size_t layer, size_t kv_head, size_t first, size_t T,
@@ -80,23 +136,12 @@ void Cache::write(const Ops& ops, size_t layer, size_t kv_head, size_t first, si
   uint8_t* keys = keys_.data() + key_at(layer, kv_head);
   uint8_t* values = values_.data() + value_at(layer, kv_head);
   for (size_t t = 0; t < T; ++t) {
-    const size_t position = first + t, at = (t * kv_heads_ + kv_head) * head_dim_;
-    uint8_t* tile = keys + position / 16 * 16 * head_dim_ * bytes_;
-    uint8_t* value = values + position * v_stride_ * bytes_;
-    if (bytes_ == 4) {
-      auto* out = reinterpret_cast<float*>(tile) + position % 16;
-      for (size_t d = 0; d < head_dim_; ++d) out[16 * d] = k[at + d];
-      memcpy(value, v + at, head_dim_ * sizeof(float));
-      continue;
-    }
-    auto* out = reinterpret_cast<uint16_t*>(tile) + position % 16;
-    uint16_t part[16];
-    for (size_t d = 0; d < head_dim_; d += 16) {
-      const size_t count = head_dim_ - d < 16 ? head_dim_ - d : 16;
-      ops.f32_to_f16(k + at + d, part, count);
-      for (size_t i = 0; i < count; ++i) out[16 * (d + i)] = part[i];
-    }
-    ops.f32_to_f16(v + at, reinterpret_cast<uint16_t*>(value), head_dim_);
+    const size_t at = (t * kv_heads_ + kv_head) * head_dim_;
+    if (has_codes())
+      write_codes(ops, keys, values, first_.data() + first_at(layer, kv_head), first + t, k + at,
+                  v + at);
+    else
+      write_floats(ops, keys, values, first + t, k + at, v + at);
   }
 }
 
@@ -120,7 +165,17 @@ void Cache::attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, s
   a.v = values_.data() + value_at(layer, kv_head);
   a.v_stride = v_stride_;
   a.scratch = scratch;
-  (bytes_ == 4 ? ops.attend_f32 : ops.attend_f16)(a);
+  if (has_codes()) {
+    a.tile_bytes = key_tile_;
+    a.first_k = first_.data() + first_at(layer, kv_head);
+    a.first_v = a.first_k + first_size_;
+    a.turn = &turn_;
+  }
+  (kv_bits_ == 32  ? ops.attend_f32
+   : kv_bits_ == 16 ? ops.attend_f16
+   : kv_bits_ == 8 ? ops.attend_i8
+   : kv_bits_ == 4 ? ops.attend_i4
+                  : ops.attend_i3)(a);
 }
 
 }  // namespace onebit

@@ -1,8 +1,12 @@
 // The keys and values of one sequence, after RoPE.
 //
-// Keys lie as the float kernels read weights: 16 positions in lanes, [head_dim][16] a tile. Values
-// lie position by position, head_dim padded to 16. Both in float32 or float16, for each layer and
-// key/value head, at the full capacity; memory is touched only as positions are written.
+// 32 and 16 bits: keys lie as the float kernels read weights, 16 positions in lanes, [head_dim][16]
+// a tile; values lie position by position, head_dim padded to 16.
+// 8, 4 and 3 bits: codes with a scale and a minimum for each position and head (kv_codes.h). The
+// first position, on which every other one may look, stays in half precision.
+//
+// Each layer and key/value head has room for the full capacity; memory is touched only as positions
+// are written.
 #pragma once
 #include <stdint.h>
 
@@ -15,7 +19,7 @@ class Decoder;
 
 class Cache {
  public:
-  // kv_bits: 32 or 16. Throws std::bad_alloc where the memory cannot be had.
+  // kv_bits: 32, 16, 8, 4 or 3. Throws std::bad_alloc where the memory cannot be had.
   Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
         size_t capacity, int kv_bits);
 
@@ -28,7 +32,9 @@ class Cache {
 
   size_t capacity() const { return capacity_; }
   int kv_bits() const { return kv_bits_; }
-  size_t size_bytes() const { return keys_.size_bytes() + values_.size_bytes(); }
+  size_t size_bytes() const {
+    return keys_.size_bytes() + values_.size_bytes() + first_.size_bytes();
+  }
 
   // Holds the first n positions of `from` and nothing else. Throws std::invalid_argument if `from`
   // is of another decoder or other bits, holds fewer, or n is more than the capacity.
@@ -54,21 +60,32 @@ class Cache {
  private:
   friend class Decoder;
 
+  bool has_codes() const { return kv_bits_ < 16; }
   size_t key_at(size_t layer, size_t kv_head) const {
-    return (layer * kv_heads_ + kv_head) * positions_ * head_dim_ * bytes_;
+    return (layer * kv_heads_ + kv_head) * (positions_ / 16) * key_tile_;
   }
   size_t value_at(size_t layer, size_t kv_head) const {
-    return (layer * kv_heads_ + kv_head) * positions_ * v_stride_ * bytes_;
+    return (layer * kv_heads_ + kv_head) * (positions_ / 16) * value_tile_;
   }
+  size_t first_at(size_t layer, size_t kv_head) const {
+    return (layer * kv_heads_ + kv_head) * 2 * first_size_;
+  }
+  void write_floats(const Ops& ops, uint8_t* keys, uint8_t* values, size_t position, const float* k,
+                    const float* v);
+  void write_codes(const Ops& ops, uint8_t* keys, uint8_t* values, uint16_t* first, size_t position,
+                   const float* k, const float* v);
 
   Decoder& owner_;
   size_t layers_, heads_, kv_heads_, head_dim_, capacity_;
   int kv_bits_;
   size_t positions_;  // capacity rounded up to 16
   size_t v_stride_;   // head_dim rounded up to 16
-  size_t bytes_;      // of a number
+  size_t first_size_;  // head_dim rounded up to 32
+  size_t key_tile_, value_tile_;  // bytes of 16 positions
   size_t length_ = 0;
   Buffer<uint8_t> keys_, values_;
+  Buffer<uint16_t> first_;  // codes only: [layers][kv_heads][key, value][first_size]
+  Hadamard turn_;           // codes only: of head_dim, powers of two
 };
 
 }  // namespace onebit

@@ -1,27 +1,5 @@
 // The fast Hadamard transform; the contract is in ops.h. Needs lanes.inl and fma.
 
-// Lane i gets lane i ^ H.
-template <int H>
-ONEBIT_INLINE Lanes swap_lanes(const Lanes& a) {
-  Lanes r;
-  for (int i = 0; i < kPieces; ++i) {
-    if constexpr (H >= kPieceLanes) {
-      r.p[i] = a.p[i ^ (H / kPieceLanes)];
-    } else {
-      const Piece& p = a.p[i];
-#if ONEBIT_PIECE == 64
-      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H,
-                                       8 ^ H, 9 ^ H, 10 ^ H, 11 ^ H, 12 ^ H, 13 ^ H, 14 ^ H, 15 ^ H);
-#elif ONEBIT_PIECE == 32
-      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H);
-#else
-      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H);
-#endif
-    }
-  }
-  return r;
-}
-
 // (a, b) -> (a + b, a - b) for lanes H apart.
 template <int H>
 ONEBIT_INLINE Lanes butterfly(const Lanes& a) {

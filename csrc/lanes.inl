@@ -1,6 +1,8 @@
 // Sixteen floats or integers side by side, whatever the registers of the instruction set hold.
 // Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64). The
-// file of the instruction set adds what the language has no operator for: fma, load_f16, store_f16.
+// file of the instruction set adds what the language has no operator for: fma, dot4, load_f16,
+// store_f16. dot4(sum, u, s) adds to each lane its four products of a byte of u, unsigned, with one
+// of s, signed, exactly.
 // Each lane goes through the same IEEE operations everywhere, so results are equal bit for bit.
 
 constexpr int kPieces = 64 / ONEBIT_PIECE;
@@ -83,6 +85,16 @@ ONEBIT_INLINE IntLanes operator<<(const IntLanes& a, int bits) {
   ONEBIT_EACH r.p[i] = a.p[i] << bits;
   return r;
 }
+ONEBIT_INLINE IntLanes operator&(const IntLanes& a, const IntLanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] & b.p[i];
+  return r;
+}
+ONEBIT_INLINE IntLanes operator|(const IntLanes& a, const IntLanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] | b.p[i];
+  return r;
+}
 
 // a where a > b (or a < b), else b: so a NaN in a gives b, as the CPU's own instructions do.
 ONEBIT_INLINE Lanes max(const Lanes& a, const Lanes& b) {
@@ -158,20 +170,42 @@ ONEBIT_INLINE void store_part(float* y, const Lanes& a, size_t n) {
   for (size_t i = 0; i < n; ++i) y[i] = part[i];
 }
 
+// Lane i gets lane i ^ H.
+template <int H>
+ONEBIT_INLINE Lanes swap_lanes(const Lanes& a) {
+  Lanes r;
+  for (int i = 0; i < kPieces; ++i) {
+    if constexpr (H >= kPieceLanes) {
+      r.p[i] = a.p[i ^ (H / kPieceLanes)];
+    } else {
+      const Piece& p = a.p[i];
+#if ONEBIT_PIECE == 64
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H,
+                                       8 ^ H, 9 ^ H, 10 ^ H, 11 ^ H, 12 ^ H, 13 ^ H, 14 ^ H, 15 ^ H);
+#elif ONEBIT_PIECE == 32
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H, 4 ^ H, 5 ^ H, 6 ^ H, 7 ^ H);
+#else
+      r.p[i] = __builtin_shufflevector(p, p, 0 ^ H, 1 ^ H, 2 ^ H, 3 ^ H);
+#endif
+    }
+  }
+  return r;
+}
+
 // Across lanes, always in this order: halves, quarters, pairs.
 ONEBIT_INLINE float sum_of(const Lanes& a) {
-  float part[16];
-  store(part, a);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+  Lanes s = a + swap_lanes<8>(a);
+  s = s + swap_lanes<4>(s);
+  s = s + swap_lanes<2>(s);
+  s = s + swap_lanes<1>(s);
+  return s.p[0][0];
 }
 ONEBIT_INLINE float max_of(const Lanes& a) {
-  float part[16];
-  store(part, a);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) part[i] = part[i + width] > part[i] ? part[i + width] : part[i];
-  return part[0];
+  Lanes m = max(a, swap_lanes<8>(a));
+  m = max(m, swap_lanes<4>(m));
+  m = max(m, swap_lanes<2>(m));
+  m = max(m, swap_lanes<1>(m));
+  return m.p[0][0];
 }
 
 #undef ONEBIT_EACH

@@ -433,8 +433,8 @@ class AttentionOnly {
 void check_attention(size_t heads, size_t kv_heads, size_t head_dim, size_t capacity,
                      int kv_bits) {
   Cache::check_bits(kv_bits);
-  if (!heads || !kv_heads || heads % kv_heads || !head_dim || !capacity)
-    fail("attention: heads must be a multiple of kv_heads, and no size 0.");
+  if (!heads || !kv_heads || heads % kv_heads || !head_dim || head_dim > 1024 || !capacity)
+    fail("attention: heads must be a multiple of kv_heads, no size 0, and head_dim at most 1024.");
 }
 
 void set_thread_count(int64_t n) {

@@ -33,6 +33,20 @@ ONEBIT_INLINE int32x4_t dot(int32x4_t sum, uint8x16_t w, int8x16_t x) {
 
 #include "neon.inl"
 
+// u - 128 is signed; 128 times the sum of s is added again.
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  IntLanes r;
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t code = veorq_u8((uint8x16_t)u.p[i], vdupq_n_u8(128));
+    int32x4_t part = vdupq_n_s32(0);
+    asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(part) : "w"(vdupq_n_s8(1)), "w"(s.p[i]));
+    part = vaddq_s32((int32x4_t)sum.p[i], vshlq_n_s32(part, 7));
+    asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(part) : "w"(code), "w"(s.p[i]));
+    r.p[i] = (IntPiece)part;
+  }
+  return r;
+}
+
 template <int Bits>
 struct Codes {
   static constexpr size_t kColumns = 4 * (8 / Bits);
@@ -51,6 +65,7 @@ using I8 = Codes<8>;
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"
 
 }  // namespace

@@ -34,6 +34,13 @@ ONEBIT_INLINE int32x4_t dot(int32x4_t sum, uint8x16_t w, int8x16_t x) {
 
 #include "neon.inl"
 
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  IntLanes r = sum;
+  for (int i = 0; i < 4; ++i)
+    asm("usdot %0.4s, %1.16b, %2.16b" : "+w"(r.p[i]) : "w"(u.p[i]), "w"(s.p[i]));
+  return r;
+}
+
 // sum[2 i + j] += row i of w times row j of x, each of 8 bytes.
 ONEBIT_INLINE int32x4_t dot_2x2(int32x4_t sum, uint8x16_t w, int8x16_t x) {
   asm volatile("usmmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(x));
@@ -118,6 +125,7 @@ using I8 = Codes<8>;
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"
 
 }  // namespace

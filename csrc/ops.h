@@ -1,8 +1,8 @@
 // The CPU operations, as one table of pointers per instruction set.
 //
 // Every table computes the same bits: the integer sums are exact, and the float code is written
-// once (lanes.inl, float_ops.inl, attention.inl, products.inl) over 16 lanes in a fixed order, then compiled for
-// each set. Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have
+// once (lanes.inl and the .inl files that need it) over 16 lanes in a fixed order, then compiled
+// for each set. Operations neither check nor allocate nor throw; module.cpp and decoder.cpp have
 // checked before.
 //
 // Shape letters: N rows of weights (out features), K columns (in features), T tokens.
@@ -73,6 +73,7 @@ using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
 // Per query (a token in a head) and step: score = one chain of fma over d; m = the largest so far;
 // e = 2^(score - m); sum and out, brought to the new m, take the step's positions in order, by fma.
 // So a query's result depends on no other query, and working memory not on the context.
+struct Hadamard;
 struct Attention {
   const float* q = nullptr;  // [T][group][head_dim], tokens `stride` apart
   float* out = nullptr;      // the same
@@ -86,12 +87,24 @@ struct Attention {
   const void* v = nullptr;   // [positions][v_stride]
   size_t v_stride = 0;       // head_dim rounded up to 16
   float* scratch = nullptr;  // attention_scratch(head_dim) floats, 64-byte aligned
+
+  // Codes only, see kv_codes.h: k and v are then tiles of 16 positions, tile_bytes apart.
+  size_t tile_bytes = 0;
+  const uint16_t* first_k = nullptr;  // position 0 in half precision, head_dim rounded up to 32
+  const uint16_t* first_v = nullptr;
+  const Hadamard* turn = nullptr;     // what keys were turned by before they were rounded
 };
+// Over codes of 8, 4 and 3 bits (kv_codes.h): q, turned by Hadamard as the keys were, is rounded to
+// int8 by its largest magnitude, so that a score is an integer sum, scaled; per step, e = 2^(score -
+// the step's largest) times the scale of each value the query sees is rounded to 15 bits (8-bit
+// codes) or 7, relative to the largest scale. Integer sums are exact, float order is as above.
 constexpr size_t kSpan = 64;     // positions of a step
 constexpr size_t kQueries = 48;  // queries that go through the positions together
 constexpr size_t attention_scratch(size_t head_dim) {
-  const size_t D = (head_dim + 15) / 16 * 16;
-  return kQueries * (2 * D + kSpan + 16 + 2);
+  const size_t D = (head_dim + 31) / 32 * 32;
+  // queries, outputs and probabilities; their codes in two planes, and those of a step's positions
+  return kQueries * (2 * D + kSpan + 16 + 2) + kQueries * (D / 2 + kSpan / 2 + 16 + 4) +
+         5 * kSpan + D + kSpan * D / 4;
 }
 
 // The orthonormal Hadamard transform of n numbers: blocks of `size`, each seen as an array
@@ -156,8 +169,17 @@ struct Ops {
   void (*f32_to_f16)(const float* x, uint16_t* y, size_t n);
   void (*f16_to_f32)(const uint16_t* x, float* y, size_t n);
 
+  // Codes of x within its range, for keys and values: minimum = half(min x), scale = half of
+  // (max x - min x) / levels, codes = round_half_even((x - minimum) * (1 / scale)) within
+  // 0 .. levels; all 0 for a scale of 0. Halfs beyond 65504 stay there.
+  void (*quantize_range)(const float* x, size_t n, int levels, uint8_t* codes, uint16_t* scale,
+                         uint16_t* minimum);
+
   void (*attend_f32)(const Attention& a);
   void (*attend_f16)(const Attention& a);
+  void (*attend_i8)(const Attention& a);
+  void (*attend_i4)(const Attention& a);
+  void (*attend_i3)(const Attention& a);
 };
 
 extern const Ops kScalar;

@@ -352,6 +352,10 @@ constexpr Ops make_ops(const char* isa) {
           hadamard,
           f32_to_f16,
           f16_to_f32,
+          quantize_range,
           attend<F32>,
-          attend<F16>};
+          attend<F16>,
+          attend_codes<8>,
+          attend_codes<4>,
+          attend_codes<3>};
 }

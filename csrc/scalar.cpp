@@ -25,6 +25,16 @@ ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
   for (int i = 0; i < 16; ++i) z[i] = __builtin_fmaf(x[i], y[i], z[i]);
   return load(z);
 }
+ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
+  uint8_t a[64];
+  int8_t b[64];
+  int32_t y[16];
+  memcpy(a, u.p, 64);
+  memcpy(b, s.p, 64);
+  store(y, sum);
+  for (int i = 0; i < 64; ++i) y[i / 4] += a[i] * b[i];
+  return load(y);
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   float part[16];
   for (int i = 0; i < 16; ++i) part[i] = float_of_half(x[i]);
@@ -94,6 +104,7 @@ struct T1_6 {
 #include "float_ops.inl"
 #include "attention.inl"
 #include "hadamard.inl"
+#include "attention_codes.inl"
 #include "products.inl"
 
 }  // namespace

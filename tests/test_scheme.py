@@ -51,7 +51,7 @@ LAYER = {"weight": "ternary"}
         {"name": "x", "layers": {"body": LAYER | {"weight_scale": "group:\u0661"}}},
         {"name": "x", "layers": {"body": LAYER | {"activation": "x" * 9999}}},
         {"name": "x", "layers": {"body": LAYER | {"norm": "no"}}},
-        {"name": "x", "kv_bits": 8},
+        {"name": "x", "kv_bits": 5},
         {"name": "x", "kv_bits": 16.0},
         {"name": "x", "kv_bits": []},
     ],

@@ -16,6 +16,8 @@ WEIGHTS = ("fp", "ternary", "binary", "int2", "int3", "int4", "int5", "int6", "i
 WEIGHT_RULES = ("absmean", "absmedian", "least_squares", "absmax")
 ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
 ROLES = ("qkv", "o", "up", "gate", "down", "embed", "head")
+KV_BITS = (32, 16, 8, 4, 3)
+"""Bits of a cached key or value."""
 
 # the last name of a module -> its role
 _ROLE_OF = {
@@ -128,8 +130,9 @@ class Scheme:
                 "accepted: name, layers (a table), kv_bits."
             )
         kv_bits = data.get("kv_bits", 16)
-        if type(kv_bits) is not int or kv_bits not in (16, 32):
-            raise OptionError(f"scheme: kv_bits is {kv_bits!r:.80}; accepted: 16, 32.")
+        if type(kv_bits) is not int or kv_bits not in KV_BITS:
+            accepted = ", ".join(map(str, KV_BITS))
+            raise OptionError(f"scheme: kv_bits is {kv_bits!r:.80}; accepted: {accepted}.")
         return cls(data["name"], {k: _linear(k, v) for k, v in layers.items()}, kv_bits)
 
 

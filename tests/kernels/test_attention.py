@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onebit.kernels import cpu
+from onebit.kernels import cpu, reference
 
 # (positions, queries, heads, kv_heads, head_dim): the edges of a tile of 16 and a step of 64
 # positions, of a register tile and of the 48 queries that go together
@@ -19,8 +19,9 @@ SHAPES = [
     (200, 7, 20, 5, 128),
     (700, 50, 2, 1, 16),
 ]
-# Of the largest output: rounding of float32, of float16.
-TOLERANCE = {32: 3e-6, 16: 2e-3}
+# Of the largest output: rounding of float32; of float16; and, against the keys and values that the
+# codes stand for, of queries to 8 bits and of probabilities to 15 bits (8-bit caches) or 7.
+TOLERANCE = {32: 3e-6, 16: 2e-3, 8: 0.02, 4: 0.05, 3: 0.06}
 
 
 def random_case(N, T, heads, kv_heads, D, spread=1.0):
@@ -30,7 +31,27 @@ def random_case(N, T, heads, kv_heads, D, spread=1.0):
     return q * np.float32(spread), k, v
 
 
-def expected(q, k, v):
+def stored(x, kv_bits, turned):
+    """The keys (turned) or values that a cache gives back."""
+    if kv_bits == 32:
+        return x
+    if kv_bits == 16:
+        return x.astype("f2").astype("f4")
+    N, heads, D = x.shape
+    rows = x.reshape(-1, D)
+    power = D & -D
+    if turned:
+        rows = reference.hadamard(rows.reshape(-1, power)).reshape(-1, D)
+    first = rows.reshape(N, heads, D)[:1].astype("f2")
+    values = reference.quantize_range(rows.astype("f4"), kv_bits).reshape(N, heads, D)
+    values[:1] = first
+    if turned:
+        values = reference.hadamard(values.reshape(-1, power)).reshape(x.shape)
+    return values
+
+
+def expected(q, k, v, kv_bits=32):
+    k, v = stored(k, kv_bits, True), stored(v, kv_bits, False)
     q, k, v = (x.astype("f8") for x in (q, k, v))
     T, heads, D = q.shape
     N = len(k)
@@ -58,7 +79,7 @@ def run(q, k, v, kv_bits, pieces=(0,)):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_numpy(isa, shape, kv_bits):
     case = random_case(*shape)
-    y = expected(*case)
+    y = expected(*case, kv_bits)
     np.testing.assert_allclose(
         run(*case, kv_bits), y, rtol=0, atol=TOLERANCE[kv_bits] * np.abs(y).max()
     )
@@ -100,16 +121,42 @@ def test_what_is_not_seen_does_not_count(isa):
     np.testing.assert_array_equal(run(q, k, v, 32)[:10], whole[:10])
 
 
+@pytest.mark.parametrize(("kv_bits", "error"), [(16, 1e-3), (8, 0.015), (4, 0.2), (3, 0.4)])
+def test_fewer_bits_cost_precision_as_stated(isa, kv_bits, error):
+    """RMS, of that of the output, for normal keys and values: a nearly flat softmax, the worst."""
+    case = random_case(200, 20, 8, 2, 64)
+    y = expected(*case)
+    rms = np.sqrt(((run(*case, kv_bits) - y) ** 2).mean() / (y**2).mean())
+    assert error / 4 < rms < error
+
+
+def test_outlier_channels_of_keys_do_no_harm():
+    q, k, v = random_case(200, 20, 4, 1, 64)
+    k[:, :, 5] *= 30
+    q[:, :, 5] /= 30
+    y = expected(q, k, v)
+    assert np.abs(run(q, k, v, 8) - y).max() < 0.15 * np.abs(y).max()
+
+
+def test_memory():
+    """Codes take the bits they have, and two halves for a position and head, of keys and values."""
+    for kv_bits, position in ((32, 512), (16, 256), (8, 128 + 8), (4, 64 + 8), (3, 48 + 8)):
+        first = 2 * 2 * 64 * 2 if kv_bits < 16 else 0
+        attention = cpu.Attention(4, 2, 64, 160, kv_bits)
+        assert attention.size_bytes == 160 * 2 * position + first
+
+
 def test_a_long_context(isa):
     case = random_case(3000, 1, 2, 1, 16)
     np.testing.assert_allclose(run(*case, 32), expected(*case), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run(*case, 8), expected(*case, 8), rtol=0, atol=1e-3)
 
 
 def test_wrong_sizes_are_refused():
     for sizes in ((3, 2, 16, 8, 32), (0, 1, 16, 8, 32), (2, 1, 0, 8, 32), (2, 1, 16, 0, 32)):
         with pytest.raises(ValueError, match="multiple of kv_heads"):
             cpu.Attention(*sizes)
-    with pytest.raises(ValueError, match="kv_bits is 5; accepted: "):
+    with pytest.raises(ValueError, match="kv_bits is 5; accepted: 32, 16, 8, 4, 3"):
         cpu.Attention(2, 1, 16, 8, 5)
     one = cpu.Attention(2, 1, 16, 8, 32)
     ones = np.ones((9, 1, 16), np.float32)

@@ -168,7 +168,7 @@ def test_half_precision_cache_stays_close():
 
 
 @pytest.mark.parametrize("quantize", [None, "int8_absmax", "int8_absmax_tensor", "int4_absmean"])
-@pytest.mark.parametrize("kv_bits", [16, 32])
+@pytest.mark.parametrize("kv_bits", [3, 4, 8, 16, 32])
 def test_pieces_give_the_same_bits(isa, quantize, kv_bits):
     model = Model(quantize=quantize)
     whole = model.run(TOKENS, kv_bits=kv_bits)
@@ -245,7 +245,7 @@ def test_wrong_arguments_are_refused():
         decoder.forward(TOKENS, other.decoder.new_cache(32, 16), "last")
     with pytest.raises(ValueError, match="accepted: last, all, none"):
         decoder.forward(TOKENS, decoder.new_cache(32, 16), "some")
-    for capacity, bits, message in ((0, 16, "capacity is 0"), (8, 8, "accepted: 16, 32")):
+    for capacity, bits, message in ((0, 16, "capacity is 0"), (8, 5, "accepted: 32, 16, 8, 4, 3")):
         with pytest.raises(ValueError, match=message):
             decoder.new_cache(capacity, bits)
     for capacity in (1 << 46, 1 << 62):

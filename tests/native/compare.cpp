@@ -21,6 +21,7 @@
 #include "dispatch.h"
 #include "hadamard.h"
 #include "half.h"
+#include "kv_codes.h"
 #include "linear.h"
 #include "matrix.h"
 #include "ops.h"
@@ -379,6 +380,66 @@ void attention() {
     }
 }
 
+// Over codes: the tiles are bytes of any kind, their scales halfs, the turn one of powers of two.
+void attention_over_codes() {
+  Random random(9);
+  for (const size_t head_dim : {8, 64, 80})
+    for (const size_t n : {1, 16, 17, 70})
+      for (const int bits : {8, 4, 3}) {
+        const size_t tiles = (n + 15) / 16, tile = kv_tile_bytes(head_dim, bits);
+        const size_t tokens = n < 20 ? n : 20, group = 3;
+        const std::vector<float> q = floats(random, tokens * group * head_dim);
+        std::vector<uint8_t> k(tiles * tile), v(tiles * tile);
+        for (std::vector<uint8_t>* codes : {&k, &v})
+          for (size_t i = 0; i < codes->size(); ++i)
+            (*codes)[i] = static_cast<uint8_t>(random.bits());
+        const std::vector<float> numbers = floats(random, 32 * 2 * tiles);
+        for (size_t t = 0; t < tiles; ++t) {
+          kScalar.f32_to_f16(&numbers[64 * t],
+                             reinterpret_cast<uint16_t*>(&k[(t + 1) * tile - 64]), 32);
+          kScalar.f32_to_f16(&numbers[64 * t + 32],
+                             reinterpret_cast<uint16_t*>(&v[(t + 1) * tile - 64]), 32);
+        }
+        std::vector<uint16_t> first((head_dim + 31) / 32 * 32);
+        kScalar.f32_to_f16(q.data(), first.data(), head_dim);
+        Hadamard turn;
+        turn.n = head_dim;
+        turn.size = turn.power = head_dim & (~head_dim + 1);
+        each<float>("attend_i" + std::to_string(bits) + ", head_dim=" + std::to_string(head_dim) +
+                        " n=" + std::to_string(n),
+                    tokens * group * head_dim, [&](const Ops& ops, float* y) {
+                      Buffer<float> scratch(attention_scratch(head_dim));
+                      Attention a = {};
+                      a.q = q.data();
+                      a.k = k.data();
+                      a.v = v.data();
+                      a.head_dim = head_dim;
+                      a.first = n - tokens;
+                      a.tokens = tokens;
+                      a.group = group;
+                      a.stride = group * head_dim;
+                      a.scale = 0.1f;
+                      a.scratch = scratch.data();
+                      a.out = y;
+                      a.tile_bytes = tile;
+                      a.first_k = a.first_v = first.data();
+                      a.turn = &turn;
+                      (bits == 8 ? ops.attend_i8 : bits == 4 ? ops.attend_i4 : ops.attend_i3)(a);
+                    });
+      }
+  for (const size_t n : {1, 15, 64, 80})
+    for (const int levels : {255, 15, 7}) {
+      const std::vector<float> x = floats(random, n);
+      each<uint8_t>("quantize_range, n=" + std::to_string(n), n + 4,
+                    [&](const Ops& ops, uint8_t* y) {
+                      uint16_t scale, minimum;
+                      ops.quantize_range(x.data(), n, levels, y, &scale, &minimum);
+                      memcpy(y + n, &scale, 2);
+                      memcpy(y + n + 2, &minimum, 2);
+                    });
+    }
+}
+
 // ---- the Hadamard transform
 
 void hadamards() {
@@ -435,6 +496,7 @@ int main(int argc, char** argv) {
   vectors();
   halves();
   attention();
+  attention_over_codes();
   hadamards();
   printf("%zu numbers are equal\n", compared);
 }

@@ -66,5 +66,7 @@ def test_threads_and_kv_bits():
     assert options.kv_width(None, 32) == 32
     with pytest.raises(OptionError, match="threads is 0"):
         options.thread_count(0)
-    with pytest.raises(OptionError, match="kv_bits is 8; accepted: 16, 32"):
-        options.kv_width(8, 16)
+    assert [options.kv_width(bits, 16) for bits in (8, 4, 3)] == [8, 4, 3]
+    for bits in (5, 8.0):
+        with pytest.raises(OptionError, match=f"kv_bits is {bits}; accepted: 32, 16, 8, 4, 3"):
+            options.kv_width(bits, 16)

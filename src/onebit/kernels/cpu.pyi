@@ -147,7 +147,7 @@ class Decoder:
         """Check that every part is there with the right shape. ValueError names the missing one."""
 
     def new_cache(self, capacity: int, kv_bits: int) -> Cache:
-        """kv_bits: 16 or 32."""
+        """kv_bits: 32, 16, 8, 4 or 3."""
 
     def forward(
         self, tokens_T: NDArray[np.int32], cache: Cache, logits: str

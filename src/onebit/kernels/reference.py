@@ -67,6 +67,24 @@ def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return codes, mean / _SQRT7
 
 
+def quantize_range(x_NK: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Return what the codes of a key/value cache stand for, (N, K): each row within its range.
+
+    minimum and scale are half floats, codes are 0 to 2**bits - 1; value = code * scale + minimum.
+    """
+    levels = np.float32(2**bits - 1)
+    low, high = (
+        np.clip(edge, -65504, 65504).astype(np.float32)
+        for edge in (x_NK.min(axis=1, keepdims=True), x_NK.max(axis=1, keepdims=True))
+    )
+    scale = ((high - low) / levels).astype(np.float16).astype(np.float32)
+    minimum = low.astype(np.float16).astype(np.float32)
+    factor = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    codes = np.clip(np.round((x_NK - minimum) * factor), 0, levels)
+    values: NDArray[np.float32] = codes * scale + minimum
+    return values
+
+
 def int_sums(codes_NK: NDArray[np.int8], x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
     """Return the sums over k of code * x, (T, N)."""
     sums: NDArray[np.int64] = x_TK.astype(np.int64) @ codes_NK.astype(np.int64).T
@@ -154,9 +172,9 @@ def hadamard_matrix(n: int) -> NDArray[np.float64]:
     A Kronecker product of Paley matrices, the largest order outermost, and Sylvester's for the
     power of two that is left. Of the products that make n, that of the smallest sum of orders.
     """
-    H = np.ones((1, 1))
+    H: NDArray[np.float64] = np.ones((1, 1))
     for factor in _hadamard_factors(n):
-        H = np.kron(H, factor)
+        H = np.kron(H, factor).astype(np.float64)
     return H
 
 

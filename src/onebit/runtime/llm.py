@@ -59,7 +59,8 @@ class LLM:
             threads: CPU threads; None takes all that this process may run on.
             context: tokens that a prompt and its answer may have; None takes the model's own
                 maximum, but 4096 at most.
-            kv_bits: bits of a cached key or value, 16 or 32; None takes the scheme's.
+            kv_bits: bits of a cached key or value: 32, 16, 8, 4 or 3; None takes the
+                scheme's.
 
         Raises:
             OnebitError: the file is missing, damaged or of a kind that does not run, or an option

@@ -10,6 +10,7 @@ from typing import Any
 
 from onebit.errors import OptionError
 from onebit.kernels import ops
+from onebit.scheme import KV_BITS
 
 MOST_LOGPROBS = 100
 MOST_DRAFTED = 64
@@ -87,8 +88,9 @@ def context_size(context: int | None, longest: int) -> int:
 def kv_width(kv_bits: int | None, of_scheme: int) -> int:
     """Return the bits of a cached key or value; None means the scheme's."""
     bits = of_scheme if kv_bits is None else kv_bits
-    if bits not in (16, 32):
-        raise OptionError(f"kv_bits is {bits!r}; accepted: 16, 32.")
+    if type(bits) is not int or bits not in KV_BITS:
+        accepted = ", ".join(map(str, KV_BITS))
+        raise OptionError(f"kv_bits is {bits!r}; accepted: {accepted}.")
     return bits
 
 

@@ -70,7 +70,7 @@ def test_numbers_are_finite_and_above_zero(result):
 
 def test_what_a_token_reads(result):
     decode, batch = result.line("decode", 1), result.line("batch of 3", 1)
-    weights = result.token_bytes
+    weights = result.opened[0].token_bytes
     assert decode.token_bytes == weights + result.kv_token_bytes * 17.5  # 16, and half of 3 more
     assert batch.token_bytes == pytest.approx(weights / 3 + result.kv_token_bytes * 17.5, abs=1)
     assert result.line("decode after 20", 1).token_bytes > decode.token_bytes

@@ -6,6 +6,7 @@ meets all alike. Shares and ratios are taken within a round; their medians are w
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,17 @@ from onebit.runtime.llm import LLM
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A model in memory, opened for a number of threads."""
+
+    threads: int
+    memory_bytes: int
+    """Of all matrices, as the kernels hold them."""
+    token_bytes: int
+    """Of these, read to compute one token."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """What was measured, and on what."""
 
@@ -33,10 +45,8 @@ class Bench:
     options: BenchOptions
     lines: list[Line]
     file_bytes: int
-    memory_bytes: int
-    """Of all matrices, as the kernels hold them."""
-    token_bytes: int
-    """Of these, read to compute one token."""
+    opened: list[Opened]
+    """As it stood in memory for each number of threads."""
     kv_token_bytes: int
     """Of keys and values, for each token of a context."""
     difference: float | None
@@ -73,19 +83,26 @@ def bench(
             a prompt gives other bits than its tokens one by one or in a batch, or differs from the
             rival by more than rounding.
     """
-    options = replace(options, threads=options.threads or (ops.default_threads(),))
+    threads = tuple(dict.fromkeys(options.threads)) or (ops.default_threads(),)
+    options = replace(options, threads=threads)
     if max(options.threads) > 1024:
         raise OptionError(f"bench: threads {list(options.threads)}; accepted: 1 to 1024.")
     checkpoint = open_checkpoint(model)
-    with LLM(model, threads=options.threads[0], kv_bits=options.kv_bits) as llm:
+    with ExitStack() as stack:
+        llms = {
+            threads: stack.enter_context(LLM(model, threads=threads, kv_bits=options.kv_bits))
+            for threads in options.threads
+        }
+        llm = llms[options.threads[0]]
         room = llm.context - speed.START
         if options.decode > room:
             raise OptionError(
                 f"bench: decode {options.decode}; accepted: 1 to {room}, for this context."
             )
-        run = Run(llm, checkpoint, options)
+        run = Run(llms, checkpoint, options)
         begin()
-        speed.check(llm)
+        for each in llms.values():
+            speed.check(each)
         difference = run.open_rivals()
         run.all_rounds(progress)
         return Bench(
@@ -95,8 +112,7 @@ def bench(
             options,
             run.lines,
             run.file_bytes,
-            llm.size_bytes,
-            llm.token_bytes,
+            [Opened(n, x.size_bytes, x.token_bytes) for n, x in llms.items()],
             run.kv_token_bytes,
             difference,
         )

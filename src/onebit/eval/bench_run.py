@@ -43,8 +43,10 @@ Measure = Callable[[], list[Measured]]
 class Run:
     """A model, its rivals, and the lines that the rounds fill."""
 
-    def __init__(self, llm: LLM, checkpoint: Checkpoint, options: BenchOptions) -> None:
-        self._llm, self._options, self._path = llm, options, checkpoint.path
+    def __init__(self, llms: dict[int, LLM], checkpoint: Checkpoint, options: BenchOptions) -> None:
+        """llms: the model, opened for each number of threads."""
+        self._llms, self._options, self._path = llms, options, checkpoint.path
+        self._llm = llm = llms[options.threads[0]]  # the one in use
         self.file_bytes = _size_bytes(checkpoint.path)
         self._rivals: dict[int, rivals.Rival] = {}
         self._lines: dict[tuple[str, int], Line] = {}
@@ -76,7 +78,7 @@ class Run:
             assert self._options.against
             rival = rivals.open_rival(self._options.against, self._path, threads)
             self._rivals[threads] = rival
-            found = rivals.check_agreement(self._llm, rival, self._questions())
+            found = rivals.check_agreement(self._llms[threads], rival, self._questions())
         return found
 
     def all_rounds(self, progress: Progress) -> None:
@@ -84,7 +86,7 @@ class Run:
         options, done = self._options, 0
         for round_ in range(options.rounds):
             for threads in options.threads:
-                self._llm.threads = threads
+                self._llm = self._llms[threads]
                 ops.set_threads(threads)
                 measures = list(self._measures(threads, first=round_ == 0))
                 before = self._limits(threads)
@@ -234,7 +236,12 @@ class Run:
 
     def _start(self, threads: int) -> list[Measured]:
         against = self._options.against
-        ours = first_token("onebit", self._path, threads, {"kv_bits": self._llm.kv_bits})
+        ours = first_token(
+            "onebit",
+            self._path,
+            threads,
+            {"kv_bits": self._llm.kv_bits},
+        )
         theirs = first_token(against, self._path, threads, {}) if against else None
         return [
             Measured(

@@ -21,10 +21,13 @@ def facts(bench: Bench) -> list[str]:
     """Return what the tables do not say, a sentence or so each."""
     m, options = bench.machine, bench.options
     found = [
-        f"{bench.model}, scheme {bench.scheme}: file {bench.file_bytes / 1e6:.0f} MB, matrices in "
-        f"memory {bench.memory_bytes / 1e6:.0f} MB, read for a token "
-        f"{bench.token_bytes / 1e6:.0f} MB, keys and values {bench.kv_token_bytes / 1e3:.1f} kB "
-        "a token.",
+        f"{bench.model}, scheme {bench.scheme}: file {bench.file_bytes / 1e6:.0f} MB, keys and "
+        f"values {bench.kv_token_bytes / 1e3:.1f} kB a token.",
+        *(
+            f"{_title(x.threads)}: matrices in memory "
+            f"{x.memory_bytes / 1e6:.0f} MB, of which a token reads {x.token_bytes / 1e6:.0f} MB."
+            for x in bench.opened
+        ),
         f"{m.processor}, {m.cores} cores, {m.memory_bytes / 2**30:.0f} GiB, {m.system}; "
         f"kernels {m.isa}. Medians of {options.rounds} rounds; +- is half the range.",
         "Roofline: the least time in which this machine, measured in the same round, can read the "

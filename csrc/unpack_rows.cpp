@@ -116,13 +116,6 @@ void split_t2(uint8_t byte, int8_t* codes) {
   for (int i = 0; i < 4; ++i) codes[i] = static_cast<int8_t>((byte >> (2 * i) & 3) - 1);
 }
 
-void split_t1_6(uint8_t byte, int8_t* codes) {
-  for (int i = 0; i < 5; ++i) {
-    codes[i] = static_cast<int8_t>((byte * 3 >> 8) - 1);
-    byte = static_cast<uint8_t>(3 * byte);
-  }
-}
-
 void split_b1(uint8_t byte, int8_t* codes) {
   for (int i = 0; i < 8; ++i) codes[i] = static_cast<int8_t>(2 * (byte >> i & 1) - 1);
 }
@@ -153,6 +146,43 @@ bool codes_of_bytes(const Stored& s, size_t n, int8_t* codes) {
   return !bad;
 }
 
+// The five codes of each byte, in the first bytes of a word.
+struct TritTable {
+  uint64_t codes[256];
+
+  TritTable() {
+    for (int byte = 0; byte < 256; ++byte) {
+      int8_t five[8] = {};
+      int rest = byte;
+      for (int n = 0; n < 5; ++n) {
+        five[n] = static_cast<int8_t>((rest * 3 >> 8) - 1);
+        rest = rest * 3 & 255;
+      }
+      memcpy(codes + byte, five, 8);
+    }
+  }
+};
+
+bool codes_t1_6(const Stored& s, size_t n, int8_t* codes) {
+  static const TritTable table;
+  const size_t row_bytes = (s.columns + 4) / 5;
+  const uint8_t* row = s.data + n * row_bytes;
+  uint8_t bad = 0;
+  for (size_t b = 0; b < row_bytes; ++b) bad |= not_trits(row[b]);
+  size_t b = 0;
+  for (; 5 * b + 8 <= s.columns; ++b) memcpy(codes + 5 * b, table.codes + row[b], 8);
+  for (; b < row_bytes; ++b) {
+    int8_t five[8];
+    memcpy(five, table.codes + row[b], 8);
+    for (size_t i = 0; i < 5; ++i)
+      if (5 * b + i < s.columns)
+        codes[5 * b + i] = five[i];
+      else
+        bad |= five[i] != 0;  // padding is code 0
+  }
+  return !bad;
+}
+
 template <size_t PerByte>
 size_t bytes_of_rows(size_t N, size_t K) {
   return N * ((K + PerByte - 1) / PerByte);
@@ -176,14 +206,16 @@ bool block_tq1_0(const uint8_t* block, int8_t* codes) {
   // Bytes of `width` from `byte` hold `planes` planes of as many columns from `column`.
   static constexpr struct { size_t byte, width, column, planes; } kRuns[] = {
       {0, 32, 0, 5}, {32, 16, 160, 5}, {48, 4, 240, 4}};
-  for (const auto& run : kRuns)
-    for (size_t m = 0; m < run.width; ++m) {
-      uint8_t byte = block[run.byte + m];
-      for (size_t p = 0; p < run.planes; ++p) {
-        codes[run.column + p * run.width + m] = static_cast<int8_t>((byte * 3 >> 8) - 1);
-        byte = static_cast<uint8_t>(3 * byte);
+  for (const auto& run : kRuns) {
+    uint8_t bytes[32];
+    memcpy(bytes, block + run.byte, run.width);
+    for (size_t p = 0; p < run.planes; ++p)
+      for (size_t m = 0; m < run.width; ++m) {
+        codes[run.column + p * run.width + m] =
+            static_cast<int8_t>((bytes[m] > 85) + (bytes[m] > 170) - 1);  // 3 * byte / 256
+        bytes[m] = static_cast<uint8_t>(3 * bytes[m]);
       }
-    }
+  }
   return true;
 }
 
@@ -358,7 +390,7 @@ constexpr StoredFormat apart(const char* name, int least, int greatest,
 
 const StoredFormat kFormats[] = {
     apart("t2", -1, 1, bytes_of_rows<4>, codes_of_bytes<4, 0, split_t2, pair_3>),
-    apart("t1_6", -1, 1, bytes_of_rows<5>, codes_of_bytes<5, 0, split_t1_6, not_trits>),
+    apart("t1_6", -1, 1, bytes_of_rows<5>, codes_t1_6),
     without_zero(apart("b1", -1, 1, bytes_of_rows<8>, codes_of_bytes<8, -1, split_b1, never>)),
     apart("i4", -8, 7, bytes_of_rows<2>, codes_of_bytes<2, 0, split_i4, never>),
     apart("hf_2bit", -1, 1, size_hf_2bit, codes_hf_2bit),

@@ -50,6 +50,12 @@ _ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--kv-bits", type=int, help="Of a cached key or value: 32, 16, 8, 4, 3.  [default: 16]"
     ),
+    click.option(
+        "--body",
+        default="auto",
+        help="Ternary weights in memory: t2 (2 bits), t1_6 (1.6), or auto, whichever is faster "
+        "here. The text is the same.  [default: auto]",
+    ),
 )
 
 
@@ -80,6 +86,7 @@ def run(
     threads: int | None,
     context: int | None,
     kv_bits: int | None,
+    body: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -93,7 +100,7 @@ def run(
         prompt = read_stdin()
     if prompt is None:
         raise click.UsageError("Give a PROMPT, or pipe one in.")
-    with LLM(model, threads=threads, context=context, kv_bits=kv_bits) as llm:
+    with LLM(model, threads=threads, context=context, kv_bits=kv_bits, body=body) as llm:
         stream = llm.stream(prompt, **options)
         for piece in stream:
             if not as_json:

@@ -2,6 +2,9 @@
 
 Nothing is read until it is used, so a model larger than memory opens at once, and a tensor that is
 never asked for costs nothing.
+
+What of a file has been used may be dropped: it stays in the system's cache, and no longer counts as
+this process's memory.
 """
 
 import mmap
@@ -34,3 +37,31 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}).") from error
     return np.frombuffer(mapping, np.uint8)
+
+
+def whole(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the bytes of the whole file that `data` is a view of; of an array, the array."""
+    while isinstance(data.base, np.ndarray):
+        data = data.base
+    return data
+
+
+def read_ahead(data: NDArray[np.uint8]) -> None:
+    """Ask the system to fetch a part of a mapped file that will soon be used."""
+    _advise(data, "MADV_WILLNEED")
+
+
+def drop(data: NDArray[np.uint8]) -> None:
+    """Give back the memory of a part of a mapped file; it is paged in again when looked at."""
+    _advise(data, "MADV_DONTNEED")
+
+
+def _advise(data: NDArray[np.uint8], advice: str) -> None:
+    """Do so where the system knows the advice, and `data` is a view of a mapped file."""
+    file = whole(data)
+    mapping = file.base.obj if isinstance(file.base, memoryview) else file.base
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, advice) or not data.size:
+        return
+    start = data.ctypes.data - file.ctypes.data
+    page = start // mmap.PAGESIZE * mmap.PAGESIZE
+    mapping.madvise(getattr(mmap, advice), page, start + data.nbytes - page)

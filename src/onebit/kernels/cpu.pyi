@@ -65,6 +65,13 @@ class Matrix:
     def rows(self, index_T: NDArray[np.int32]) -> NDArray[np.float32]:
         """Dequantized rows, (T, K): the embedding lookup."""
 
+def settle_weights(delay_s: float) -> None:
+    """Move all matrices so far to large pages, in a background thread that begins after a delay."""
+
+def faster_ternary(data: NDArray[np.uint8]) -> str:
+    """ "t2" or "t1_6", whichever multiplies faster here with the threads that are set: some
+    milliseconds on 64 MB of any bytes, taken for weights. With fewer, "t2"."""
+
 def quantize_i8(
     x_TK: NDArray[np.float32], block: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from onebit import pack
 from onebit.architecture import Architecture
-from onebit.errors import FormatError, OnebitError, ShapeError, UnsupportedError
+from onebit.errors import OnebitError, OptionError, ShapeError, UnsupportedError
+from onebit.io import mapped
 from onebit.io.stored import Checkpoint, StoredTensor
 from onebit.kernels import ops
 from onebit.kernels.cpu import Decoder, Matrix
@@ -23,6 +24,10 @@ from onebit.scheme import LinearScheme, Scheme, of_config
 from onebit.tensors import Linear, check_spare, linears, norms, shapes
 
 FLOATS = ("f32", "f16", "bf16")
+BODIES = ("auto", "t2", "t1_6")
+"""Ternary matrices in memory: 2 bits a weight, 1.6, or what is faster here. Results are equal."""
+SMALL_BODY_BYTES = 64 << 20
+"""Of t2, up to which a body is not measured: about the last cache of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,23 @@ class Loaded:
     decoder: Decoder
     architecture: Architecture
     scheme: Scheme
+    body: str
+    """Layout of ternary matrices, "t2" or "t1_6", should there be any."""
     size_bytes: int
     """Of all matrices, as the kernels hold them."""
     token_bytes: int
     """Read to compute one token: every matrix once, of an embedding that is no head one row."""
 
 
-def load(checkpoint: Checkpoint) -> Loaded:
+def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
     """Build the decoder that a checkpoint describes. Peak memory is one tensor over the model.
 
+    Args:
+        checkpoint: what to load.
+        body: layout of ternary matrices in memory, one of `BODIES`.
+
     Raises:
+        OptionError: `body` is none of them.
         MissingError: a tensor is not in the file.
         ShapeError: a tensor does not have the shape that the config asks for.
         FormatError: its bytes are damaged.
@@ -54,9 +66,11 @@ def load(checkpoint: Checkpoint) -> Loaded:
     check_spare(checkpoint.path, architecture.model_type, checkpoint.names(), known)
     decoder = Decoder(_native(architecture))
     size_bytes = token_bytes = 0
-    for linear in linears(architecture):
+    all_linears = list(linears(architecture))
+    layouts = _Body(body, sum(linear.N * linear.K for linear in all_linears))
+    for linear in all_linears:
         how = scheme.linear(linear.name)
-        matrix = _matrix(checkpoint, linear, how, scheme)
+        matrix = _matrix(checkpoint, linear, how, scheme, layouts)
         norm = _vector(checkpoint, f"{linear.name}.rms_norm.weight", linear.K) if how.norm else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
         decoder.set_matrix(linear.name, matrix, how.activation, norm, bias)
@@ -66,7 +80,8 @@ def load(checkpoint: Checkpoint) -> Loaded:
     for name, size in norms(architecture):
         decoder.set_norm(name, _vector(checkpoint, f"{name}.weight", size))
     decoder.finish()
-    return Loaded(decoder, architecture, scheme, size_bytes, token_bytes)
+    ops.settle_weights()
+    return Loaded(decoder, architecture, scheme, layouts.layout, size_bytes, token_bytes)
 
 
 def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | None:
@@ -94,12 +109,13 @@ def _native(architecture: Architecture) -> dict[str, object]:
     return fields | {"inv_freq": architecture.inv_freq()}
 
 
-def _matrix(checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: Scheme) -> Matrix:
+def _matrix(
+    checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: Scheme, layouts: "_Body"
+) -> Matrix:
     stored = checkpoint.tensor(f"{linear.name}.weight")
     _check_shape(stored, (linear.N, linear.K))
     try:
-        weights = _weights(stored, how)
-        return ops.repack(weights) if isinstance(weights, Unpacked) else ops.repack_floats(weights)
+        matrix = _repack(stored, how, layouts.layout_of(stored))
     except _Masters:
         raise UnsupportedError(
             f"{checkpoint.path} holds float masters of scheme {scheme.name} "
@@ -107,39 +123,53 @@ def _matrix(checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: S
         ) from None
     except OnebitError as error:
         raise type(error)(f"{stored.name}: {error}") from error
+    mapped.drop(stored.data)
+    return matrix
 
 
 class _Masters(Exception):
     """Float weights where the scheme has codes."""
 
 
-def _weights(stored: StoredTensor, how: LinearScheme) -> Unpacked | NDArray[np.generic]:
-    """Return what is stored, codes as codes and floats as floats, ready to repack."""
-    if stored.format in pack.FORMATS:
-        return pack.FORMATS[stored.format].unpack(stored.data, stored.shape, stored.scale)
-    if stored.format not in FLOATS:
+def _repack(stored: StoredTensor, how: LinearScheme, ternary: str) -> Matrix:
+    """Bring what is stored into the kernels' order, codes as codes and floats as floats."""
+    if stored.format not in (*FLOATS, *pack.FORMATS):
         raise UnsupportedError(
             f"stored as {stored.format}; a weight matrix that runs is one of "
             f"{', '.join((*FLOATS, *pack.FORMATS))}."
         )
-    if how.weight == "fp":
-        return _floats(stored)
+    if stored.format in pack.FORMATS or how.weight == "fp":
+        return ops.repack_stored(
+            stored.format, stored.data, stored.shape, stored.scale, ternary=ternary
+        )
     on_grid = ternary_grid(pack.decode(stored.format, stored.data, stored.shape), how)
     if on_grid is None:
         raise _Masters
-    return on_grid
+    whole_rows = ternary == "t1_6" and on_grid.scale_NG.shape[1] == 1
+    return ops.repack(on_grid, ternary if whole_rows and not on_grid.codes_NK.all() else None)
 
 
-def _floats(stored: StoredTensor) -> NDArray[np.generic]:
-    """Return float32 or float16 as they are, bfloat16 as its bits."""
-    dtype = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[stored.format]
-    size = int(np.prod(stored.shape)) * np.dtype(dtype).itemsize
-    if stored.data.size != size:
-        raise FormatError(
-            f"{stored.shape} {stored.format} takes {size} bytes, and there are "
-            f"{stored.data.size}. The file is damaged."
-        )
-    return np.ascontiguousarray(stored.data).view(dtype).reshape(stored.shape)
+class _Body:
+    """Chooses the layout of ternary matrices, once the first of them is met."""
+
+    def __init__(self, body: str, weights: int) -> None:
+        if body not in BODIES:
+            raise OptionError(f"body is {body!r:.80}; accepted: {', '.join(BODIES)}.")
+        self._measure = body == "auto" and weights // 4 > SMALL_BODY_BYTES
+        self.layout = "t2" if body == "auto" else body
+        self._file = np.zeros(0, np.uint8)
+
+    def layout_of(self, stored: StoredTensor) -> str:
+        """Return "t2" or "t1_6", by a measurement on the bytes of the file where one is due."""
+        file = mapped.whole(stored.data)
+        if file.size > self._file.size:  # a tensor that had to be copied is no file
+            self._file = file
+        form = pack.FORMATS.get(stored.format)
+        if self._measure and form is not None and form.codes[0] == -1:
+            self.layout = ops.faster_ternary(self._file)
+            mapped.drop(self._file)
+            self._measure = False
+        return self.layout
 
 
 def _vector(checkpoint: Checkpoint, name: str, size: int) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ FLAGS = {
 OPTIONS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"},
     "thread": {
-        "TSAN_OPTIONS": "halt_on_error=1:allocator_may_return_null=1:"
+        "TSAN_OPTIONS": "halt_on_error=1:allocator_may_return_null=1:die_after_fork=0:"
         "ignore_noninstrumented_modules=1"
     },
 }

@@ -12,8 +12,9 @@
 namespace onebit {
 namespace {
 
-constexpr size_t kChunk = 128;     // tokens of a prompt that go through the layers together
-constexpr size_t kTokenGrain = 4;  // below this many tokens, row-wise work stays on one thread
+constexpr size_t kPanel = panel_of(100);  // the widest panel of tokens
+constexpr size_t kChunk = 11 * kPanel;    // tokens that go through the layers together
+constexpr size_t kTokenGrain = 4;         // below this many tokens, row-wise work stays on one thread
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -65,7 +66,6 @@ void Decoder::reserve(size_t T) {
   const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
   h_.grow(T * s.hidden);
   x_.grow(T * s.hidden);
-  largest_.grow(T);
   q_.grow(T * q);
   a_.grow(T * q);
   k_.grow(T * kv);
@@ -86,13 +86,14 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
   check_step(appends, count);
   size_t rows = 0;
   for (size_t i = 0; i < count; ++i) rows += appends[i].T;
-  // Chunks of equal size: a last one of few rows would read all weights for them.
+  // Chunks of whole panels and about equal size: one of few rows would read all weights for them.
   const size_t chunks = (rows + kChunk - 1) / kChunk;
-  reserve((rows + chunks - 1) / chunks);
+  const size_t size = std::min(rows, ((rows + chunks - 1) / chunks + kPanel - 1) / kPanel * kPanel);
+  reserve(size);
   size_t i = 0, t = 0;  // the next row is token t of sequence i
   for (size_t c = 0; c < chunks; ++c) {
     rows_.clear();
-    for (size_t row = rows * c / chunks; row < rows * (c + 1) / chunks; ++row) {
+    for (size_t row = c * size; row < std::min(rows, (c + 1) * size); ++row) {
       const Append& a = appends[i];
       const bool last = t + 1 == a.T;
       rows_.push_back({a.cache, a.cache->length_ + t, a.tokens[t],
@@ -101,7 +102,6 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
       i += last;
     }
     rope_angles();
-    embed(ops);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       attention(ops, layer);
       if (rows_.empty()) break;  // the last layer, with no logits wanted
@@ -112,18 +112,6 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
     logits += rows_.size() * shape_.vocab;
   }
   for (size_t j = 0; j < count; ++j) appends[j].cache->length_ += appends[j].T;
-}
-
-void Decoder::embed(const Ops& ops) {
-  const size_t K = shape_.hidden;
-  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) {
-      float* h = h_.data() + t * K;
-      embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
-      largest_.data()[t] = ops.rms_norm(h, layers_[0].input_norm.data(), shape_.eps,
-                                        x_.data() + t * K, K);
-    }
-  });
 }
 
 // Angles in float32, position times frequency, as transformers computes them.
@@ -139,20 +127,15 @@ void Decoder::rope_angles() {
   });
 }
 
-// h += x; x = h normed for what reads it next.
-void Decoder::add_and_norm(const Ops& ops, const std::vector<float>& w) {
+// Row t: h += x; x = h normed for what reads it next. Returns the largest |x|.
+float Decoder::add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t) {
   const size_t K = shape_.hidden;
-  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) {
-      float *h = h_.data() + t * K, *x = x_.data() + t * K;
-      const float squares = ops.add(x, h, K);
-      largest_.data()[t] = ops.normalize(h, w.data(), squares, shape_.eps, x, K);
-    }
-  });
+  float *h = h_.data() + t * K, *x = x_.data() + t * K;
+  return ops.normalize(h, w.data(), ops.add(x, h, K), shape_.eps, x, K);
 }
 
-// Up to three layers that read the same x [T][K]; largest [T] as in Input::prepare.
-void Decoder::multiply(const Ops& ops, const float* x, const float* largest, size_t K,
+// Up to three layers that read the same x [T][K], whose rows are made on the way.
+void Decoder::multiply(const Ops& ops, const float* x, size_t K, const Rows& rows,
                        const Linear* const* linears, float* const* outputs, size_t count) {
   products_.clear();
   size_t source[3];
@@ -161,7 +144,8 @@ void Decoder::multiply(const Ops& ops, const float* x, const float* largest, siz
     for (size_t j = 0; j < i && source[i] == i; ++j)
       if (Input::same(*linears[i], *linears[j])) source[i] = source[j];
     if (source[i] == i)
-      inputs_[i].prepare(ops, x, rows_.size(), K, *linears[i], shape_.eps, largest);
+      inputs_[i].prepare(ops, x, rows_.size(), K, *linears[i], shape_.eps,
+                         i ? Rows{} : rows);
     const std::vector<float>& bias = linears[i]->bias;
     products_.add(*linears[i]->matrix, inputs_[source[i]], bias.empty() ? nullptr : bias.data(),
                   outputs[i]);
@@ -173,9 +157,15 @@ void Decoder::attention(const Ops& ops, size_t index) {
   const Shape& s = shape_;
   const Layer& layer = layers_[index];
   const size_t D = s.head_dim, heads = s.heads, kv_heads = s.kv_heads;
+  const auto normed = [&](size_t t) {
+    if (index) return add_and_norm(ops, layer.input_norm, t);
+    float* h = h_.data() + t * s.hidden;
+    embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
+    return ops.rms_norm(h, layer.input_norm.data(), s.eps, x_.data() + t * s.hidden, s.hidden);
+  };
   const Linear* const qkv[] = {&layer.q, &layer.k, &layer.v};
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
-  multiply(ops, x_.data(), largest_.data(), s.hidden, qkv, outputs, 3);
+  multiply(ops, x_.data(), s.hidden, Rows::of(normed), qkv, outputs, 3);
 
   parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
@@ -200,8 +190,8 @@ void Decoder::attention(const Ops& ops, size_t index) {
     }
   });
   if (index + 1 == layers_.size()) drop_unwanted_rows();
+  if (rows_.empty()) return;
 
-  const size_t T = rows_.size();
   const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(D)));
   // A unit is a key/value head for a few tokens. Each slot has its own scratch, whichever thread
   // takes it.
@@ -217,18 +207,13 @@ void Decoder::attention(const Ops& ops, size_t index) {
     }
   });
 
-  if (s.sub_norms)
-    parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) {
-        float* a = a_.data() + t * heads * D;
-        largest_.data()[t] =
-            ops.rms_norm(a, layer.attention_sub_norm.data(), s.eps, a, heads * D);
-      }
-    });
+  const auto sub_normed = [&](size_t t) {
+    float* a = a_.data() + t * heads * D;
+    return ops.rms_norm(a, layer.attention_sub_norm.data(), s.eps, a, heads * D);
+  };
   const Linear* const o[] = {&layer.o};
   float* const out[] = {x_.data()};
-  multiply(ops, a_.data(), s.sub_norms ? largest_.data() : nullptr, heads * D, o, out, 1);
-  add_and_norm(ops, layer.post_norm);
+  multiply(ops, a_.data(), heads * D, s.sub_norms ? Rows::of(sub_normed) : Rows{}, o, out, 1);
 }
 
 // The rows as runs of at most `most`.
@@ -264,30 +249,28 @@ void Decoder::mlp(const Ops& ops, size_t index) {
   const Shape& s = shape_;
   const Layer& layer = layers_[index];
   const size_t I = s.intermediate;
+  const auto normed = [&](size_t t) { return add_and_norm(ops, layer.post_norm, t); };
   const Linear* const gate_up[] = {&layer.gate, &layer.up};
   float* const outputs[] = {gate_.data(), up_.data()};
-  multiply(ops, x_.data(), largest_.data(), s.hidden, gate_up, outputs, 2);
+  multiply(ops, x_.data(), s.hidden, Rows::of(normed), gate_up, outputs, 2);
+
   const auto glu = s.relu2 ? ops.glu_relu2 : ops.glu_silu;
-  parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) {
-      float* gate = gate_.data() + t * I;
-      const float squares = glu(gate, up_.data() + t * I, gate, I);
-      if (s.sub_norms)
-        largest_.data()[t] =
-            ops.normalize(gate, layer.ffn_sub_norm.data(), squares, s.eps, gate, I);
-    }
-  });
+  const auto gated = [&](size_t t) {
+    float* gate = gate_.data() + t * I;
+    const float squares = glu(gate, up_.data() + t * I, gate, I);
+    if (!s.sub_norms) return ops.absmax(gate, I);
+    return ops.normalize(gate, layer.ffn_sub_norm.data(), squares, s.eps, gate, I);
+  };
   const Linear* const down[] = {&layer.down};
   float* const out[] = {x_.data()};
-  multiply(ops, gate_.data(), s.sub_norms ? largest_.data() : nullptr, I, down, out, 1);
-  const bool last = index + 1 == layers_.size();
-  add_and_norm(ops, last ? final_norm_ : layers_[index + 1].input_norm);
+  multiply(ops, gate_.data(), I, Rows::of(gated), down, out, 1);
 }
 
 // Logits of the rows that are left.
 void Decoder::head(const Ops& ops, float* logits) {
+  const auto normed = [&](size_t t) { return add_and_norm(ops, final_norm_, t); };
   const Linear* const linear[] = {head_.matrix ? &head_ : &embedding_};
-  multiply(ops, x_.data(), largest_.data(), shape_.hidden, linear, &logits, 1);
+  multiply(ops, x_.data(), shape_.hidden, Rows::of(normed), linear, &logits, 1);
 }
 
 }  // namespace onebit

@@ -104,10 +104,9 @@ class Decoder {
   };
 
   void reserve(size_t T);
-  void embed(const Ops& ops);
   void rope_angles();
-  void add_and_norm(const Ops& ops, const std::vector<float>& w);
-  void multiply(const Ops& ops, const float* x, const float* largest, size_t K,
+  float add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t);
+  void multiply(const Ops& ops, const float* x, size_t K, const Rows& rows,
                 const Linear* const* linears, float* const* outputs, size_t count);
   void attention(const Ops& ops, size_t index);
   void cut_runs(size_t most);
@@ -129,7 +128,6 @@ class Decoder {
   std::vector<Run> runs_;
   std::vector<const Cache*> caches_;
   Buffer<float> h_, x_;            // [T][hidden]: the residual stream, and what is on its way to it
-  Buffer<float> largest_;          // [T]: the largest |x| of what a norm wrote last
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]
   Buffer<float> cos_, sin_;        // [T][head_dim / 2]

@@ -94,82 +94,91 @@ bool Input::same(const Linear& linear, const Linear& other) {
          (linear.matrix->layout == Layout::t1_6) == (other.matrix->layout == Layout::t1_6);
 }
 
-// Rows first .. first + count - 1 of codes_ are there: pads and sums them, and makes their panel.
-void Input::finish_codes(const Ops& ops, size_t first, size_t count) {
-  for (size_t t = first; t < first + count; ++t) {
-    int8_t* row = codes_.data() + t * code_stride_;
-    memset(row + columns_, 0, code_stride_ - columns_);
-    ops.sum_by_16(row, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
+// Row t of codes_ is there: pads and sums it.
+void Input::finish_row(const Ops& ops, size_t t) {
+  int8_t* row = codes_.data() + t * code_stride_;
+  memset(row + columns_, 0, code_stride_ - columns_);
+  ops.sum_by_16(row, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
+}
+
+void Input::make_panels() {
+  if (tokens_ == 1 && !by_fives_) {
+    x_ = codes_.data();
+    return;
   }
-  int8_t* panel = panels_.data() + first * code_stride_;
-  for (size_t i = 0; i < count; ++i) {
-    int8_t* row = codes_.data() + (first + i) * code_stride_;
-    if (!by_fives_) {
-      put_in_panel(row, panel + 4 * i, code_stride_, count);
-      continue;
+  x_ = panels_.data();
+  each_panel(tokens_, [&](size_t first, size_t count) {
+    int8_t* panel = panels_.data() + first * code_stride_;
+    for (size_t i = 0; i < count; ++i) {
+      const int8_t* row = codes_.data() + (first + i) * code_stride_;
+      if (!by_fives_) {
+        put_in_panel(row, panel + 4 * i, code_stride_, count);
+        continue;
+      }
+      int8_t part[1280];
+      for (size_t k = 0; k < round_up(columns_, 80); k += sizeof part) {
+        const size_t columns = std::min(sizeof part, round_up(columns_, 80) - k);
+        order_by_fives(row + k, part, columns);
+        put_in_panel(part, panel + k * count + 4 * i, columns, count);
+      }
     }
-    int8_t part[1280];
-    for (size_t k = 0; k < round_up(columns_, 80); k += sizeof part) {
-      const size_t columns = std::min(sizeof part, round_up(columns_, 80) - k);
-      order_by_fives(row + k, part, columns);
-      put_in_panel(part, panel + k * count + 4 * i, columns, count);
-    }
-  }
+  });
 }
 
 void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear,
-                    float eps, const float* largest) {
+                    float eps, const Rows& rows) {
   const Activation activation = linear.activation;
-  const bool codes = linear.matrix->has_codes();
-  const bool fine = activation == Activation::fp;
+  const bool codes = linear.matrix->has_codes(), fine = activation == Activation::fp;
+  const bool tensor = activation == Activation::int8_absmax_tensor;
+  const bool norm = !linear.norm.empty(), changed = norm || linear.hadamard;
   set_size(T, K, fine && codes ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
-  if (!linear.norm.empty() || linear.hadamard) {
-    parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
-      for (size_t t = begin; t < end; ++t) {
-        float* row = floats_.data() + t * K;
-        if (linear.norm.empty())
-          memcpy(row, x + t * K, K * sizeof(float));
-        else
-          ops.rms_norm(x + t * K, linear.norm.data(), eps, row, K);
-        if (linear.hadamard) ops.hadamard(linear.hadamard->get(), row);
-      }
-    });
-    x = floats_.data();
-    largest = nullptr;
-  }
-  values_ = x;
-  if (fine && !codes) return;
-  const float whole =
-      activation == Activation::int8_absmax_tensor ? ops.absmax(x, T * K) : 0.0f;
-  each_panel(T, [&](size_t first, size_t count) {
-    for (size_t t = first; t < first + count; ++t) {
+  values_ = changed || !fine ? floats_.data() : x;
+  if (fine && !codes && !changed && !rows.make) return;
+  const float whole = tensor ? ops.absmax(x, T * K) : 0.0f;
+  parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) {
       const float* row = x + t * K;
+      float *own = floats_.data() + t * K, *scale = scale_.data() + t * blocks_;
       int8_t* out = codes_.data() + t * code_stride_;
-      float* scale = scale_.data() + t * blocks_;
-      if (fine) {
-        ops.quantize_i8_blocks(row, K, out, scale);
-      } else if (activation == Activation::int4_absmean) {
-        scale[0] = ops.quantize_i4(row, K, out);
-      } else {
-        const float top = activation == Activation::int8_absmax_tensor ? whole
-                          : largest                                    ? largest[t]
-                                                                       : ops.absmax(row, K);
-        scale[0] = ops.quantize_i8(row, K, top, out);
+      bool known = tensor;  // the largest |x|
+      float largest = whole;
+      if (rows.make) {
+        largest = rows.make(rows.context, t);
+        known = true;
       }
-      if (!codes) ops.dequantize(out, scale[0], floats_.data() + t * K, K);
+      if (norm) {
+        largest = ops.rms_norm(row, linear.norm.data(), eps, own, K);
+        known = true;
+      }
+      if (linear.hadamard) {
+        if (!norm) memcpy(own, row, K * sizeof(float));
+        ops.hadamard(linear.hadamard->get(), own);
+        known = false;
+      }
+      if (changed) row = own;
+      if (fine && !codes) continue;
+      if (fine)
+        ops.quantize_i8_blocks(row, K, out, scale);
+      else if (activation == Activation::int4_absmean)
+        scale[0] = ops.quantize_i4(row, K, out);
+      else
+        scale[0] = ops.quantize_i8(row, K, known ? largest : ops.absmax(row, K), out);
+      if (codes)
+        finish_row(ops, t);
+      else
+        ops.dequantize(out, scale[0], own, K);
     }
-    if (codes) finish_codes(ops, first, count);
   });
-  values_ = floats_.data();
+  if (codes) make_panels();
 }
 
 void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix) {
   set_size(T, matrix.columns, 1, matrix);
-  each_panel(T, [&](size_t first, size_t count) {
-    for (size_t t = first; t < first + count; ++t)
-      memcpy(codes_.data() + t * code_stride_, codes + t * columns_, columns_);
-    finish_codes(ops, first, count);
-  });
+  for (size_t t = 0; t < T; ++t) {
+    memcpy(codes_.data() + t * code_stride_, codes + t * columns_, columns_);
+    finish_row(ops, t);
+  }
+  make_panels();
 }
 
 void Products::reserve(size_t T, size_t K) {
@@ -196,7 +205,7 @@ Products::Item& Products::push(const Matrix& matrix, const Input& input, bool wh
   p.minimum = matrix.minimum.data();
   p.groups = matrix.groups;
   p.low = matrix.low;
-  p.x = input.panels_.data();
+  p.x = input.x_;
   p.x_stride = input.code_stride_;
   p.x_scale = input.scale_.data();
   p.x_blocks = input.blocks_;

@@ -30,16 +30,28 @@ struct Linear {
   std::vector<float> bias;                       // [N], or empty
 };
 
+// Writes row t of activations and returns the largest |x| in it. Rows do not depend on one another.
+struct Rows {
+  float (*make)(const void* context, size_t t) = nullptr;
+  const void* context = nullptr;
+
+  // f(t) must live as long as this is in use.
+  template <class F>
+  static Rows of(const F& f) {
+    return {[](const void* context, size_t t) { return (*static_cast<const F*>(context))(t); }, &f};
+  }
+};
+
 // Activations made ready for a matrix: codes with scales, or floats.
 class Input {
  public:
   // Memory for T tokens of K columns; nothing is allocated after the largest was seen.
   void reserve(size_t T, size_t K);
 
-  // Reads x [T][K], which must live until the product is done. largest [T]: the largest |x| of each
-  // token where the caller knows it, or null.
+  // Reads x [T][K], which must live until the product is done. `rows` writes a row of x just before
+  // it is read, where x is not there yet.
   void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps,
-               const float* largest = nullptr);
+               const Rows& rows = {});
 
   // Takes codes [T][K] as they are, with no scale: for the integer sums of a matrix.
   void take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix);
@@ -51,15 +63,17 @@ class Input {
   friend class Products;
 
   void set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix);
-  void finish_codes(const Ops& ops, size_t first, size_t count);
+  void finish_row(const Ops& ops, size_t t);
+  void make_panels();
 
   size_t tokens_ = 0, columns_ = 0, blocks_ = 1;
   size_t code_stride_ = 0;         // K rounded up to 80 and to 64, zeros beyond K
   bool by_fives_ = false;          // columns are in the order of layout t1_6
   const float* values_ = nullptr;  // what a matrix of floats reads, [T][K]
+  const int8_t* x_ = nullptr;      // what a matrix of codes reads: codes_ of one token, or panels_
   Buffer<float> floats_;           // [T][K]: normed and transformed, or codes times scale
   Buffer<int8_t> codes_;           // [T][code_stride]
-  Buffer<int8_t> panels_;          // the same, as the products read them; see Product::x
+  Buffer<int8_t> panels_;          // the same, as several tokens are read; see Product::x
   Buffer<float> scale_;            // [T][blocks]
   Buffer<int32_t> sum16_;          // [T][code_stride / 16]
 };

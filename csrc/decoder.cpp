@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "memory.h"
 #include "parallel.h"
 
 namespace onebit {
@@ -14,7 +15,7 @@ namespace {
 
 constexpr size_t kPanel = panel_of(100);  // the widest panel of tokens
 constexpr size_t kChunk = 11 * kPanel;    // tokens that go through the layers together
-constexpr size_t kTokenGrain = 4;         // below this many tokens, row-wise work stays on one thread
+constexpr size_t kTokenGrain = 4;         // below it, row-wise work stays on one thread
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -25,8 +26,11 @@ Decoder::Decoder(Shape shape) : shape_(std::move(shape)), layers_(shape_.layers)
 std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
   if (!capacity) fail("cache: capacity is 0; it must be at least 1 token.");
   Cache::check_bits(kv_bits);
-  return std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
-                                 shape_.head_dim, capacity, kv_bits);
+  auto cache = std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
+                                       shape_.head_dim, capacity, kv_bits);
+  // The system promises more than it has; nothing of the cache has been touched yet.
+  if (cache->size_bytes() > available_memory()) throw std::bad_alloc();
+  return cache;
 }
 
 void Decoder::check_append(const Append& append) const {

@@ -38,7 +38,9 @@ double rate_of(size_t threads, double time_s, Work&& work) {
     ready.fetch_add(1);
     while (!go.load()) std::this_thread::yield();
     double done = 0;
-    while (Clock::now() < end) done += work(thread);
+    do {
+      done += work(thread);
+    } while (Clock::now() < end);  // once at least: the system may give us no time until then
     double before = units.load();
     while (!units.compare_exchange_weak(before, before + done)) {
     }

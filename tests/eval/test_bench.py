@@ -26,12 +26,11 @@ QUICK = {
     "stream_bytes": 1 << 16,
     "limit_time_s": 0.002,
 }
+TOKENS = ("1 token", "128 tokens", "512 tokens")
 LINES = [
     "DRAM read",
     "int8 peak",
-    "ternary product, 1 token",
-    "ternary product, 128 tokens",
-    "ternary product, 512 tokens",
+    *(f"{layout} product, {tokens}" for layout in ("t2", "t1_6") for tokens in TOKENS),
     "decode",
     "batch of 3",
     "prefill 5",

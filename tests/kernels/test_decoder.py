@@ -253,6 +253,17 @@ def test_wrong_arguments_are_refused():
             decoder.new_cache(capacity, 32)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not say what is left")
+def test_a_cache_larger_than_memory_is_refused_before_it_is_used():
+    decoder = Model().decoder
+    with open("/proc/meminfo") as file:
+        total = 1024 * int(file.readline().split()[1])
+    position = 2 * 2 * (10 + 16) * 4  # bytes: layers, heads, k + v
+    with pytest.raises(MemoryError, match="Choose a smaller capacity"):
+        decoder.new_cache(int(1.1 * total / position), 32)
+    decoder.forward(TOKENS, decoder.new_cache(len(TOKENS), 32), "last")
+
+
 def test_parts_must_fit_and_be_complete():
     decoder = Model().decoder
     matrix = ops.repack_floats(np.zeros((48, 48), np.float32))

@@ -10,7 +10,7 @@ from onebit.eval import rivals, shapes, speed
 from onebit.eval.bench_lines import Line
 from onebit.eval.bench_options import BenchOptions
 from onebit.eval.fresh import first_token
-from onebit.eval.kernel_speed import Products
+from onebit.eval.kernel_speed import LAYOUTS, Products
 from onebit.eval.machine import Limits
 from onebit.io.stored import Checkpoint
 from onebit.kernels import ops
@@ -59,11 +59,10 @@ class Run:
         self._body = shapes.body_weights(a) if of_codes else 0  # floats are not multiplied as int8
         self._head = a.vocab_size * a.hidden_size if of_codes else 0
         self._prompts = [n for n in options.prompts if n + options.decode <= llm.context]
-        self._products = (
-            Products(a.intermediate_size, a.hidden_size, options.stream_bytes)
-            if "kernels" in options.only
-            else None
-        )
+        self._products = {
+            layout: Products(a.intermediate_size, a.hidden_size, layout, options.stream_bytes)
+            for layout in (LAYOUTS if "kernels" in options.only else ())
+        }
 
     @property
     def lines(self) -> list[Line]:
@@ -144,10 +143,10 @@ class Run:
         """Yield what is measured in a round, in order. Writing after a long prompt follows reading
         it, and finds it in the cache."""
         only, rival = self._options.only, self._rivals.get(threads)
-        if self._products:
-            yield self._one_token_product
-            yield partial(self._product, 128)
-            yield partial(self._product, 512)
+        for layout, products in self._products.items():
+            yield partial(self._one_token_product, layout, products)
+            yield partial(self._product, layout, products, 128)
+            yield partial(self._product, layout, products, 512)
         if "decode" in only:
             yield partial(self._decode, speed.START, rival)
         if "batch" in only:
@@ -159,12 +158,11 @@ class Run:
         if "start" in only:
             yield partial(self._start, threads)
 
-    def _one_token_product(self) -> list[Measured]:
-        assert self._products
-        time_s, size = self._products.time_gemv(), self._products.stream_bytes
+    def _one_token_product(self, layout: str, products: Products) -> list[Measured]:
+        time_s, size = products.time_gemv(), products.stream_bytes
         return [
             Measured(
-                name="ternary product, 1 token",
+                name=f"{layout} product, 1 token",
                 unit="GB/s",
                 value=size / time_s / 1e9,
                 time_s=time_s,
@@ -172,12 +170,11 @@ class Run:
             )
         ]
 
-    def _product(self, tokens: int) -> list[Measured]:
-        assert self._products
-        time_s, work = self._products.time_gemm(tokens), self._products.operations(tokens)
+    def _product(self, layout: str, products: Products, tokens: int) -> list[Measured]:
+        time_s, work = products.time_gemm(tokens), products.operations(tokens)
         return [
             Measured(
-                name=f"ternary product, {tokens} tokens",
+                name=f"{layout} product, {tokens} tokens",
                 unit="GOP/s",
                 value=work / time_s / 1e9,
                 time_s=time_s,

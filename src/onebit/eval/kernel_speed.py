@@ -14,6 +14,7 @@ from onebit.kernels import ops
 from onebit.kernels.ops import Matrix
 from onebit.pack import Unpacked
 
+LAYOUTS = ("t2", "t1_6")
 STREAM_BYTES = 128 << 20
 """Of weights that a product of one token walks through: more than a cache holds."""
 
@@ -23,17 +24,18 @@ REPEATS = 5
 
 
 class Products:
-    """Random ternary matrices of one width."""
+    """Random ternary matrices of one width and layout."""
 
-    def __init__(self, N: int, K: int, stream_bytes: int = STREAM_BYTES) -> None:
-        """N, K: of the matrix that many tokens meet; a single token meets taller ones."""
+    def __init__(self, N: int, K: int, layout: str, stream_bytes: int = STREAM_BYTES) -> None:
+        """N, K: of the matrix that many tokens meet; a single token meets taller ones. layout:
+        "t2" or "t1_6"."""
         random = np.random.default_rng(0)
         codes_NK = np.array([-1, 0, 0, 1], np.int8)[random.integers(0, 4, (N, K))]
         self._x_TK = random.standard_normal((512, K)).astype(np.float32)
-        self._matrix = _repack(codes_NK)
+        self._matrix = _repack(codes_NK, layout)
         copies = max(1, -(-stream_bytes // (2 * self._matrix.size_bytes)))
         tall_NK = np.tile(codes_NK, (copies, 1))
-        self._streams = (_repack(tall_NK), _repack(tall_NK))  # read in turn
+        self._streams = (_repack(tall_NK, layout), _repack(tall_NK, layout))  # read in turn
         self.stream_bytes = sum(matrix.size_bytes for matrix in self._streams)
         """Bytes of weights that `time_gemv` reads."""
 
@@ -55,8 +57,9 @@ class Products:
         return 2 * N * K * tokens
 
 
-def _repack(codes_NK: NDArray[np.int8]) -> Matrix:
-    return ops.repack(Unpacked(codes_NK, np.full((len(codes_NK), 1), 0.05, np.float32)))
+def _repack(codes_NK: NDArray[np.int8], layout: str) -> Matrix:
+    scale_NG = np.full((len(codes_NK), 1), 0.05, np.float32)
+    return ops.repack(Unpacked(codes_NK, scale_NG), layout)
 
 
 def _median_time(run: Callable[[], object]) -> float:

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -193,6 +194,39 @@ Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& act
   products.add(*m, input, nullptr, y.data());
   products.run(ops);
   return y;
+}
+
+// Seconds that the products alone take, of one pass over matrices which read the same input.
+double time_products(const std::vector<std::shared_ptr<Matrix>>& matrices, In<float> x,
+                     const std::string& activation) {
+  if (matrices.empty()) fail("time_products: no matrices.");
+  Linear layer;
+  layer.matrix = matrices[0];
+  layer.activation = activation_of(activation);
+  size_t N = 0;
+  for (const std::shared_ptr<Matrix>& m : matrices) {
+    check_columns(*m, x);
+    Linear other = layer;
+    other.matrix = m;
+    if (!Input::same(layer, other)) fail("time_products: the matrices' layouts differ in input.");
+    N = std::max(N, m->rows);
+  }
+  const size_t T = x.shape(0);
+  const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
+  Buffer<float> y(checked_product(T, N));
+  Input input;
+  input.prepare(ops, x.data(), T, matrices[0]->columns, layer, 0.0f);
+  Products products;
+  double time_s = 0;
+  for (const std::shared_ptr<Matrix>& m : matrices) {
+    products.clear();
+    products.add(*m, input, nullptr, y.data());
+    const auto begin = std::chrono::steady_clock::now();
+    products.run(ops);
+    time_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  return time_s;
 }
 
 // --- single operations
@@ -486,6 +520,7 @@ NB_MODULE(cpu, m) {
   m.def("quantize_i4", &quantize_i4, "x_TK"_a);
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
   m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a);
+  m.def("time_products", &time_products, "matrices"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
   m.def("hadamard", &hadamard, "x_TK"_a);
   m.def("f32_to_f16", &elementwise<float, uint16_t, &Ops::f32_to_f16>, "x_N"_a);

@@ -15,7 +15,7 @@
 //   sums(w, x, blocks, u)   u += 16 sums of unsigned code * x over the blocks of a tile
 
 constexpr size_t kBlockVectors = 4, kBlockColumns = 80;  // of t1_6
-constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at a time: 5 KB of t2 for each tile
+constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at most at a time: 5 KB of t2 a tile
 constexpr size_t kDecodeTokens = 96;   // tokens that share what was decoded; a multiple of 12
 constexpr size_t kCacheBytes = 1 << 19;  // of activations that stay in a core's own cache
 
@@ -239,8 +239,10 @@ void t1_6_tiles(const Product& p, size_t tile, size_t t, size_t t_end) {
   for (int r = 0; r < R; ++r)
     for (size_t i = 0; i < t_end - t; ++i) sums[r][i] = splat(0);
   const size_t blocks = p.tile_bytes / 64 / kBlockVectors;
-  for (size_t b = 0; b < blocks; b += kDecodeBlocks) {
-    const size_t count = blocks - b < kDecodeBlocks ? blocks - b : kDecodeBlocks;
+  // With few tokens memory is the limit: small parts keep it busy while others are multiplied.
+  const size_t part = t_end - t > 24 ? kDecodeBlocks : kDecodeBlocks / 4;
+  for (size_t b = 0; b < blocks; b += part) {
+    const size_t count = blocks - b < part ? blocks - b : part;
     const uint8_t* w = p.w + tile * p.tile_bytes + 64 * kBlockVectors * b;
     for (int r = 0; r < R; ++r) T1_6::decode(w + r * p.tile_bytes, count, t2[r]);
     const size_t vectors = 5 * count, k = kBlockColumns * b;

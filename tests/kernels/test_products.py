@@ -225,3 +225,39 @@ def test_layout_bytes_are_these():
         matrix = matrix_of(layout, random_codes(layout, 17, 320))
         assert matrix.size_bytes == 32 * 320 * bits / 8 + 32 * 4
     assert ops.repack_floats(np.zeros((17, 5), np.float16)).size_bytes == 32 * 5 * 2
+
+
+def test_products_are_timed():
+    one, other = (
+        ops.repack(Unpacked(random_codes("t2", N, 96), np.ones((N, 1), np.float32)))
+        for N in (20, 33)
+    )
+    x = random_inputs(3, 96)
+    assert 0 < cpu.time_products([one, other, one], x, "int8_absmax") < 10
+    with pytest.raises(ValueError, match="no matrices"):
+        cpu.time_products([], x, "int8_absmax")
+    with pytest.raises(ValueError, match="differ in input"):
+        cpu.time_products([one, ops.repack_floats(np.ones((5, 96), np.float32))], x, "fp")
+    with pytest.raises(ValueError, match="the matrix has 96 columns"):
+        cpu.time_products([one], random_inputs(3, 95), "int8_absmax")
+
+
+def test_memory_of_large_matrices_comes_back():
+    """They share pieces of huge pages; what is dropped is zero when it is used again, or gone."""
+    scale = np.ones((2048, 1), np.float32)
+    codes = {sign: np.full((2048, 4096), sign, np.int8) for sign in (-1, 1)}
+    x = np.ones((1, 4096), np.int8)
+    kept = []
+    for i in range(60):  # of 1 MB each, b1
+        sign = 1 if i % 3 else -1
+        matrix = cpu.Matrix.from_codes("b1", codes[sign], scale)
+        if i % 4 == 0:
+            kept.append((sign, matrix))
+        if len(kept) > 5:
+            kept.pop(0)
+    for sign, matrix in kept:
+        assert (ops.int_sums(matrix, x) == sign * 4096).all()
+    for pages in (1, 70, 3):  # more than a piece holds
+        wide = np.ones((16 * pages, 65_536), np.int8)
+        matrix = cpu.Matrix.from_codes("i8", wide, np.ones((16 * pages, 1), np.float32))
+        assert (ops.int_sums(matrix, np.ones((1, 65_536), np.int8)) == 65_536).all()

@@ -53,6 +53,7 @@ def test_a_kept_file_is_used_again(file):
         (["nothing"], "nothing: there is no such"),
         (["FILE", "--rounds", 0], "rounds 0"),
         (["FILE", "--prompts", ""], "prompts []"),
+        (["FILE", "--body", "t3"], "body is 't3'; accepted: "),
         (["FILE", "--only", "all"], "only is 'all'; accepted: kernels, prefill"),
         (["FILE", "--against", "gpt"], "against is 'gpt'; accepted: llama.cpp"),
         (["FILE", "--save", "nowhere"], "nowhere: there is no such folder"),

@@ -34,6 +34,8 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--threads", callback=_numbers,
               help="CPU threads; each number is timed, such as 1,2. Default: all.")  # fmt: skip
 @click.option("--kv-bits", type=int, help="Bits of a cached key or value.")
+@click.option("--body", default="auto", show_default=True,
+              help="Ternary weights in memory: t2, t1_6 or auto.")  # fmt: skip
 @click.option("--prompts", callback=_numbers, default="128,512,2048", show_default=True,
               help="Tokens of the prompts that are read.")  # fmt: skip
 @click.option("--decode", type=int, default=64, show_default=True, help="Tokens written a round.")
@@ -52,6 +54,7 @@ def bench(
     keep: Path | None,
     threads: tuple[int, ...],
     kv_bits: int | None,
+    body: str,
     prompts: tuple[int, ...],
     decode: int,
     rounds: int,
@@ -96,6 +99,7 @@ def bench(
         only=_list(only),
         against=against,
         kv_bits=kv_bits,
+        body=body,
         random_weights=shape is not None,
     )
     with nullcontext() if keep or model else tempfile.TemporaryDirectory() as folder:

@@ -28,6 +28,8 @@ class Opened:
     """A model in memory, opened for a number of threads."""
 
     threads: int
+    body: str
+    """The layout of ternary weights; `LLM` may choose another for other threads."""
     memory_bytes: int
     """Of all matrices, as the kernels hold them."""
     token_bytes: int
@@ -90,7 +92,9 @@ def bench(
     checkpoint = open_checkpoint(model)
     with ExitStack() as stack:
         llms = {
-            threads: stack.enter_context(LLM(model, threads=threads, kv_bits=options.kv_bits))
+            threads: stack.enter_context(
+                LLM(model, threads=threads, kv_bits=options.kv_bits, body=options.body)
+            )
             for threads in options.threads
         }
         llm = llms[options.threads[0]]
@@ -112,7 +116,7 @@ def bench(
             options,
             run.lines,
             run.file_bytes,
-            [Opened(n, x.size_bytes, x.token_bytes) for n, x in llms.items()],
+            [Opened(n, x.body, x.size_bytes, x.token_bytes) for n, x in llms.items()],
             run.kv_token_bytes,
             difference,
         )

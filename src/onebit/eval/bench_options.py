@@ -26,6 +26,8 @@ class BenchOptions:
     against: str | None = None
     """A key of `RIVALS`."""
     kv_bits: int | None = None
+    body: str = "auto"
+    """Ternary weights in memory, as `LLM` takes it."""
     random_weights: bool = False
     """Whether the model was made by `random_model`: texts are nothing to it."""
     dram_bytes: int = DRAM_BYTES

@@ -237,7 +237,7 @@ class Run:
             "onebit",
             self._path,
             threads,
-            {"kv_bits": self._llm.kv_bits},
+            {"kv_bits": self._llm.kv_bits, "body": self._options.body},
         )
         theirs = first_token(against, self._path, threads, {}) if against else None
         return [

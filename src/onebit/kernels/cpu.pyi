@@ -92,9 +92,7 @@ def linear(w: Matrix, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.
     """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts),
     "int8_absmax", "int8_absmax_tensor", "int4_absmean"."""
 
-def time_products(
-    matrices: Sequence[Matrix], x_TK: NDArray[np.float32], activation: str
-) -> float:
+def time_products(matrices: Sequence[Matrix], x_TK: NDArray[np.float32], activation: str) -> float:
     """Seconds of one pass over matrices, each times x_TK: the products alone, without rounding x.
 
     Many large matrices are read from memory, one small one in turn from a cache.

@@ -79,6 +79,7 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
         token_bytes += matrix.size_bytes // linear.N if lookup else matrix.size_bytes
     for name, size in norms(architecture):
         decoder.set_norm(name, _vector(checkpoint, f"{name}.weight", size))
+    layouts.drop()
     decoder.finish()
     ops.settle_weights()
     return Loaded(decoder, architecture, scheme, layouts.layout, size_bytes, token_bytes)
@@ -124,6 +125,7 @@ def _matrix(
     except OnebitError as error:
         raise type(error)(f"{stored.name}: {error}") from error
     mapped.drop(stored.data)
+    layouts.drop()
     return matrix
 
 
@@ -164,12 +166,16 @@ class _Body:
         file = mapped.whole(stored.data)
         if file.size > self._file.size:  # a tensor that had to be copied is no file
             self._file = file
+            mapped.read_ahead(file)
         form = pack.FORMATS.get(stored.format)
         if self._measure and form is not None and form.codes[0] == -1:
             self.layout = ops.faster_ternary(self._file)
-            mapped.drop(self._file)
             self._measure = False
         return self.layout
+
+    def drop(self) -> None:
+        """Give back what has been paged in of the file, with what the system added around it."""
+        mapped.drop(self._file)
 
 
 def _vector(checkpoint: Checkpoint, name: str, size: int) -> NDArray[np.float32]:

@@ -28,8 +28,8 @@ ONEBIT_INLINE Lanes exp2_below(const Lanes& x) {
 
 // What kQueries queries need on their way through the positions.
 struct Walk {
-  float* q;       // tiles of kTileQueries queries, [head_dim][kTileQueries] each
-  float* out;     // [kQueries][D], D = head_dim rounded up to 16
+  float* q;       // [kQueries][D], D = head_dim rounded up to 16
+  float* out;     // [kQueries][D]
   float* p;       // [kQueries][kSpan]: scores, then powers
   float* sum;     // [kQueries][16]: sums of powers, by lanes
   float* top;     // [kQueries]: the largest score so far
@@ -49,7 +49,7 @@ ONEBIT_INLINE Walk walk_in(float* scratch, size_t D) {
 
 // p[r][16 v lanes] = dot(q[r], k) for R queries and V tiles of positions.
 template <class KV, int R, int V>
-void score_tile(const typename KV::Stored* k, size_t head_dim, const float* q, float* p) {
+void score_tile(const typename KV::Stored* k, size_t head_dim, const float* q, size_t D, float* p) {
   Lanes sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -58,7 +58,7 @@ void score_tile(const typename KV::Stored* k, size_t head_dim, const float* q, f
     Lanes key[V];
     for (int v = 0; v < V; ++v) key[v] = KV::lanes(k + 16 * (v * head_dim + d));
     for (int r = 0; r < R; ++r) {
-      const Lanes x = splat(q[d * kTileQueries + r]);
+      const Lanes x = splat(q[r * D + d]);
       for (int v = 0; v < V; ++v) sum[r][v] = fma(key[v], x, sum[r][v]);
     }
   }
@@ -134,8 +134,7 @@ ONEBIT_INLINE void begin_walk(const Walk& w, const Queries& s, size_t D) {
   const float scale = s.a->scale * 1.44269504f;
   for (size_t i = 0; i < s.count; ++i) {
     const float* q = s.a->q + s.at(i);
-    float* to = w.q + i / kTileQueries * kTileQueries * D + i % kTileQueries;
-    for (size_t d = 0; d < s.a->head_dim; ++d) to[d * kTileQueries] = q[d] * scale;
+    for (size_t d = 0; d < s.a->head_dim; ++d) w.q[i * D + d] = q[d] * scale;
     for (size_t d = 0; d < D; d += 16) store(w.out + i * D + d, splat(0.0f));
     store(w.sum + 16 * i, splat(0.0f));
     w.top[i] = -__builtin_inff();
@@ -199,7 +198,7 @@ ONEBIT_INLINE void walk_step(const Walk& w, const Queries& s, size_t begin, size
     if (!tiles) continue;
     for (size_t t = 0; t < tiles;) {
       with_tile(r, tiles - t, [&](auto R, auto V) {
-        score_tile<KV, R.value, V.value>(k + t * 16 * a.head_dim, a.head_dim, w.q + i * D,
+        score_tile<KV, R.value, V.value>(k + t * 16 * a.head_dim, a.head_dim, w.q + i * D, D,
                                          w.p + i * kSpan + 16 * t);
         t += V.value;
       });

@@ -236,23 +236,37 @@ struct T1_6 {
 
   static constexpr bool kDirect = true;
 
-  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t blocks, IntLanes& u) {
+  // Up to 3 tokens: each place of a byte has its own sums, as in Codes. More: codes are shifted, and
+  // two sets of sums take turns, so that none is waited for.
+  template <int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t blocks,
+                                 IntLanes (&u)[T]) {
+    constexpr bool kInPlace = T <= 3;
+    constexpr int kSets = kInPlace ? 5 : 2;
     const LastTrits last_trits;
-    __m512i mask[4], sum[4], first = _mm512_setzero_si512();
-    ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
-      mask[m] = _mm512_set1_epi8((char)(3 << (2 * m)));
-      sum[m] = _mm512_setzero_si512();
-    }
-    for (; blocks; --blocks, w += 256, x += 80)
-      ONEBIT_UNROLL for (int i = 0; i < 4; ++i) {
-        const __m512i v = weights<1>(w + 64 * i, 0), codes = last_trits(v);
-        add_products(first, first_trit(v), four(x + 64 + 4 * i));
-        ONEBIT_UNROLL for (int m = 0; m < 4; ++m)
-          add_products(sum[m], _mm512_and_si512(codes, mask[m]), four(x + 16 * i + 4 * m));
-      }
+    __m512i mask[4], sum[kSets][T];
     ONEBIT_UNROLL for (int m = 0; m < 4; ++m)
-      first = _mm512_add_epi32(first, _mm512_srai_epi32(sum[m], 2 * m));
-    u.p[0] += (IntPiece)first;
+      mask[m] = _mm512_set1_epi8((char)(kInPlace ? 3 << (2 * m) : 3));
+    ONEBIT_UNROLL for (int c = 0; c < kSets; ++c)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[c][t] = _mm512_setzero_si512();
+    for (; blocks; --blocks, w += 256, x += 80 * T)
+      ONEBIT_UNROLL for (int i = 0; i < 4; ++i) {
+        const __m512i v = weights<1>(w + 64 * i, 0), codes = last_trits(v), first = first_trit(v);
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t)
+          add_products(sum[kInPlace ? 4 : 0][t], first, four(x + (64 + 4 * i) * T + 4 * t));
+        ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
+          const __m512i placed = kInPlace || !m ? codes : _mm512_srli_epi16(codes, 2 * m);
+          const __m512i code = _mm512_and_si512(placed, mask[m]);
+          ONEBIT_UNROLL for (int t = 0; t < T; ++t)
+            add_products(sum[kInPlace ? m : (m + 1) % 2][t], code,
+                         four(x + (16 * i + 4 * m) * T + 4 * t));
+        }
+      }
+    ONEBIT_UNROLL for (int t = 0; t < T; ++t)
+      ONEBIT_UNROLL for (int c = 0; c < kSets; ++c) {
+        const int place = kInPlace && c < 4 ? c : 0;
+        u[t].p[0] += (IntPiece)(place ? _mm512_srai_epi32(sum[c][t], 2 * place) : sum[c][t]);
+      }
   }
 };
 

@@ -11,8 +11,9 @@
 // and T1_6, with
 //   decode(w, blocks, out)  each block of 4 vectors of t1_6 becomes 5 of t2, columns in the order
 //                           that matrix.h gives
-//   kDirect                 whether there is, for one token,
-//   sums(w, x, blocks, u)   u += 16 sums of unsigned code * x over the blocks of a tile
+//   kDirect                 whether there is, for a panel of T up to 8 tokens,
+//   sums<T>(w, x, blocks, u)
+//                           u[t] += 16 sums of unsigned code * x over the blocks of a tile
 
 constexpr size_t kBlockVectors = 4, kBlockColumns = 80;  // of t1_6
 constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at most at a time: 5 KB of t2 a tile
@@ -278,22 +279,28 @@ void decode_gemm_t1_6(const Product& p, size_t begin, size_t end) {
   }
 }
 
-void gemm_t1_6(const Product& p, size_t begin, size_t end) {
-  p.steps == 1 ? decode_gemm_t1_6(p, begin, end) : token_blocks<T1_6Steps>(p, begin, end);
-}
+// t1_6 for few tokens, for which decoding apart would take longer than multiplying.
+template <class W>
+struct DirectRows {
+  template <int R, int T, int P>
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+    if constexpr (T == P && T <= 8) {
+      IntLanes u[T];
+      for (int i = 0; i < T; ++i) u[i] = splat(0);
+      W::template sums<T>(p.w + tile * p.tile_bytes, x, p.tile_bytes / 64 / kBlockVectors, u);
+      for (int i = 0; i < T; ++i) finish_sums(p, tile, t + i, u[i]);
+    }
+  }
+  static constexpr int tiles(int) { return 1; }
+};
 
 template <class W>
-void gemv_t1_6(const Product& p, size_t begin, size_t end) {
+void gemm_t1_6(const Product& p, size_t begin, size_t end) {
+  if (p.steps > 1) return token_blocks<T1_6Steps>(p, begin, end);
   if constexpr (W::kDirect) {
-    if (p.steps > 1) return token_blocks<T1_6Steps>(p, begin, end);
-    for (size_t tile = begin; tile < end; ++tile) {
-      IntLanes u = splat(0);
-      W::sums(p.w + tile * p.tile_bytes, p.x, p.tile_bytes / 64 / kBlockVectors, u);
-      finish_sums(p, tile, 0, u);
-    }
-  } else {
-    gemm_t1_6(p, begin, end);
+    if (p.tokens < 12) return token_blocks<DirectRows<W>>(p, begin, end);
   }
+  decode_gemm_t1_6(p, begin, end);
 }
 
 // --- floats
@@ -324,8 +331,8 @@ constexpr Ops make_ops(const char* isa) {
   return {isa,
           gemv_codes<T2>,
           gemm_codes<T2>,
-          gemv_t1_6<T1_6>,
-          gemm_t1_6,
+          gemm_t1_6<T1_6>,
+          gemm_t1_6<T1_6>,
           gemv_codes<B1>,
           gemm_codes<B1>,
           gemv_codes<I4>,

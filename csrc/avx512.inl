@@ -165,6 +165,50 @@ struct I8 {
   }
 };
 
+#define ONEBIT_OWN_I6
+struct I6 {
+  static constexpr size_t kColumns = 16;
+
+  template <int R, int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
+                                 size_t x_step, size_t units, IntLanes (&u)[R][T]) {
+    constexpr int kChains = 2 * R * T <= kSums ? 2 : 1;
+    const __m512i halves = _mm512_set1_epi8(0x0f), pairs = _mm512_set1_epi8(0x30);
+    __m512i sum[kChains][R][T];
+    for (int r = 0; r < R; ++r)
+      for (int t = 0; t < T; ++t) {
+        sum[0][r][t] = (__m512i)u[r][t].p[0];
+        for (int c = 1; c < kChains; ++c) sum[c][r][t] = _mm512_setzero_si512();
+      }
+    for (; units; --units, w += 192, x += 4 * x_step) {
+      ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
+        __m512i code[R];
+        ONEBIT_UNROLL for (int r = 0; r < R; ++r) {
+          const uint8_t* unit = w + r * tile_bytes;
+          const __m512i v = _mm512_load_si512(unit + 64 * (m / 2));
+          const __m512i upper = _mm512_load_si512(unit + 128);
+          const __m512i high = m == 0   ? _mm512_slli_epi16(upper, 4)
+                               : m == 1 ? _mm512_slli_epi16(upper, 2)
+                               : m == 2 ? upper
+                                        : _mm512_srli_epi16(upper, 2);
+          code[r] = _mm512_ternarylogic_epi32(m % 2 ? _mm512_srli_epi16(v, 4) : v, halves,
+                                              _mm512_and_si512(high, pairs), 0xea);  // a & b | c
+        }
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
+          const __m512i v = four(x + m * x_step + 4 * t);
+          ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+            sum[m % kChains][r][t] = _mm512_dpbusd_epi32(sum[m % kChains][r][t], code[r], v);
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r)
+      for (int t = 0; t < T; ++t) {
+        if (kChains == 2) sum[0][r][t] = _mm512_add_epi32(sum[0][r][t], sum[kChains - 1][r][t]);
+        u[r][t].p[0] = (IntPiece)sum[0][r][t];
+      }
+  }
+};
+
 // Two tiles where the weights are decoded once for many tokens; else one stream of weights.
 template <class W>
 constexpr int tiles_of(int T) {

@@ -29,6 +29,17 @@ ONEBIT_INLINE IntLanes load(const int32_t* x) {
   ONEBIT_EACH memcpy(&r.p[i], x + i * kPieceLanes, ONEBIT_PIECE);
   return r;
 }
+ONEBIT_INLINE Lanes load(const int8_t* x) {
+  typedef int8_t Bytes __attribute__((vector_size(kPieceLanes)));
+  Lanes r;
+  ONEBIT_EACH {
+    Bytes bytes;
+    memcpy(&bytes, x + i * kPieceLanes, kPieceLanes);
+    const IntPiece wide = __builtin_convertvector(bytes, IntPiece);  // in one go: byte by byte
+    r.p[i] = __builtin_convertvector(wide, Piece);
+  }
+  return r;
+}
 ONEBIT_INLINE void store(float* y, const Lanes& a) {
   ONEBIT_EACH memcpy(y + i * kPieceLanes, &a.p[i], ONEBIT_PIECE);
 }

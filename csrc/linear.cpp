@@ -201,8 +201,13 @@ Products::Item& Products::push(const Matrix& matrix, const Input& input, bool wh
     p.x_stride = input.columns_;
     return item;
   }
-  p.scale = matrix.scale.data();
-  p.minimum = matrix.minimum.data();
+  p.scale = matrix.scale.wide.data();
+  p.minimum = matrix.minimum.wide.data();
+  p.factor_bytes = matrix.factor_bytes;
+  p.small_scale = matrix.scale.small.data();
+  p.small_minimum = matrix.minimum.small.data();
+  p.wide_groups = matrix.wide_groups;
+  p.wide_shift = matrix.wide_shift;
   p.groups = matrix.groups;
   p.low = matrix.low;
   p.x = input.x_;
@@ -241,6 +246,7 @@ ProductFn Products::Item::fn(const Ops& ops) const {
     case Layout::t1_6: return one ? ops.gemv_t1_6_i8 : ops.gemm_t1_6_i8;
     case Layout::b1: return one ? ops.gemv_b1_i8 : ops.gemm_b1_i8;
     case Layout::i4: return one ? ops.gemv_i4_i8 : ops.gemm_i4_i8;
+    case Layout::i6: return one ? ops.gemv_i6_i8 : ops.gemm_i6_i8;
     case Layout::i8: return one ? ops.gemv_i8_i8 : ops.gemm_i8_i8;
     case Layout::f32: return one ? ops.gemv_f32_f32 : ops.gemm_f32_f32;
     case Layout::f16: return one ? ops.gemv_f16_f32 : ops.gemm_f16_f32;

@@ -24,6 +24,7 @@ size_t columns_of_vector(Layout layout) {
 }
 
 size_t tile_bytes_of(Layout layout, size_t K) {
+  if (layout == Layout::i6) return 192 * ((K + 15) / 16);
   const size_t columns = columns_of_vector(layout), vectors = (K + columns - 1) / columns;
   return 64 * (layout == Layout::t1_6 ? (vectors + 3) / 4 * 4 : vectors);
 }
@@ -43,16 +44,20 @@ void check_groups(Layout layout, size_t K, size_t groups) {
 
 // The smallest code of a layout, where it is not the matrix's own.
 int32_t low_of(Layout layout, int32_t smallest) {
-  return layout == Layout::i8 ? -128 : layout == Layout::i4 ? smallest : -1;
+  if (layout == Layout::i4 || layout == Layout::i6) return smallest;
+  return layout == Layout::i8 ? -128 : -1;
 }
 
 void check_codes(Layout layout, int32_t low, int smallest, int largest) {
-  const int range = layout == Layout::i8 ? 256 : layout == Layout::i4 ? 16 : 3;
+  const int range = layout == Layout::i8   ? 256
+                    : layout == Layout::i6 ? 64
+                    : layout == Layout::i4 ? 16
+                                           : 3;
   if (smallest < low || largest >= low + range)
     throw std::invalid_argument("matrix: codes " + std::to_string(smallest) + " to " +
                                 std::to_string(largest) + " do not fit layout " +
                                 name_of(layout) + "; it holds " +
-                                (range == 3 ? "-1 to 1." : "16 values."));
+                                (range == 3 ? "-1 to 1." : std::to_string(range) + " values."));
 }
 
 // Four codes at once: each byte plus `add`, modulo 256.
@@ -144,6 +149,26 @@ void pack_row_t1_6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r
   }
 }
 
+// Four bytes of codes 0 to 63 at a time: their halves, and the bit pairs above.
+void pack_row_i6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
+  const uint32_t minus_low = 0x01010101u * static_cast<uint8_t>(-m.low);
+  for (size_t k = 0; k < m.columns; k += 16, tile += 192) {
+    int8_t part[16];
+    const size_t count = std::min<size_t>(16, m.columns - k);
+    memset(part, m.low, 16);
+    memcpy(part, codes + k, count);
+    uint32_t lane[3] = {};
+    for (size_t i = 0; i < 4; ++i) {
+      uint32_t four;
+      memcpy(&four, part + 4 * i, 4);
+      four = add_bytes(four, minus_low);
+      lane[i / 2] |= (four & 0x0f0f0f0f) << (4 * (i % 2));
+      lane[2] |= (four >> 4 & 0x03030303) << (2 * i);
+    }
+    for (size_t v = 0; v < 3; ++v) memcpy(tile + 64 * v + 4 * r, &lane[v], 4);
+  }
+}
+
 template <int Bits>
 void pack_tile_bits(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t rows) {
   for (size_t r = 0; r < rows; r += 4) {
@@ -159,6 +184,9 @@ void pack_tile(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t rows)
     case Layout::t2: return pack_tile_bits<2>(m, codes, tile, rows);
     case Layout::i4: return pack_tile_bits<4>(m, codes, tile, rows);
     case Layout::i8: return pack_tile_bits<8>(m, codes, tile, rows);
+    case Layout::i6:
+      for (size_t r = 0; r < rows; ++r) pack_row_i6(m, codes + r * m.columns, tile, r);
+      return;
     case Layout::b1:
       for (size_t r = 0; r < rows; ++r) pack_row_b1(m, codes + r * m.columns, tile, r);
       return;
@@ -197,15 +225,16 @@ void pack_floats(const Matrix& m, const T* values, size_t tile, T* out) {
 }  // namespace
 
 const char* name_of(Layout layout) {
-  static const char* const names[] = {"t2", "t1_6", "b1", "i4", "i8", "f32", "f16", "bf16"};
+  static const char* const names[] = {"t2", "t1_6", "b1",  "i4",  "i6",
+                                      "i8", "f32",  "f16", "bf16"};
   return names[static_cast<int>(layout)];
 }
 
 Layout layout_of(const std::string& name) {
-  for (Layout layout : {Layout::t2, Layout::t1_6, Layout::b1, Layout::i4, Layout::i8})
+  for (Layout layout : {Layout::t2, Layout::t1_6, Layout::b1, Layout::i4, Layout::i6, Layout::i8})
     if (name == name_of(layout)) return layout;
   throw std::invalid_argument("matrix: layout " + name +
-                              " is unknown; accepted: t2, t1_6, b1, i4, i8.");
+                              " is unknown; accepted: t2, t1_6, b1, i4, i6, i8.");
 }
 
 Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
@@ -220,8 +249,8 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = tile_bytes_of(layout, K);
   m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), pages);
-  m.scale = Buffer<float>(m.tiles * groups * kTileRows, pages);
-  if (has_minimum) m.minimum = Buffer<float>(m.tiles * groups * kTileRows, pages);
+  m.scale.wide = Buffer<float>(m.tiles * groups * kTileRows, pages);
+  if (has_minimum) m.minimum.wide = Buffer<float>(m.tiles * groups * kTileRows, pages);
   return m;
 }
 
@@ -234,12 +263,12 @@ void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
 }
 
 void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimum) {
-  spread(m, tile, scale, m.scale.data());
-  if (m.minimum.data()) spread(m, tile, minimum, m.minimum.data());
+  spread(m, tile, scale, m.scale.wide.data());
+  if (m.has_minimum()) spread(m, tile, minimum, m.minimum.wide.data());
 }
 
 void join_groups(Matrix& m) {
-  for (Buffer<float>* factors : {&m.scale, &m.minimum}) {
+  for (Buffer<float>* factors : {&m.scale.wide, &m.minimum.wide}) {
     if (!factors->size()) continue;
     Buffer<float> first(m.tiles * kTileRows);
     for (size_t tile = 0; tile < m.tiles; ++tile)
@@ -266,6 +295,7 @@ Matrix matrix_of_codes(const std::string& name, const int8_t* codes, size_t N, s
                minimum ? minimum + n * groups : nullptr);
     }
   });
+  shrink_factors(m);
   return m;
 }
 
@@ -293,6 +323,11 @@ namespace {
 
 // The unsigned code of row r, column k of a tile.
 int stored_at(Layout layout, const uint8_t* w, size_t r, size_t k) {
+  if (layout == Layout::i6) {
+    const uint8_t* unit = w + 192 * (k / 16);
+    const int upper = stored_at(Layout::t2, unit + 128, r, k % 16);
+    return stored_at(Layout::i4, unit, r, k % 16) | upper << 4;
+  }
   const size_t span = columns_of_vector(layout), within = k % span;
   const uint8_t* lane = w + 64 * (k / span) + 4 * r;
   if (layout == Layout::t1_6) {
@@ -303,6 +338,15 @@ int stored_at(Layout layout, const uint8_t* w, size_t r, size_t k) {
   const int bits = bits_of(layout);
   const int stored = lane[within % 4] >> (bits * (within / 4)) & ((1 << bits) - 1);
   return layout == Layout::b1 ? 2 * stored : stored;
+}
+
+float factor_at(const Matrix& m, const Factors& factors, size_t tile, size_t g, size_t r) {
+  const size_t at = (tile * m.groups + g) * kTileRows + r;
+  if (m.factor_bytes == 4) return factors.wide.data()[at];
+  if (m.factor_bytes == 2)
+    return float_of_half(reinterpret_cast<const uint16_t*>(factors.small.data())[at]);
+  const float small = reinterpret_cast<const int8_t*>(factors.small.data())[at];
+  return small * factors.wide.data()[(tile * m.wide_groups + (g >> m.wide_shift)) * kTileRows + r];
 }
 
 }  // namespace
@@ -320,11 +364,13 @@ void Matrix::row(size_t index, float* y) const {
     return;
   }
   const size_t group = columns / groups;
-  for (size_t k = 0; k < columns; ++k) {
-    const int stored = stored_at(layout, w, r, k);
-    const size_t at = (tile * groups + k / group) * kTileRows + r;
-    y[k] = static_cast<float>(stored + low) * scale.data()[at];
-    if (minimum.data()) y[k] += minimum.data()[at];
+  for (size_t g = 0; g < groups; ++g) {
+    const float by = factor_at(*this, scale, tile, g, r);
+    const float plus = has_minimum() ? factor_at(*this, minimum, tile, g, r) : 0.0f;
+    for (size_t k = g * group; k < (g + 1) * group; ++k) {
+      y[k] = static_cast<float>(stored_at(layout, w, r, k) + low) * by;
+      if (has_minimum()) y[k] += plus;
+    }
   }
 }
 

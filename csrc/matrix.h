@@ -8,11 +8,13 @@
 //         in the format of that name (docs/formats/t1_6.md)                   codes -1..1
 //   b1    whether the code of column 32 b + 4 m + j is 1, in bit m, m = 0..7  codes -1 and 1
 //   i4    code - low of column 8 b + 4 m + j in bits 4m..4m+3,  m = 0..1     16 consecutive codes
+//   i6    units of 16 columns and 3 vectors: the low four bits of code - low of the unit's columns
+//         in two vectors, as in i4, then the upper two bits, as in t2        64 consecutive codes
 //   i8    code + 128 of column 4 b + j                                       codes -128..127
 //   f32, f16, bf16: 16 rows of one column, column after column
 //
 // Columns are padded to whole vectors with code bits 0 (activations are 0 there), t1_6 to whole
-// blocks of 4 vectors; rows to whole tiles. Scales and minima are float32, [tile][group][16 rows].
+// blocks of 4 vectors; rows to whole tiles. Scales and minima stand apart: see Factors.
 //
 // A byte of t1_6 has one code in each of five vectors of codes, so its products want the columns of
 // the activations in another order. A block has 80 columns. Vector i of it, decoded, is a vector of
@@ -28,10 +30,22 @@
 
 namespace onebit {
 
-enum class Layout { t2, t1_6, b1, i4, i8, f32, f16, bf16 };
+enum class Layout { t2, t1_6, b1, i4, i6, i8, f32, f16, bf16 };
 
 // Of codes: 131071 * 128 * 128 < 2^31, so int32 sums are exact.
 constexpr size_t kMaxColumns = 131071;
+
+// Scales or minima. Those of small groups weigh as much as some bits of each code, so they are kept
+// in fewer bytes where these stand for the same floats, bit for bit:
+//   4  float32 [tile][group][16 rows], in `wide`; always, for whole rows
+//   2  float16 [tile][group][16], in `small`
+//   1  int8 [tile][group][16], in `small`, times float32 [tile][256 columns][16], in `wide`
+struct Factors {
+  Buffer<float> wide;
+  Buffer<uint8_t> small;
+
+  size_t size_bytes() const { return wide.size_bytes() + small.size_bytes(); }
+};
 
 struct Matrix {
   Layout layout = Layout::f32;
@@ -40,7 +54,10 @@ struct Matrix {
   size_t groups = 1;
   int32_t low = 0;  // code = stored + low
   Buffer<uint8_t> data;
-  Buffer<float> scale, minimum;
+  Factors scale, minimum;   // minimum is empty for zero
+  size_t factor_bytes = 4;  // of both
+  size_t wide_groups = 0;   // with 1 byte: a row's float32 factors, each for 2^wide_shift groups
+  size_t wide_shift = 0;
 
   bool has_codes() const {
     return layout != Layout::f32 && layout != Layout::f16 && layout != Layout::bf16;
@@ -48,6 +65,7 @@ struct Matrix {
   size_t size_bytes() const {
     return data.size_bytes() + scale.size_bytes() + minimum.size_bytes();
   }
+  bool has_minimum() const { return minimum.size_bytes() != 0; }
   // y[0..K-1] = the weights of one row
   void row(size_t index, float* y) const;
 };
@@ -60,7 +78,7 @@ Layout layout_of(const std::string& name);
 // A matrix of codes that holds nothing yet: all stored bits 0, scales and minima 0.
 // Throws std::invalid_argument if K or the groups do not fit the kernels: at most kMaxColumns; a
 // group is a whole row, or a multiple of 16 columns (b1: 32; t1_6: whole rows only).
-//   low   for i4, the smallest code (code = stored + low); other layouts have their own
+//   low   for i4 and i6, the smallest code (code = stored + low); other layouts have their own
 Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low,
                    bool has_minimum, Pages pages = Pages::huge);
 
@@ -75,6 +93,9 @@ void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimu
 
 // Makes one group of a row's groups, whose factors are equal in every row.
 void join_groups(Matrix& m);
+
+// Keeps the factors of a filled matrix in the fewest bytes that hold them exactly.
+void shrink_factors(Matrix& m);
 
 // Throws std::invalid_argument if a code does not fit the layout, or the groups the kernels.
 //   codes [N][K]; scale and minimum [N][groups], minimum may be null

@@ -36,6 +36,13 @@ struct Product {
   const float* scale = nullptr;    // [tile][groups][16]
   const float* minimum = nullptr;  // the same shape, or null for zero
   size_t groups = 1;
+  // Several groups may have their factors in fewer bytes, which stand for the same floats; see
+  // Factors in matrix.h. `scale` and `minimum` are then the wide parts, or null.
+  size_t factor_bytes = 4;
+  const uint8_t* small_scale = nullptr;
+  const uint8_t* small_minimum = nullptr;  // null for zero
+  size_t wide_groups = 0, wide_shift = 0;  // with one byte: [tile][wide_groups][16], of
+                                           // 2^wide_shift groups each
   int32_t low = 0;
 
   // Activations: int8 codes for matrices of codes, floats for matrices of floats. Codes stand in
@@ -127,6 +134,7 @@ struct Ops {
   ProductFn gemv_t1_6_i8, gemm_t1_6_i8;
   ProductFn gemv_b1_i8, gemm_b1_i8;
   ProductFn gemv_i4_i8, gemm_i4_i8;
+  ProductFn gemv_i6_i8, gemm_i6_i8;
   ProductFn gemv_i8_i8, gemm_i8_i8;
   ProductFn gemv_f32_f32, gemm_f32_f32;
   ProductFn gemv_f16_f32, gemm_f16_f32;

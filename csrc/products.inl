@@ -2,7 +2,7 @@
 // instruction set,
 //   kTokens, kFloatTokens   the widest register tiles, in tokens
 //   tiles_of<W>(T)          tiles of 16 rows in a register tile with T tokens: 1 or 2
-// and a struct for each layout of codes, T2, B1, I4, I8, with
+// and a struct for each layout of codes, T2, B1, I4, I8 (and I6, if it defines ONEBIT_OWN_I6), with
 //   kColumns                columns in a vector of 64 bytes
 //   sums<R, T>(w, tile_bytes, x, x_step, vectors, u)
 //                           u[r][t] += 16 sums of unsigned code * x over the vectors of tile r, for
@@ -25,6 +25,56 @@ constexpr int tokens_at_once(int P) {
   int t = P < kTokens ? P : kTokens;
   while (P % t) --t;
   return t;
+}
+
+// Layout i6, decoded to i8 a unit of 16 columns at a time.
+struct DecodedI6 {
+  static constexpr size_t kColumns = 16;
+
+  static ONEBIT_INLINE IntPiece piece(const uint8_t* w) {
+    IntPiece v;
+    memcpy(&v, w, ONEBIT_PIECE);
+    return v;
+  }
+  static ONEBIT_INLINE void decode(const uint8_t* w, uint8_t* out) {
+    for (int i = 0; i < 64; i += ONEBIT_PIECE) {
+      const IntPiece pairs = piece(w + 128 + i);
+      for (int m = 0; m < 4; ++m) {
+        const IntPiece halves = piece(w + 64 * (m / 2) + i) >> (4 * (m % 2)) & 0x0f0f0f0f;
+        const IntPiece code = halves | (pairs >> (2 * m) & 0x03030303) << 4;
+        memcpy(out + 64 * m + i, &code, ONEBIT_PIECE);
+      }
+    }
+  }
+
+  template <int R, int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
+                                 size_t x_step, size_t units, IntLanes (&u)[R][T]) {
+    for (; units; --units, w += 192, x += 4 * x_step) {
+      alignas(64) uint8_t codes[R][256];
+      for (int r = 0; r < R; ++r) decode(w + r * tile_bytes, codes[r]);
+      I8::template sums<R, T>(codes[0], 256, x, x_step, 4, u);
+    }
+  }
+};
+#if !defined(ONEBIT_OWN_I6)
+using I6 = DecodedI6;
+#endif
+
+// Bytes that hold kColumns of a tile.
+template <class W>
+constexpr size_t kUnitBytes = 64;
+template <>
+constexpr size_t kUnitBytes<I6> = 192;
+
+// Scales or minima of a group of a tile.
+ONEBIT_INLINE Lanes factors(const Product& p, const float* wide, const uint8_t* small, size_t tile,
+                            size_t g) {
+  const size_t at = (tile * p.groups + g) * 16;
+  if (p.factor_bytes == 4) return load(wide + at);
+  if (p.factor_bytes == 2) return load_f16((const uint16_t*)small + at);
+  return load((const int8_t*)small + at) *
+         load(wide + (tile * p.wide_groups + (g >> p.wide_shift)) * 16);
 }
 
 // The rows of a tile that exist.
@@ -78,17 +128,22 @@ ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, const int8
   const uint8_t* w = p.w + tile * p.tile_bytes;
   typename W::Scratch scratch;
   const size_t group = p.columns / p.groups;
+  const bool has_minimum = p.minimum || p.small_minimum;
   Lanes y[T];
   for (int i = 0; i < T; ++i) y[i] = splat(0.0f);
-  for (size_t s = 0; s < p.steps; ++s) {
-    const size_t k = s * p.step;
+  for (size_t s = 0, k = 0, g = 0, next = group; s < p.steps; ++s, k += p.step) {
+    if (k == next) {
+      ++g;
+      next += group;
+    }
     const size_t columns = p.columns - k < p.step ? p.columns - k : p.step;
     const size_t vectors = (columns + W::kColumns - 1) / W::kColumns;
     IntLanes u[1][T];
     for (int i = 0; i < T; ++i) u[0][i] = splat(0);
     W::template sums<1, T>(W::at(w, p.tile_bytes, k, scratch), 0, x + k * P, 4 * P, vectors, u);
-    const size_t at = (tile * p.groups + k / group) * 16;
-    const Lanes scale = load(p.scale + at);
+    const Lanes scale = factors(p, p.scale, p.small_scale, tile, g);
+    const Lanes minimum =
+        has_minimum ? factors(p, p.minimum, p.small_minimum, tile, g) : splat(0.0f);
     const size_t block = p.x_blocks == 1 ? 0 : k / kBlock;
     for (int i = 0; i < T; ++i) {
       const int32_t step_sum = p.step_sum[(t + i) * p.steps + s];
@@ -96,7 +151,7 @@ ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, const int8
       const IntLanes sum = u[0][i] + splat(p.low * step_sum);
       const Lanes part = to_float(sum) * (splat(x_scale) * scale);
       y[i] = s ? y[i] + part : part;
-      if (p.minimum) y[i] = y[i] + load(p.minimum + at) * splat(x_scale * (float)step_sum);
+      if (has_minimum) y[i] = y[i] + minimum * splat(x_scale * (float)step_sum);
     }
   }
   for (int i = 0; i < T; ++i) finish_tile(p, tile, t + i, y[i]);
@@ -116,7 +171,7 @@ template <class W>
 struct Steps : W {
   struct Scratch {};
   static ONEBIT_INLINE const uint8_t* at(const uint8_t* w, size_t, size_t k, Scratch&) {
-    return w + 64 * (k / W::kColumns);
+    return w + kUnitBytes<W> * (k / W::kColumns);
   }
   template <int R, int T, int P>
   static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
@@ -337,6 +392,8 @@ constexpr Ops make_ops(const char* isa) {
           gemm_codes<B1>,
           gemv_codes<I4>,
           gemm_codes<I4>,
+          gemv_codes<I6>,
+          gemm_codes<I6>,
           gemv_codes<I8>,
           gemm_codes<I8>,
           gemv_floats<F32>,

@@ -34,7 +34,8 @@ Layout narrowest(const Stored& s, const Range& range) {
     const bool binary = !range.zero && (s.groups() == 1 || s.columns / s.groups() % 32 == 0);
     return binary ? Layout::b1 : Layout::t2;
   }
-  return range.greatest - range.least < 16 ? Layout::i4 : Layout::i8;
+  const int codes = range.greatest - range.least + 1;
+  return codes <= 16 ? Layout::i4 : codes <= 64 ? Layout::i6 : Layout::i8;
 }
 
 // Finds the range of codes that the layout is to hold. Rows are looked at only as long as a
@@ -129,7 +130,8 @@ Outcome fill(const Stored& s, Matrix& m) {
       outcome.store(Outcome::no_memory);
     }
   });
-  if (outcome.load() == Outcome::good && m.groups > 1 && even.load()) join_groups(m);
+  if (outcome.load() == Outcome::good && m.groups > 1)
+    even.load() ? join_groups(m) : shrink_factors(m);
   return outcome.load();
 }
 

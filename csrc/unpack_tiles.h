@@ -12,6 +12,6 @@ using TileFn = bool (*)(const Stored& s, size_t n, uint8_t* tile);
 
 // The way into a layout, or null where there is none for this format and width.
 TileFn ternary_way(const Stored& s, Layout layout);              // t2 and t1_6
-TileFn wide_way(const Stored& s, Layout layout, int32_t low);    // i4 and i8
+TileFn wide_way(const Stored& s, Layout layout, int32_t low);    // i4, i6, i8
 
 }  // namespace onebit

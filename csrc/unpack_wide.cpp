@@ -1,4 +1,4 @@
-// Codes of four to eight bits into the layouts i4 and i8.
+// Codes of four to eight bits into the layouts i4, i6 and i8.
 #include <string.h>
 
 #include "four_rows.h"
@@ -56,23 +56,26 @@ bool i8_of_q8_0(const Stored& s, size_t n, uint8_t* tile) {
   });
 }
 
-// Two runs of 128 columns, each four planes of 32: see unpack_rows.cpp. A code is six bits less
-// 32, and is stored plus 128.
-bool i8_of_q6_k(const Stored& s, size_t n, uint8_t* tile) {
-  return each_block<64>(s, n, tile, [](const uint8_t* p, size_t stride, uint8_t* out) {
+// Two runs of 128 columns, each four planes of 32: see unpack_rows.cpp. Sixteen columns of a plane
+// are a unit of the layout.
+bool i6_of_q6_k(const Stored& s, size_t n, uint8_t* tile) {
+  return each_block<48>(s, n, tile, [](const uint8_t* p, size_t stride, uint8_t* out) {
     for (int run = 0; run < 2; ++run)
       for (int part = 0; part < 2; ++part) {
         const uint8_t* low = p + 64 * run + 16 * part;
-        const Four even = four_of_rows(low, stride), odd = four_of_rows(low + 32, stride);
+        const Four halves[] = {four_of_rows(low, stride), four_of_rows(low + 32, stride)};
         const Four high = four_of_rows(p + 128 + 32 * run + 16 * part, stride);
-        for (int m = 0; m < 4; ++m) {
-          const Words upper = high.w[m], planes[] = {
-              (even.w[m] & kHalves) | (upper << 4 & 0x30303030),
-              (odd.w[m] & kHalves) | (upper << 2 & 0x30303030),
-              (even.w[m] >> 4 & kHalves) | (upper & 0x30303030),
-              (odd.w[m] >> 4 & kHalves) | (upper >> 2 & 0x30303030)};
-          for (int plane = 0; plane < 4; ++plane)  // no byte passes 255
-            put(out + 64 * (32 * run + 8 * plane + 4 * part + m), planes[plane] + 0x60606060);
+        for (int plane = 0; plane < 4; ++plane) {
+          uint8_t* unit = out + 192 * (8 * run + 2 * plane + part);
+          const Words* w = halves[plane % 2].w;
+          Words pairs = {};
+          for (int i = 0; i < 2; ++i) {
+            const Words a = w[2 * i], b = w[2 * i + 1];
+            put(unit + 64 * i, plane < 2 ? (a & kHalves) | (b & kHalves) << 4
+                                         : (a >> 4 & kHalves) | (b & ~kHalves));
+          }
+          for (int m = 0; m < 4; ++m) pairs |= (high.w[m] >> 2 * plane & 0x03030303) << 2 * m;
+          put(unit + 128, pairs);
         }
       }
   });
@@ -87,8 +90,8 @@ TileFn wide_way(const Stored& s, Layout layout, int32_t low) {
     TileFn fn;
   } ways[] = {{"q4_0", Layout::i4, i4_of_q4<2>}, {"q4_1", Layout::i4, i4_of_q4<4>},
               {"q4_k", Layout::i4, i4_of_q4_k}, {"q8_0", Layout::i8, i8_of_q8_0},
-              {"q6_k", Layout::i8, i8_of_q6_k}};
-  if (layout == Layout::i4 && low != s.format->least) return nullptr;
+              {"q6_k", Layout::i6, i6_of_q6_k}};
+  if (layout != Layout::i8 && low != s.format->least) return nullptr;
   for (const auto& way : ways)
     if (layout == way.layout && !strcmp(way.format, s.format->name)) return way.fn;
   return nullptr;

@@ -27,7 +27,9 @@ def unpacked(codes, G=1):
         ([0, 15], "i4"),
         ([-16, -1], "i4"),
         ([112, 127], "i4"),
-        ([-8, 8], "i8"),
+        ([-8, 8], "i6"),
+        ([-32, 31], "i6"),
+        ([0, 64], "i8"),
         ([-128, 127], "i8"),
     ],
 )
@@ -40,7 +42,7 @@ def test_narrowest_layout_is_chosen(codes, layout):
 
 def test_a_layout_is_taken_by_name():
     weights = unpacked([[1, -1, 0, 1]])
-    for layout in ("t1_6", "t2", "i4", "i8"):
+    for layout in ("t1_6", "t2", "i4", "i6", "i8"):
         matrix = ops.repack(weights, layout)
         assert matrix.layout == layout
         np.testing.assert_array_equal(matrix.rows(np.zeros(1, np.int32)), weights.values())
@@ -49,9 +51,13 @@ def test_a_layout_is_taken_by_name():
 @pytest.mark.parametrize(
     ("weights", "layout", "message"),
     [
-        (unpacked([[1, 0]]), "t3", r"layout is 't3'; accepted: b1, t1_6, t2, i4, i8"),
+        (unpacked([[1, 0]]), "t3", r"layout is 't3'; accepted: b1, t1_6, t2, i4, i6, i8"),
         (unpacked([[1, 0]]), "b1", r"layout b1 does not hold these codes; accepted: t1_6, t2, i4"),
-        (unpacked([[2, 0]]), "t1_6", r"layout t1_6 does not hold these codes; accepted: i4, i8"),
+        (
+            unpacked([[2, 0]]),
+            "t1_6",
+            r"layout t1_6 does not hold these codes; accepted: i4, i6, i8",
+        ),
         (unpacked([[99, -99]]), "i4", r"layout i4 does not hold these codes; accepted: i8"),
         (unpacked([[1, -1] * 16], G=2), "b1", r"layout b1 does not hold these codes"),
     ],

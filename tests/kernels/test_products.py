@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from onebit.kernels import cpu, ops, reference
 from onebit.pack import Unpacked
 
-RANGES = {"t2": (-1, 1), "t1_6": (-1, 1), "b1": (-1, 1), "i4": (-8, 7), "i8": (-128, 127)}
+RANGES = {
+    "t2": (-1, 1),
+    "t1_6": (-1, 1),
+    "b1": (-1, 1),
+    "i4": (-8, 7),
+    "i6": (-32, 31),
+    "i8": (-128, 127),
+}
 # around the 16 rows of a tile, the 4 to 32 columns of a vector, and nothing special
 SHAPES = [(1, 1), (3, 3), (17, 63), (16, 64), (5, 1020), (33, 576), (48, 17), (2, 1024), (3, 1403)]
 TOKENS = [1, 2, 3, 9]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 CSRC = Path(__file__).parents[2] / "csrc"
-PRODUCT = re.compile(r"(gemv|gemm)_(t2|t1_6|b1|i4|i8|f32|f16|bf16)_(i8|f32)")
+PRODUCT = re.compile(r"(gemv|gemm)_(t2|t1_6|b1|i4|i6|i8|f32|f16|bf16)_(i8|f32)")
 ISAS = (
     "scalar",
     "avx2",

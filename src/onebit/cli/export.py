@@ -23,7 +23,7 @@ _FORMATS = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", 
 @click.option("--embed", type=click.Choice(("f16", "f32", "bf16", *_BLOCKS)),
               help="Of embedding and head; f32 keeps the trained logits to the bit. Default: "
               "FORMAT if it is a float type; else, in GGUF, the blocks of codes that are there, or "
-              "q8_0; f16 in safetensors. q6_k is a quarter smaller and costs about 0.6 % of "
+              "q8_0; f16 in safetensors. q6_k is a quarter smaller and costs about 0.8 % of "
               "perplexity.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

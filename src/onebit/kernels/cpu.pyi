@@ -35,7 +35,7 @@ class Matrix:
 
     @staticmethod
     def from_codes(
-        layout: str,  # "t2", "t1_6" (-1..1), "b1" (-1, 1), "i4" (16 consecutive values), "i8"
+        layout: str,  # "t2", "t1_6" (-1..1), "b1" (-1, 1), "i4", "i6" (16 or 64 in a row), "i8"
         codes_NK: NDArray[np.int8],
         # G divides K; G == 1, or K // G a multiple of 16 (b1: 32; t1_6: G == 1)
         scale_NG: NDArray[np.float32],

@@ -48,7 +48,7 @@ __all__ = [
 
 ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
 
-LAYOUTS = ("b1", "t1_6", "t2", "i4", "i8")
+LAYOUTS = ("b1", "t1_6", "t2", "i4", "i6", "i8")
 """Of codes, narrowest first: each holds what those before it hold."""
 
 MAX_COLUMNS = 131_071
@@ -96,7 +96,8 @@ def set_threads(n: int) -> None:
 def repack(weights: Unpacked, layout: str | None = None) -> Matrix:
     """Bring codes into the order of the kernels, in the narrowest layout that holds them.
 
-    That is "b1" for codes -1 and 1, "t2" for -1..1, "i4" for a range of 16 values, else "i8".
+    That is "b1" for codes -1 and 1, "t2" for -1..1, "i4" and "i6" for ranges of 16 and 64
+    values, else "i8".
 
     Args:
         weights: codes (N, K) with a scale for each group of columns. A group is a whole row, or a
@@ -157,7 +158,7 @@ def repack_floats(values_NK: NDArray[Any]) -> Matrix:
 
 
 def layout_of(codes_NK: NDArray[np.int8], group: int | None = None) -> str:
-    """Return the narrowest layout that holds the codes: "b1", "t2", "i4" or "i8".
+    """Return the narrowest layout that holds the codes: "b1", "t2", "i4", "i6" or "i8".
 
     Args:
         codes_NK: the codes of a matrix.
@@ -167,7 +168,7 @@ def layout_of(codes_NK: NDArray[np.int8], group: int | None = None) -> str:
     if low >= -1 and high <= 1:
         binary = (group or 32) % 32 == 0 and bool(codes_NK.all())
         return "b1" if binary else "t2"
-    return "i4" if high - low < 16 else "i8"
+    return "i4" if high - low < 16 else "i6" if high - low < 64 else "i8"
 
 
 def repack_stored(

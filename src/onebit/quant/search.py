@@ -14,11 +14,8 @@ from torch import Tensor
 
 CHUNK = 1 << 18
 """Weights handled at a time: the temporaries of a step stay in the cache."""
-_STEPS = [tenths / 10 for tenths in range(-10, 11)]
-"""Added to the code that the largest weight goes to. Further down, which cuts that weight off, the
-squared error still falls and perplexity rises (docs/log.md)."""
-_SPANS = [tenths / 10 for tenths in range(-30, 11, 2)]
-"""Added to the number of codes that the weights span, where there is a minimum."""
+_STEPS = [tenths / 10 for tenths in range(-30, 11, 2)]
+"""Added to the number of codes that the largest weight spans."""
 
 
 def scales(w_Sk: Tensor, half: int) -> Tensor:
@@ -97,7 +94,7 @@ def _scales_and_minima(w_kS: Tensor, most: int, with_zero: bool) -> tuple[Tensor
         for value_S, kept_S in ((left_S, error_S), (slope_S, scale_S), (offset_S, minimum_S)):
             torch.where(better_S, value_S, kept_S, out=kept_S)
 
-    for step in _SPANS:
+    for step in _STEPS:
         attempt(over(torch.full_like(low_S, most + step), high_S - low_S), low_S)
     attempt(over(torch.ones_like(scale_S), scale_S), minimum_S.clone())
     return scale_S, minimum_S

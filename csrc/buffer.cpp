@@ -28,10 +28,11 @@ constexpr size_t kWorthIt = size_t{1} << 25;
 constexpr int kCollapse = 25;  // MADV_COLLAPSE, from Linux 6.1 on
 
 // A run of huge pages, and how many blocks of it are in use. Pages that nobody has touched take no
-// memory, so neither does the unused end of a piece.
+// memory, so neither does the unused end of a piece; it is not writable, and counts for no limit.
 struct Piece {
   uint64_t id = 0;  // an address may come back
   size_t size = 0, used = 0, blocks = 0;
+  size_t writable = 0;  // whole huge pages from the start on
   size_t small = 0;  // where the pages begin that are still to be made huge; the end where none are
 };
 
@@ -44,7 +45,7 @@ char* current[2] = {};  // the piece that new blocks come from, with huge pages 
 uint64_t ids = 0;
 
 char* new_piece(size_t size, bool later) {
-  void* start = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
+  void* start = mmap(nullptr, size + kHugePage, PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) throw std::bad_alloc();
   char* from = static_cast<char*>(start);
@@ -53,8 +54,15 @@ char* new_piece(size_t size, bool later) {
   if (aligned > from) munmap(from, static_cast<size_t>(aligned - from));
   munmap(aligned + size, static_cast<size_t>(from + kHugePage - aligned));
   if (!later) madvise(aligned, size, MADV_HUGEPAGE);
-  pieces()[aligned] = {++ids, size, 0, 0, later ? 0 : size};
+  pieces()[aligned] = {++ids, size, 0, 0, 0, later ? 0 : size};
   return aligned;
+}
+
+void drop_piece(char* piece) {
+  for (char*& one : current)
+    if (one == piece) one = nullptr;
+  munmap(piece, pieces()[piece].size);
+  pieces().erase(piece);
 }
 
 struct Run {
@@ -101,6 +109,14 @@ void* new_huge_zeros(size_t bytes, bool later) {
   else if (!piece || pieces()[piece].size - pieces()[piece].used < bytes)
     piece = current[later] = new_piece(kPieceBytes, later);
   Piece& p = pieces()[piece];
+  const size_t end = (p.used + bytes + kHugePage - 1) / kHugePage * kHugePage;
+  if (end > p.writable) {
+    if (mprotect(piece + p.writable, end - p.writable, PROT_READ | PROT_WRITE)) {
+      if (!p.blocks) drop_piece(piece);
+      throw std::bad_alloc();
+    }
+    p.writable = end;
+  }
   void* block = piece + p.used;
   p.used += bytes;
   ++p.blocks;
@@ -115,10 +131,7 @@ void free_huge(void* block, size_t bytes) noexcept {
     madvise(block, bytes, MADV_DONTNEED);
     return;
   }
-  for (char*& one : current)
-    if (one == found->first) one = nullptr;
-  munmap(found->first, found->second.size);
-  pieces().erase(found);
+  drop_piece(found->first);
 }
 
 void settle_pages(double delay_s) {

@@ -22,5 +22,5 @@ for step in range(301):
     loss.backward()
     optimizer.step()
 
-codes, scale, _ = net[1].codes()
+codes, scale = net[1].codes()[:2]
 print(f"codes {sorted(set(codes.flatten().tolist()))}, scale {scale.unique().item():.4f}")

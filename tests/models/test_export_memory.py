@@ -38,6 +38,7 @@ MEGABYTE = 1 << 20
 LIMITED = """
 import json, resource, sys
 from onebit import LLM, models
+from onebit.errors import OptionError
 
 def data_bytes():
     with open("/proc/self/status") as status:
@@ -55,7 +56,7 @@ limit = data_bytes() + (megabytes << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 try:
     print(json.dumps(do(large)))
-except MemoryError:
+except (MemoryError, OptionError):  # in a matrix; in the cache
     print(json.dumps("out of memory"))
 """
 

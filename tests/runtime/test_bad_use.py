@@ -130,7 +130,7 @@ def test_a_cache_that_memory_cannot_hold_is_an_option_error(tmp_path, architectu
     limit = pages * resource.getpagesize() + (1 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        with pytest.raises(OptionError, match=r"keys and values of 16 bits take 17\.2 GB"):
+        with pytest.raises(OptionError, match=r"keys and values of 16 bits take 17,180 MB"):
             LLM(tmp_path, context=longest, kv_bits=16)
         with LLM(tmp_path, context=1_000_000, kv_bits=16) as llm, Batch(llm) as batch:
             answers = batch.generate([[i] for i in range(5, 13)], max_tokens=3)

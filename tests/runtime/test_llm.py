@@ -223,7 +223,7 @@ def test_a_context_that_memory_cannot_hold_is_an_option_error(tiny, monkeypatch)
         raise MemoryError("cache: no memory")
 
     monkeypatch.setattr(llm_module, "CachedSequence", refuse)
-    wanted = r"context is 120 tokens, whose keys .* of 32 bits take 0\.0 GB.* smaller context"
+    wanted = r"context is 120 tokens, whose keys .* of 32 bits take 0 MB.* smaller context"
     with pytest.raises(OptionError, match=wanted):
         LLM(tiny, threads=1, context=120, kv_bits=32)
 

@@ -217,10 +217,10 @@ class LLM:
             return CachedSequence(self.decoder, self.context, self.kv_bits)
         except MemoryError:
             values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim  # keys and values
-            gigabytes = values * self.context * self.kv_bits / 8 / 1e9
+            megabytes = values * self.context * self.kv_bits / 8 / 1e6
             raise OptionError(
                 f"context is {self.context} tokens, whose keys and values of {self.kv_bits} bits "
-                f"take {gigabytes:,.1f} GB, more than this machine gives. Choose a smaller context."
+                f"take {megabytes:,.0f} MB, more than this machine gives. Choose a smaller context."
             ) from None
 
     def new_answer(self, prompt: list[int], options: GenerateOptions) -> Answer:

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "memory.h"
+#include "limits.h"
 #include "parallel.h"
 
 namespace onebit {

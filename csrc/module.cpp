@@ -22,6 +22,7 @@
 #include "decoder.h"
 #include "dispatch.h"
 #include "hadamard.h"
+#include "limits.h"
 #include "linear.h"
 #include "machine.h"
 #include "matrix.h"
@@ -497,7 +498,8 @@ NB_MODULE(cpu, m) {
   m.def("active_isa", [] { return std::string(active_ops().isa); });
   m.def("set_threads", &set_thread_count, "n"_a);
   m.def("threads", &threads);
-  m.def("default_threads", &default_threads);
+  m.def("default_threads", &available_cpus, "root"_a = "");
+  m.def("available_memory", &available_memory, "root"_a = "");
 
   nb::class_<Matrix>(m, "Matrix")
       .def_static("from_codes", &from_codes, "layout"_a, "codes_NK"_a, "scale_NG"_a,

@@ -2,21 +2,16 @@
 
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
+#include "limits.h"
 
 namespace onebit {
 namespace {
@@ -152,38 +147,6 @@ class Pool {
   void* context_ = nullptr;
 };
 
-#if defined(__linux__)
-// CPUs that a control group's cpu.max ("quota period", or "max period") allows, rounded up; 0 if it
-// sets no limit or cannot be read.
-size_t cpus_of_quota(const std::string& path) {
-  FILE* file = fopen(path.c_str(), "r");
-  if (!file) return 0;
-  double quota = 0, period = 0;
-  const int read = fscanf(file, "%lf %lf", &quota, &period);
-  fclose(file);
-  if (read != 2 || quota <= 0 || period <= 0) return 0;
-  return std::max<size_t>(1, static_cast<size_t>((quota + period - 1) / period));
-}
-
-// The smallest quota from this process's control group up to the root (cgroup v2).
-size_t cpus_of_group() {
-  std::string group = "/";
-  if (FILE* file = fopen("/proc/self/cgroup", "r")) {
-    char line[4096];
-    while (fgets(line, sizeof line, file))
-      if (!strncmp(line, "0::/", 4)) group.assign(line + 3, strcspn(line + 3, "\n"));
-    fclose(file);
-  }
-  size_t cpus = 0;
-  for (;;) {
-    const size_t here = cpus_of_quota("/sys/fs/cgroup" + group + "/cpu.max");
-    if (here && (!cpus || here < cpus)) cpus = here;
-    if (group.size() <= 1) return cpus;
-    group.erase(std::max<size_t>(1, group.rfind('/')));
-  }
-}
-#endif
-
 // Never destroyed: its threads may outlive main's static objects.
 std::atomic<Pool*> current{nullptr};
 
@@ -192,7 +155,7 @@ void after_fork() { current.store(new Pool(current.load()->count())); }
 
 Pool& pool() {
   static const bool once = [] {
-    current.store(new Pool(default_threads()));
+    current.store(new Pool(available_cpus()));
     pthread_atfork(nullptr, nullptr, after_fork);
     return true;
   }();
@@ -201,16 +164,6 @@ Pool& pool() {
 }
 
 }  // namespace
-
-size_t default_threads() {
-  size_t cpus = std::max(1u, std::thread::hardware_concurrency());
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (!sched_getaffinity(0, sizeof mask, &mask)) cpus = std::max(1, CPU_COUNT(&mask));
-  if (const size_t quota = cpus_of_group()) cpus = std::min(cpus, quota);
-#endif
-  return cpus;
-}
 
 size_t threads() { return pool().count(); }
 

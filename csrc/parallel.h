@@ -10,13 +10,9 @@
 
 namespace onebit {
 
-// Threads that a product may use, the calling one included.
+// Threads that a product may use, the calling one included; available_cpus() where nobody has set it.
 size_t threads();
 void set_threads(size_t n);  // n >= 1
-
-// Where nobody has set it: the CPUs that this process may use, by its affinity mask and the quota of
-// its control group.
-size_t default_threads();
 
 // Calls fn(context, begin, end) for runs that cover 0..n-1, and returns when all are done. fn must
 // not throw. With n <= grain, one thread, or the threads busy with another caller's work,

@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from onebit import LLM
 from onebit.cli import main
 from onebit.eval import engines, perplexity
 
@@ -46,6 +47,16 @@ def _swap(opened, text):
     return model, text, 16, tokenizer
 
 
+def test_a_cache_of_fewer_bits_can_be_measured(model, text):
+    found = {}
+    for kv_bits in (32, 3):
+        result = onebit("eval", model, "--text", text, "--kv-bits", kv_bits, "--json")
+        found[kv_bits] = json.loads(result.stdout)["results"][0]["perplexity"]
+    with LLM(model, kv_bits=3) as llm:
+        assert found[3] == perplexity(llm, TEXT).perplexity
+    assert found[3] != found[32]
+
+
 def test_eval_prints_a_line_and_how_it_was_measured(model, text):
     result = onebit("eval", model, "--text", text, "--limit-chars", 100)
     assert result.exit_code == 0
@@ -68,6 +79,8 @@ def test_several_texts_are_several_results(model, text):
         (["--text", "TEXT", "--window", "97"], "window is 97; accepted for this model: 2 to 96"),
         (["--text", "TEXT", "--engine", "cuda"], "engine is 'cuda'; accepted: native, torch"),
         (["--text", "TEXT", "--engine", "torch", "--threads", "0"], "threads is 0"),
+        (["--text", "TEXT", "--kv-bits", "5"], "kv_bits is 5; accepted: 32, 16, 8, 4, 3"),
+        (["--text", "TEXT", "--engine", "torch", "--kv-bits", "8"], "torch has no cache"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_1(model, text, args, message):

@@ -21,6 +21,7 @@ LIMIT_HELP = "Characters of each text; 0: all.  [default: 40000, of a file all]"
 @click.option("--window", type=int, help="Tokens scored together.  [default: 512]")
 @click.option("--limit-chars", type=click.IntRange(min=0), help=LIMIT_HELP)
 @click.option("--threads", type=int, help="CPU threads.  [default: all]")
+@click.option("--kv-bits", type=int, help="Bits of a cached key or value: 32, 16, 8, 4, 3.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def eval_(
     model: str,
@@ -29,6 +30,7 @@ def eval_(
     window: int | None,
     limit_chars: int | None,
     threads: int | None,
+    kv_bits: int | None,
     as_json: bool,
 ) -> None:
     """Measure how well MODEL predicts texts: perplexity, and bits per byte."""
@@ -36,7 +38,7 @@ def eval_(
     from onebit.eval import engines, perplexity, texts
 
     chosen = [texts.read(name, limit_chars) for name in names]  # before the model, which is slow
-    opened, tokenizer = engines.open_model(model, engine, threads)
+    opened, tokenizer = engines.open_model(model, engine, threads, kv_bits=kv_bits)
     results = [
         perplexity(opened, text.text, window, tokenizer, progress.of(f"{text.name}: window"))
         for text in chosen

@@ -16,7 +16,11 @@ ENGINES = ("native", "torch")
 
 
 def open_model(
-    path: str | Path, engine: str = "native", threads: int | None = None, context: int | None = None
+    path: str | Path,
+    engine: str = "native",
+    threads: int | None = None,
+    context: int | None = None,
+    kv_bits: int | None = None,
 ) -> tuple["LLM | LanguageModel", Tokenizer]:
     """Return a model and its tokenizer.
 
@@ -24,18 +28,22 @@ def open_model(
         path: whatever `LLM` opens.
         engine: "native", the engine that runs models; "torch", the one that trains them.
         threads: CPU threads; None takes all.
-        context: of the native engine; see `LLM`.
+        context, kv_bits: of the native engine; see `LLM`.
 
     Raises:
-        OptionError: there is no such engine, or `threads` is no number of them.
+        OptionError: there is no such engine, it has no `kv_bits`, or a number is out of range.
         MissingError: the model has no tokenizer.
         OnebitError: it cannot be opened.
     """
     if engine == "native":
-        llm = LLM(path, threads=threads, context=context)
+        llm = LLM(path, threads=threads, context=context, kv_bits=kv_bits)
         return llm, llm.tokenizer
     if engine != "torch":
         raise OptionError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.")
+    if kv_bits is not None:
+        raise OptionError(
+            f"kv_bits is {kv_bits}; engine torch has no cache. Leave it out, or take native."
+        )
     import torch
 
     from onebit import models

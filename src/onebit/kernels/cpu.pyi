@@ -21,8 +21,14 @@ def active_isa() -> str:
 
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
-def default_threads() -> int:
-    """The CPUs that this process may use: its affinity mask, and its control group's quota."""
+def default_threads(root: str = "") -> int:
+    """The CPUs that this process may use: its affinity mask, and its control groups' quotas.
+
+    `root` stands before the names of the system's files in /proc and /sys, for tests.
+    """
+
+def available_memory(root: str = "") -> int:
+    """Bytes left on the machine and in the control groups of this process."""
 
 def measure_read_bandwidth(threads: int, bytes: int, time_s: float) -> float:
     """Bytes per second that the threads read together, each a sequential stream of its own."""

@@ -124,6 +124,15 @@ def test_prompts_that_do_not_fit_are_left_out(save_tiny):
     assert found.line("prefill 128", 1).share is None  # floats, which no int8 peak bounds
 
 
+def test_a_rival_has_room_for_the_longest_prompt(model):
+    tokens = rivals.CONTEXT + 10
+    options = QUICK | {"rounds": 1, "prompts": (tokens,)}
+    found = bench(
+        model, BenchOptions(threads=(1,), only=("prefill",), against="llama.cpp", **options)
+    )
+    assert found.line(f"prefill {tokens}", 1).rival > 0
+
+
 def test_median_ratio_is_of_rounds_not_of_medians():
     fast = Line("decode", 1, "tokens/s", [1.0, 10.0, 4.0], against=[1.0, 2.0, None])
     assert fast.ratio == 3.0
@@ -134,7 +143,15 @@ def test_median_ratio_is_of_rounds_not_of_medians():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rounds": 0}, {"decode": 0}, {"threads": (0,)}, {"only": ("all",)}, {"against": "gpt"}],
+    [
+        {"rounds": 0},
+        {"decode": 0},
+        {"threads": (0,)},
+        {"threads": (1, 1025)},
+        {"only": ("all",)},
+        {"only": ()},
+        {"against": "gpt"},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(OptionError, match=r"accepted: "):

@@ -24,15 +24,24 @@ def test_int8_peak(isa, threads):
         assert 0 < peak < math.inf
 
 
-@pytest.mark.parametrize("numbers", [(0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0), (1, 1, math.nan)])
-def test_numbers_must_be_positive(numbers):
-    with pytest.raises(OptionError, match="above 0"):
+@pytest.mark.parametrize(
+    "numbers",
+    [(0, 1, 1.0), (1025, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0), (1, 1, math.nan), (1, 1, math.inf)],
+)
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(OptionError, match="accepted: threads from 1 to 1024, the others above 0"):
         machine.measure_read_bandwidth(*numbers)
 
 
-def test_peak_of_no_threads_is_refused():
-    with pytest.raises(OptionError, match="above 0"):
-        machine.measure_int8_peak(0)
+@pytest.mark.parametrize("threads", [0, 1025])
+def test_peak_of_threads_out_of_range_is_refused(threads):
+    with pytest.raises(OptionError, match="accepted: threads from 1 to 1024"):
+        machine.measure_int8_peak(threads)
+
+
+def test_more_memory_than_there_is_is_refused():
+    with pytest.raises(OptionError, match="more than this machine gives"):
+        machine.measure_read_bandwidth(1, 1 << 60)
 
 
 def test_unknown_instruction_set_is_refused(monkeypatch):

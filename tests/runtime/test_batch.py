@@ -326,6 +326,7 @@ def test_bad_prompts_and_options_are_refused_and_change_nothing(llm, alone):
         for prompt, options, message in [
             ([], {}, "has no tokens"),
             ([300], {}, "Token 300 is not in the vocabulary"),
+            (7, {}, "The prompt is 7; accepted: a text, or token ids"),
             ([1] * 128, {}, "has 128 tokens and the context holds 128"),
             ([1], {"top_p": 2}, "top_p is 2"),
         ]:
@@ -333,6 +334,8 @@ def test_bad_prompts_and_options_are_refused_and_change_nothing(llm, alone):
                 batch.add(prompt, **options)
             with pytest.raises(InputError, match=message):
                 batch.generate([[1], prompt], **options)
+        with pytest.raises(InputError, match="prompts is the text 'one'; give a list of prompts"):
+            batch.generate("one")
         run(batch)
         assert plain(good.generation) == alone(PROMPTS[0], max_tokens=5)
     for name, value in [("sequences", 0), ("prompt_tokens", 0), ("cache_bytes", -1)]:

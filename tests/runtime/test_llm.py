@@ -265,9 +265,20 @@ def test_ids_of_a_tokenizer_with_more_tokens_than_the_model_are_refused(
                 ask(PROMPT)
 
 
-def test_too_many_tokens_to_score_are_refused(llm):
-    with pytest.raises(InputError, match="129 tokens to score; accepted: 1 to 128"):
-        llm.logits([1] * 129)
+@pytest.mark.parametrize("name", ["logits", "logprobs", "logits_after"])
+def test_tokens_that_cannot_be_computed_are_refused(llm, name):
+    compute = getattr(llm, name)
+    compute([1, 2])
+    for tokens, message in (
+        ([1] * 129, "129 tokens to compute; accepted: 1 to 128"),
+        ([], "0 tokens to compute"),
+        ([1, 2, 300], "Token 300 is not in the vocabulary"),
+        ([1, 2, -1], "Token -1 is not"),
+        ([1, 2.5], "Token 2.5 is not"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compute(tokens)
+    np.testing.assert_array_equal(compute(np.array([1, 2]))[0], compute([1, 2])[0])
 
 
 def test_options_are_checked_before_anything_runs(llm):

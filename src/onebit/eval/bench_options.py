@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from onebit.errors import OptionError
 from onebit.eval.rivals import RIVALS
 from onebit.kernels.machine import DRAM_BYTES
+from onebit.kernels.ops import MAX_THREADS
 
 PARTS = ("kernels", "prefill", "decode", "batch", "start")
 
@@ -43,6 +44,10 @@ class BenchOptions:
                 f"prompts {list(self.prompts)}, sequences {self.sequences}; "
                 "accepted: whole numbers from 1."
             )
+        if max(self.threads, default=1) > MAX_THREADS:
+            raise OptionError(f"bench: threads {list(self.threads)}; accepted: 1 to {MAX_THREADS}.")
+        if not self.only:
+            raise OptionError(f"only is empty; accepted: {', '.join(PARTS)}.")
         for part in self.only:
             if part not in PARTS:
                 raise OptionError(f"only is {part!r:.80}; accepted: {', '.join(PARTS)}.")

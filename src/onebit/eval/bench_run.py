@@ -72,10 +72,15 @@ class Run:
     def open_rivals(self) -> float | None:
         """Open the rival once for each number of threads, and hold it against the model; return how
         far apart they are."""
+        if self._options.against is None:
+            return None
+        # a rival counts the first token of an answer in its decoding, and needs room for it
+        longest = max([*self._prompts, speed.START + self._options.decode]) + 1
         found = None
-        for threads in self._options.threads if self._options.against else ():
-            assert self._options.against
-            rival = rivals.open_rival(self._options.against, self._path, threads)
+        for threads in self._options.threads:
+            rival = rivals.open_rival(
+                self._options.against, self._path, threads, max(longest, rivals.CONTEXT)
+            )
             self._rivals[threads] = rival
             found = rivals.check_agreement(self._llms[threads], rival, self._questions())
         return found

@@ -17,8 +17,6 @@ from onebit.pack import Unpacked
 LAYOUTS = ("t2", "t1_6")
 STREAM_BYTES = 128 << 20
 """Of weights that a product of one token walks through: more than a cache holds."""
-
-
 REPEATS = 5
 """The median of so many is a time."""
 

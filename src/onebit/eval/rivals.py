@@ -16,7 +16,7 @@ from onebit.runtime.llm import LLM
 from onebit.runtime.sampling import log_softmax
 
 CONTEXT = 2304
-"""Tokens: a prompt of 2048 and an answer."""
+"""Tokens that a rival has room for where nobody says: a prompt of 2048 and an answer."""
 
 
 class Rival(Protocol):
@@ -35,7 +35,7 @@ class Rival(Protocol):
 class LlamaCpp:
     """llama.cpp, with 16-bit keys and values."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int) -> None:
         try:
             import xllamacpp
         except ModuleNotFoundError:
@@ -45,7 +45,7 @@ class LlamaCpp:
             ) from None
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = CONTEXT
+        params.n_ctx = context
         params.n_parallel = 1
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
@@ -93,12 +93,18 @@ def _check_count(what: str, wanted: int, found: int) -> None:
         )
 
 
-RIVALS: dict[str, Callable[[Path, int], Rival]] = {"llama.cpp": LlamaCpp}
-"""Name -> how to open a file with a number of threads."""
+RIVALS: dict[str, Callable[[Path, int, int], Rival]] = {"llama.cpp": LlamaCpp}
+"""Name -> how to open a file, with a number of threads and of tokens."""
 
 
-def open_rival(name: str, path: Path, threads: int) -> Rival:
+def open_rival(name: str, path: Path, threads: int, context: int = CONTEXT) -> Rival:
     """Open a model file in another engine.
+
+    Args:
+        name: a key of `RIVALS`.
+        path: of the file.
+        threads: CPU threads.
+        context: tokens that a prompt and its answer may have.
 
     Raises:
         OptionError: there is no engine of that name.
@@ -107,7 +113,7 @@ def open_rival(name: str, path: Path, threads: int) -> Rival:
     """
     if name not in RIVALS:
         raise OptionError(f"against is {name!r:.80}; accepted: {', '.join(RIVALS)}.")
-    return RIVALS[name](path, threads)
+    return RIVALS[name](path, threads, context)
 
 
 PROMPTS = (

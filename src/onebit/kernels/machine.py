@@ -4,6 +4,8 @@ Both are measured anew at each call. On a machine that others use too they move 
 minute, so a share is of the limit measured just before or after.
 """
 
+import math
+
 from onebit.errors import OptionError
 from onebit.kernels import cpu, ops
 
@@ -17,19 +19,21 @@ def measure_read_bandwidth(
     """Return the bytes per second that threads read together, each one stream of its own.
 
     Args:
-        threads: at least 1.
+        threads: from 1 to 1024.
         size_bytes: of memory, split among the threads; small numbers measure a cache.
         time_s: how long to read.
 
     Raises:
-        OptionError: a number is not positive.
+        OptionError: a number is out of range, or there is no memory of that size.
     """
-    if threads < 1 or size_bytes < 1 or not time_s > 0:
+    _check("measure_read_bandwidth", threads, time_s, size_bytes)
+    try:
+        return cpu.measure_read_bandwidth(threads, size_bytes, time_s)
+    except MemoryError:
         raise OptionError(
-            f"measure_read_bandwidth: threads {threads}, size_bytes {size_bytes}, time_s {time_s}; "
-            "each must be above 0."
-        )
-    return cpu.measure_read_bandwidth(threads, size_bytes, time_s)
+            f"measure_read_bandwidth: size_bytes is {size_bytes}, more than this machine gives. "
+            "Choose less."
+        ) from None
 
 
 def measure_int8_peak(threads: int, time_s: float = 0.05) -> float | None:
@@ -39,12 +43,18 @@ def measure_int8_peak(threads: int, time_s: float = 0.05) -> float | None:
     vpdpbusd, vpmaddubsw with its addition, sdot or smmla. The scalar kernels have no such limit.
 
     Raises:
-        OptionError: a number is not positive.
+        OptionError: a number is out of range.
         UnsupportedError: ONEBIT_ISA names an instruction set that does not run here.
     """
-    if threads < 1 or not time_s > 0:
-        raise OptionError(
-            f"measure_int8_peak: threads {threads}, time_s {time_s}; each must be above 0."
-        )
+    _check("measure_int8_peak", threads, time_s)
     ops.active_isa()
     return cpu.measure_int8_peak(threads, time_s) or None
+
+
+def _check(op: str, threads: int, time_s: float, size_bytes: int = 1) -> None:
+    """Every thread measures on its own, so a slip in their number would take all memory."""
+    if not 1 <= threads <= ops.MAX_THREADS or size_bytes < 1 or not 0 < time_s < math.inf:
+        raise OptionError(
+            f"{op}: threads {threads}, size_bytes {size_bytes}, time_s {time_s}; "
+            f"accepted: threads from 1 to {ops.MAX_THREADS}, the others above 0."
+        )

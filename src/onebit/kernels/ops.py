@@ -53,6 +53,7 @@ LAYOUTS = ("b1", "t1_6", "t2", "i4", "i6", "i8")
 
 MAX_COLUMNS = 131_071
 """Of codes: up to here, sums of products of two int8 numbers are exact in int32."""
+MAX_THREADS = 1024
 
 
 def isas() -> list[str]:
@@ -88,8 +89,8 @@ def set_threads(n: int) -> None:
     Raises:
         OptionError: `n` is not from 1 to 1024.
     """
-    if not 1 <= n <= 1024:
-        raise OptionError(f"threads is {n}; it must be from 1 to 1024.")
+    if not 1 <= n <= MAX_THREADS:
+        raise OptionError(f"threads is {n}; it must be from 1 to {MAX_THREADS}.")
     cpu.set_threads(n)
 
 

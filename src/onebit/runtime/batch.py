@@ -132,6 +132,8 @@ class Batch:
             OptionError, InputError: as `add`, before anything is computed.
             OnebitError: a generation failed; the first such error, after all have ended.
         """
+        if isinstance(prompts, str):
+            raise InputError(f"prompts is the text {prompts!r:.80}; give a list of prompts.")
         requests: list[Request] = []
         try:
             for prompt in prompts:

@@ -151,21 +151,27 @@ class LLM:
         return self._stream(self.encode_chat(messages), GenerateOptions.of(options))
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Return the logits after each of T tokens, (T, V) float32, computed from scratch."""
-        return np.concatenate(list(self._scored(tokens, len(tokens))))
+        """Return the logits after each of T tokens, (T, V) float32, computed from scratch.
+
+        Raises:
+            InputError: there are no tokens or more than the context holds, or an id is outside the
+                vocabulary.
+        """
+        ids = self.encode(tokens)
+        return np.concatenate(list(self._scored(ids, len(ids))))
 
     def logprobs(self, tokens: Sequence[int]) -> NDArray[np.float64]:
         """Return the log-probability of each of T tokens but the first, given those before it.
 
-        (T - 1,) float64. Memory does not grow with T x V.
+        (T - 1,) float64. Memory does not grow with T x V. Raises as `logits`.
         """
-        targets = np.asarray(tokens[1:], np.intp)
-        out = np.empty(len(targets))
+        ids = self.encode(tokens)
+        out = np.empty(max(len(ids) - 1, 0))
         start = 0
-        for logits_TV in self._scored(tokens, SCORED_AT_A_TIME):
-            ids = targets[start : start + len(logits_TV)]
-            logprob_TV = log_softmax(logits_TV[: len(ids)])
-            out[start : start + len(ids)] = logprob_TV[np.arange(len(ids)), ids]
+        for logits_TV in self._scored(ids, SCORED_AT_A_TIME):
+            targets = ids[start + 1 : start + 1 + len(logits_TV)]
+            logprob_TV = log_softmax(logits_TV[: len(targets)])
+            out[start : start + len(targets)] = logprob_TV[np.arange(len(targets)), targets]
             start += len(logits_TV)
         return out
 
@@ -175,7 +181,7 @@ class LLM:
         Token ids are returned as they are.
 
         Raises:
-            InputError: an id is outside the model's vocabulary, whoever gave it.
+            InputError: it is no prompt, or an id is outside the vocabulary, whoever gave it.
         """
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode(prompt, bos=self.tokenizer.add_bos)
@@ -186,9 +192,16 @@ class LLM:
         return self._checked(self.tokenizer.encode_chat(_turns(messages)))
 
     def logits_after(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], int]:
-        """Return the logits (V,) after a sequence, and how many of its tokens were cached."""
+        """Return the logits (V,) after a sequence, and how many of its tokens were cached.
+
+        Raises:
+            InputError: as `logits`.
+        """
+        sequence, tokens = self._open_sequence(), list(tokens)
+        self._check_count(len(tokens))
+        self._checked(tokens[sequence.common_prefix(tokens) :])  # the others were, when they came
         self.prepare()
-        logits_RV, reused = self._open_sequence().after(tokens)
+        logits_RV, reused = sequence.after(tokens)
         return logits_RV[0], reused
 
     def forget(self) -> None:
@@ -254,16 +267,20 @@ class LLM:
         self.prepare()
         return self._open_sequence().after(answer.tokens, draft, answer)
 
-    def _scored(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
-        ids = self.encode(tokens)
-        if not 0 < len(ids) <= self.context:
-            raise InputError(
-                f"{len(ids)} tokens to score; accepted: 1 to {self.context}, the model's context."
-            )
+    def _scored(self, ids: list[int], chunk: int) -> Iterator[NDArray[np.float32]]:
+        self._check_count(len(ids))
         self.prepare()
         yield from self._open_sequence().logits(ids, chunk)
 
+    def _check_count(self, count: int) -> None:
+        if not 0 < count <= self.context:
+            raise InputError(
+                f"{count} tokens to compute; accepted: 1 to {self.context}, the model's context."
+            )
+
     def _checked(self, tokens: Sequence[int]) -> list[int]:
+        if isinstance(tokens, bytes) or not isinstance(tokens, Sequence | np.ndarray):
+            raise InputError(f"The prompt is {tokens!r:.80}; accepted: a text, or token ids.")
         V = self.architecture.vocab_size
         for token in tokens:
             if not isinstance(token, int | np.integer) or not 0 <= token < V:

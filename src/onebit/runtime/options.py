@@ -75,7 +75,9 @@ class GenerateOptions:
 
 def thread_count(threads: int | None) -> int:
     """Return how many CPU threads to use; None means all that this process may run on."""
-    return ops.default_threads() if threads is None else whole_number("threads", threads, 1, 1024)
+    if threads is None:
+        return ops.default_threads()
+    return whole_number("threads", threads, 1, ops.MAX_THREADS)
 
 
 def context_size(context: int | None, longest: int) -> int:

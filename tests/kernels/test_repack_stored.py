@@ -106,6 +106,26 @@ def test_equal_scales_of_a_row_are_one(name):
         assert uneven.layout == "t2"
 
 
+@pytest.mark.parametrize("ternary", ["t2", "t1_6"])
+@pytest.mark.parametrize("name", ["q2_0", "q2_0_g128"])
+def test_a_rare_fourth_code_widens_the_whole_matrix(name, ternary):
+    """Found only after rows in which it, and perhaps -1, do not occur."""
+    form, rng = FORMATS[name], np.random.default_rng(3)
+    for N, first in ((1, (0, 1)), (16, (0,)), (33, (-1, 0, 1)), (40, (0, 1))):
+        codes_NK = rng.integers(-1, 2, (N, 256)).astype(np.int8)
+        codes_NK[0] = rng.choice(np.array(first, np.int8), 256)
+        codes_NK[N - 1, 77] = 2
+        pairs = (codes_NK + 1).astype(np.uint8).reshape(-1, form.columns // 4, 4)
+        data = np.empty((len(pairs), form.block_bytes), np.uint8)
+        data[:, :2] = np.array([0.25], "<f2").view(np.uint8)
+        data[:, 2:] = (pairs << np.array([0, 2, 4, 6], np.uint8)).sum(2)
+        data = data.reshape(-1)
+        matrix = ops.repack_stored(name, data, (N, 256), ternary=ternary)
+        index = np.arange(N, dtype=np.int32)
+        np.testing.assert_array_equal(matrix.rows(index), codes_NK * np.float32(0.25))
+        assert matrix.layout == "i4"
+
+
 def test_a_scale_for_each_group():
     rng = np.random.default_rng(0)
     codes_NK = rng.integers(-1, 2, (35, 128)).astype(np.int8)

@@ -14,7 +14,9 @@
 #include <vector>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace onebit {
@@ -22,13 +24,14 @@ namespace onebit {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
 namespace {
 
-constexpr size_t kHugePage = size_t{1} << 21, kPage = 4096;
+constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kPieceBytes = size_t{1} << 26;  // more than one layer's matrix
 constexpr size_t kWorthIt = size_t{1} << 25;
 constexpr int kCollapse = 25;  // MADV_COLLAPSE, from Linux 6.1 on
 
 // A run of huge pages, and how many blocks of it are in use. Pages that nobody has touched take no
-// memory, so neither does the unused end of a piece; it is not writable, and counts for no limit.
+// memory, so neither does the unused end of a piece; it is not writable either, so it counts for no
+// limit but one on addresses.
 struct Piece {
   uint64_t id = 0;  // an address may come back
   size_t size = 0, used = 0, blocks = 0;
@@ -38,7 +41,12 @@ struct Piece {
 
 std::mutex mutex;
 std::map<char*, Piece>& pieces() {  // by address; never destroyed, as static objects may hold blocks
-  static auto* all = new std::map<char*, Piece>;
+  static auto* all = [] {
+    // A process that is forked while the thread of settle_pages holds the mutex does not have that
+    // thread, and would wait for it for ever.
+    pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
+    return new std::map<char*, Piece>;
+  }();
   return *all;
 }
 char* current[2] = {};  // the piece that new blocks come from, with huge pages now or later
@@ -97,11 +105,17 @@ bool make_huge(const Run& run) {
   return true;
 }
 
+// Blocks are given back one by one, so they do not share pages, which may have up to 64 KB.
+size_t whole_pages(size_t bytes) {
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
 }  // namespace
 
 void* new_huge_zeros(size_t bytes, bool later) {
   if (bytes > PTRDIFF_MAX - 2 * kPieceBytes) throw std::bad_alloc();
-  bytes = (bytes + kPage - 1) / kPage * kPage;
+  bytes = whole_pages(bytes);
   std::lock_guard<std::mutex> lock(mutex);
   char* piece = current[later];
   if (bytes > kPieceBytes / 2)
@@ -124,7 +138,7 @@ void* new_huge_zeros(size_t bytes, bool later) {
 }
 
 void free_huge(void* block, size_t bytes) noexcept {
-  bytes = (bytes + kPage - 1) / kPage * kPage;
+  bytes = whole_pages(bytes);
   std::lock_guard<std::mutex> lock(mutex);
   const auto found = std::prev(pieces().upper_bound(static_cast<char*>(block)));
   if (--found->second.blocks) {

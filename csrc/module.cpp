@@ -10,8 +10,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -201,6 +201,8 @@ Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& act
 double time_products(const std::vector<std::shared_ptr<Matrix>>& matrices, In<float> x,
                      const std::string& activation) {
   if (matrices.empty()) fail("time_products: no matrices.");
+  for (const std::shared_ptr<Matrix>& m : matrices)
+    if (!m) fail("time_products: None is no matrix.");
   Linear layer;
   layer.matrix = matrices[0];
   layer.activation = activation_of(activation);
@@ -278,21 +280,6 @@ Out<To> elementwise(In<From> x) {
   return y;
 }
 
-// --- the machine
-
-double read_bandwidth(int64_t threads, int64_t bytes, double time_s) {
-  if (threads < 1 || bytes < 1 || !(time_s > 0)) fail("threads, bytes and time_s must be positive.");
-  nb::gil_scoped_release release;
-  return measure_read_bandwidth(static_cast<size_t>(threads), static_cast<size_t>(bytes), time_s);
-}
-
-double int8_peak(int64_t threads, double time_s) {
-  if (threads < 1 || !(time_s > 0)) fail("threads and time_s must be positive.");
-  const char* isa = active_ops().isa;
-  nb::gil_scoped_release release;
-  return measure_int8_peak(isa, static_cast<size_t>(threads), time_s);
-}
-
 Out<float> hadamard(In<float> x) {
   check_dims("x_TK", x, 2);
   const size_t T = x.shape(0), K = x.shape(1);
@@ -306,11 +293,39 @@ Out<float> hadamard(In<float> x) {
   return y;
 }
 
+// --- the machine
+
+void check_threads(int64_t n) {
+  if (n < 1 || n > 1024) fail("threads: " + std::to_string(n) + "; accepted: 1 to 1024.");
+}
+
+void set_thread_count(int64_t n) {
+  check_threads(n);
+  nb::gil_scoped_release release;
+  set_threads(static_cast<size_t>(n));
+}
+
+double read_bandwidth(int64_t threads, int64_t bytes, double time_s) {
+  check_threads(threads);
+  if (bytes < 1 || !(time_s > 0)) fail("bytes and time_s must be positive.");
+  nb::gil_scoped_release release;
+  return measure_read_bandwidth(static_cast<size_t>(threads), static_cast<size_t>(bytes), time_s);
+}
+
+double int8_peak(int64_t threads, double time_s) {
+  check_threads(threads);
+  if (!(time_s > 0)) fail("time_s must be positive.");
+  const char* isa = active_ops().isa;
+  nb::gil_scoped_release release;
+  return measure_int8_peak(isa, static_cast<size_t>(threads), time_s);
+}
+
 // --- the decoder
 
 size_t size_in(nb::handle fields, const char* name, size_t limit) {
+  const nb::object field = fields[name];  // KeyError is raised here: try_cast lets nothing through
   int64_t n = 0;
-  if (!nb::try_cast<int64_t>(fields[name], n) || n < 1 || n > static_cast<int64_t>(limit))
+  if (!nb::try_cast<int64_t>(field, n) || n < 1 || n > static_cast<int64_t>(limit))
     fail("architecture: " + std::string(name) + " must be a whole number from 1 to " +
          std::to_string(limit) + ".");
   return static_cast<size_t>(n);
@@ -395,7 +410,8 @@ Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std
   return run(decoder, &append, 1);
 }
 
-Out<float> step(Decoder& decoder, const std::vector<Cache*>& caches,
+// Shared pointers keep the caches while the GIL is free and others may change the list.
+Out<float> step(Decoder& decoder, const std::vector<std::shared_ptr<Cache>>& caches,
                 const std::vector<In<int32_t>>& tokens, const std::vector<std::string>& logits) {
   if (tokens.size() != caches.size() || logits.size() != caches.size())
     fail("step: " + std::to_string(caches.size()) + " caches, " + std::to_string(tokens.size()) +
@@ -404,7 +420,7 @@ Out<float> step(Decoder& decoder, const std::vector<Cache*>& caches,
   std::vector<Append> appends;
   for (size_t i = 0; i < caches.size(); ++i) {
     check_dims("tokens_T", tokens[i], 1);
-    appends.push_back({caches[i], tokens[i].data(), tokens[i].shape(0), logits_of(logits[i])});
+    appends.push_back({caches[i].get(), tokens[i].data(), tokens[i].shape(0), logits_of(logits[i])});
   }
   return run(decoder, appends.data(), appends.size());
 }
@@ -478,13 +494,6 @@ void check_attention(size_t heads, size_t kv_heads, size_t head_dim, size_t capa
   Cache::check_bits(kv_bits);
   if (!heads || !kv_heads || heads % kv_heads || !head_dim || head_dim > 1024 || !capacity)
     fail("attention: heads must be a multiple of kv_heads, no size 0, and head_dim at most 1024.");
-}
-
-void set_thread_count(int64_t n) {
-  if (n < 1 || n > 1024)
-    fail("threads: " + std::to_string(n) + "; accepted: 1 to 1024.");
-  nb::gil_scoped_release release;
-  set_threads(static_cast<size_t>(n));
 }
 
 }  // namespace

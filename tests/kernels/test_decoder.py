@@ -302,6 +302,11 @@ def test_absurd_architectures_are_refused(change):
         cpu.Decoder(SMALL | {"inv_freq": np.ones(5, np.float32)} | change)
 
 
+def test_an_architecture_without_a_field_is_refused():
+    with pytest.raises(KeyError, match="head_dim"):
+        cpu.Decoder({name: value for name, value in SMALL.items() if name != "head_dim"})
+
+
 def test_threads_may_share_a_decoder():
     model = Model(quantize="int8_absmax")
     expected, results = model.run(TOKENS), [None] * 4

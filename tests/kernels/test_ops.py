@@ -1,6 +1,7 @@
 """The door: which layout and instruction set is chosen, and what it refuses."""
 
 import os
+import signal
 
 import ml_dtypes
 import numpy as np
@@ -196,6 +197,9 @@ def test_no_tokens_give_no_rows(isa):
         ),
         (lambda one: cpu.Matrix.from_floats(np.ones((1, 2))), "must be float32, float16"),
         (lambda one: cpu.set_threads(0), "accepted: 1 to 1024"),
+        (lambda one: cpu.measure_read_bandwidth(1025, 1, 1.0), "accepted: 1 to 1024"),
+        (lambda one: cpu.measure_int8_peak(0, 1.0), "accepted: 1 to 1024"),
+        (lambda one: cpu.time_products([None], np.ones((1, 2), "f4"), "fp"), "None is no matrix"),
     ],
 )
 def test_the_extension_itself_refuses(call, message):
@@ -218,6 +222,24 @@ def test_a_forked_child_computes_too():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         ops.set_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_weights_settle_makes_matrices():
+    """The thread that moves pages is not in the child, nor may what it held be held for ever."""
+    blocks = np.full((16_384 * 8192 // 256, 66), 0x55, np.uint8)  # 32 MB of code 0
+    blocks[:, 64:] = np.array([1.0], "<f2").view(np.uint8)
+    for _ in range(3):
+        weights = ops.repack_stored("tq2_0", blocks.reshape(-1), (16_384, 8192))
+        cpu.settle_weights(0.0)
+        for _ in range(3):
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                ops.repack(unpacked(np.zeros((600, 600))))
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert weights.layout == "t2"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's list of threads")

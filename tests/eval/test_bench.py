@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onebit.errors import FileError, MissingError, OnebitError, OptionError, UnsupportedError
-from onebit.eval import bench_table, rivals, shapes
+from onebit.eval import bench_table, rivals, shapes, speed
 from onebit.eval.bench import bench
 from onebit.eval.bench_lines import Line
 from onebit.eval.bench_options import BenchOptions
@@ -114,6 +114,17 @@ def test_only_what_is_asked_for_is_measured(model):
         names = {line.name for line in found.lines if line.threads == threads}
         assert names - {"DRAM read", "int8 peak"} == {"decode", "decode after 20"}
     assert all(line.ratio is None for line in found.lines)
+
+
+@pytest.mark.parametrize("prompts", [(speed.START,), (20, 5, 20)])
+def test_a_length_is_measured_once(model, prompts):
+    """However often it is asked for, and where it is the one that writing starts from anyway."""
+    options = BenchOptions(
+        threads=(1,), only=("prefill", "decode", "batch"), **QUICK | {"prompts": prompts}
+    )
+    found = bench(model, options)
+    assert all(len(line.values) == 2 for line in found.lines if line.unit == "tokens/s")
+    assert found.line("batch of 3", 1).factor > 0
 
 
 def test_prompts_that_do_not_fit_are_left_out(save_tiny):

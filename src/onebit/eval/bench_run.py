@@ -58,7 +58,8 @@ class Run:
         )
         self._body = shapes.body_weights(a) if of_codes else 0  # floats are not multiplied as int8
         self._head = a.vocab_size * a.hidden_size if of_codes else 0
-        self._prompts = [n for n in options.prompts if n + options.decode <= llm.context]
+        fitting = [n for n in options.prompts if n + options.decode <= llm.context]
+        self._prompts = list(dict.fromkeys(fitting))
         self._products = {
             layout: Products(a.intermediate_size, a.hidden_size, layout, options.stream_bytes)
             for layout in (LAYOUTS if "kernels" in options.only else ())
@@ -158,8 +159,9 @@ class Run:
             yield self._batch
         for tokens in self._prompts if "prefill" in only else ():
             yield partial(self._prefill, tokens, rival if first or tokens <= LONG_PROMPT else None)
-        if "decode" in only and self._prompts:
-            yield partial(self._decode, max(self._prompts), None)
+        longest = max(self._prompts, default=speed.START)
+        if "decode" in only and longest != speed.START:
+            yield partial(self._decode, longest, None)
         if "start" in only:
             yield partial(self._start, threads)
 

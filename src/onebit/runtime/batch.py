@@ -14,6 +14,7 @@ the prompts that are not read yet. The answers are those that each prompt gets a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -50,9 +51,9 @@ class Batch:
     """Sequences of one model that are computed together, and may come and go at any step.
 
     It starts no threads of its own and computes only inside `step` (which `generate` and iterating
-    over a request call). One batch, and the LLM under it, is for one thread at a time. If `step` is
-    interrupted, the request whose token was just being chosen is closed; the others go on with the
-    next step as if nothing had been, and text that had come can still be taken.
+    over a request call). Calls from several threads take turns. If `step` is interrupted, the
+    request whose token was just being chosen is closed; the others go on with the next step as if
+    nothing had been, and text that had come can still be taken.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Batch:
             pool.most = min(most, cache_bytes // one)
         self._pool: CachePool | None = pool
         self._requests: list[Request] = []  # in the order they came; the first few are computed
+        self._turn = Lock()  # held while requests or sequences change
 
     def __enter__(self) -> "Batch":
         return self
@@ -104,9 +106,10 @@ class Batch:
 
     def close(self) -> None:
         """End all requests and free their memory. Further use is an error."""
-        for request in list(self._requests):
-            self.cancel(request)
-        self._pool = None
+        with self._turn:
+            for request in list(self._requests):
+                self._cancel(request)
+            self._pool = None
 
     @property
     def busy(self) -> bool:
@@ -151,16 +154,18 @@ class Batch:
 
     def cancel(self, request: Request) -> None:
         """End a request here, if it has not ended."""
-        request.end("closed")
-        self._release()
-        if request in self._requests:
-            self._requests.remove(request)
+        with self._turn:
+            self._cancel(request)
 
     def step(self) -> list[Request]:
         """Compute one step for all; return the requests that have new text or have ended.
 
         Does nothing where nothing is waiting.
         """
+        with self._turn:
+            return self._step()
+
+    def _step(self) -> list[Request]:
         pool = self._open_pool()
         decoder = self._llm.decoder
         self._llm.prepare()
@@ -185,10 +190,17 @@ class Batch:
         return changed
 
     def _add(self, prompt: list[int], options: dict[str, Any]) -> Request:
-        self._open_pool()
         request = Request(self, self._llm.new_answer(prompt, GenerateOptions.of(options)))
-        self._requests.append(request)
+        with self._turn:
+            self._open_pool()
+            self._requests.append(request)
         return request
+
+    def _cancel(self, request: Request) -> None:
+        request.end("closed")
+        self._release()
+        if request in self._requests:
+            self._requests.remove(request)
 
     def _plan(self, pool: CachePool) -> list[_Work]:
         """Return what to compute: all that write, and pieces of prompts in the order they came."""

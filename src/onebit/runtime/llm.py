@@ -10,6 +10,7 @@ Shape letters: T tokens, V vocabulary.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,7 +43,7 @@ class LLM:
     """A language model ready to run on this CPU.
 
     Options of `generate`, `stream`, `chat` and `stream_chat` are the fields of `GenerateOptions`.
-    Streams may be left unfinished or take turns. One object is for one thread at a time.
+    Streams may be left unfinished or take turns, those of several threads too.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class LLM:
         self._tokenizer: Tokenizer | None = None
         self._decoder: Decoder | None = loaded.decoder
         self._sequence: CachedSequence | None = self.new_sequence()
+        self._turn = Lock()
+        """Held while the sequence is used."""
 
     def __enter__(self) -> "LLM":
         return self
@@ -158,7 +161,8 @@ class LLM:
                 vocabulary.
         """
         ids = self.encode(tokens)
-        return np.concatenate(list(self._scored(ids, len(ids))))
+        with self._turn:
+            return np.concatenate(list(self._scored(ids, len(ids))))
 
     def logprobs(self, tokens: Sequence[int]) -> NDArray[np.float64]:
         """Return the log-probability of each of T tokens but the first, given those before it.
@@ -168,11 +172,12 @@ class LLM:
         ids = self.encode(tokens)
         out = np.empty(max(len(ids) - 1, 0))
         start = 0
-        for logits_TV in self._scored(ids, SCORED_AT_A_TIME):
-            targets = ids[start + 1 : start + 1 + len(logits_TV)]
-            logprob_TV = log_softmax(logits_TV[: len(targets)])
-            out[start : start + len(targets)] = logprob_TV[np.arange(len(targets)), targets]
-            start += len(logits_TV)
+        with self._turn:
+            for logits_TV in self._scored(ids, SCORED_AT_A_TIME):
+                targets = ids[start + 1 : start + 1 + len(logits_TV)]
+                logprob_TV = log_softmax(logits_TV[: len(targets)])
+                out[start : start + len(targets)] = logprob_TV[np.arange(len(targets)), targets]
+                start += len(logits_TV)
         return out
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -197,16 +202,20 @@ class LLM:
         Raises:
             InputError: as `logits`.
         """
-        sequence, tokens = self._open_sequence(), list(tokens)
-        self._check_count(len(tokens))
-        self._checked(tokens[sequence.common_prefix(tokens) :])  # the others were, when they came
-        self.prepare()
-        logits_RV, reused = sequence.after(tokens)
+        with self._turn:
+            sequence, tokens = self._open_sequence(), list(tokens)
+            self._check_count(len(tokens))
+            self._checked(
+                tokens[sequence.common_prefix(tokens) :]
+            )  # the others were when they came
+            self.prepare()
+            logits_RV, reused = sequence.after(tokens)
         return logits_RV[0], reused
 
     def forget(self) -> None:
         """Empty the cache: the next prompt is computed whole."""
-        self._open_sequence().forget()
+        with self._turn:
+            self._open_sequence().forget()
 
     @property
     def decoder(self) -> "Decoder":
@@ -264,8 +273,9 @@ class LLM:
         return Stream(self.new_answer(prompt, options), self._compute)
 
     def _compute(self, answer: Answer, draft: list[int]) -> tuple[NDArray[np.float32], int]:
-        self.prepare()
-        return self._open_sequence().after(answer.tokens, draft, answer)
+        with self._turn:
+            self.prepare()
+            return self._open_sequence().after(answer.tokens, draft, answer)
 
     def _scored(self, ids: list[int], chunk: int) -> Iterator[NDArray[np.float32]]:
         self._check_count(len(ids))

@@ -55,8 +55,9 @@ class Request(Iterator[str]):
 
     def take(self) -> str:
         """Return the text that has come since the last call."""
-        text = "".join(self._new)
-        self._new.clear()
+        count = len(self._new)  # a step in another thread may be adding to it
+        text = "".join(self._new[:count])
+        del self._new[:count]
         return text
 
     def cancel(self) -> None:

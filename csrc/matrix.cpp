@@ -249,8 +249,10 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
   m.tiles = (N + kTileRows - 1) / kTileRows;
   m.tile_bytes = tile_bytes_of(layout, K);
   m.data = Buffer<uint8_t>(checked_product(m.tiles, m.tile_bytes), pages);
-  m.scale.wide = Buffer<float>(m.tiles * groups * kTileRows, pages);
-  if (has_minimum) m.minimum.wide = Buffer<float>(m.tiles * groups * kTileRows, pages);
+  // Those of several groups soon give way to smaller ones, and would leave holes among huge pages.
+  const Pages of_factors = groups > 1 ? Pages::small : pages;
+  m.scale.wide = Buffer<float>(m.tiles * groups * kTileRows, of_factors);
+  if (has_minimum) m.minimum.wide = Buffer<float>(m.tiles * groups * kTileRows, of_factors);
   return m;
 }
 

@@ -2,7 +2,8 @@
 
 What the file does not say is filled in from what its types mean. I2_S is Microsoft's type for
 models trained with BitNet b1.58, whose activations are int8 per token; TQ1_0, TQ2_0 and Q2_0 hold
-any ternary weights, and mean int8 activations only in a file of a BitNet architecture.
+any ternary weights, and mean int8 activations only in a file of a BitNet architecture. Q2_0 has a
+fourth code: tensors that use it are not ternary, and nothing is implied of them.
 """
 
 from pathlib import Path
@@ -16,10 +17,13 @@ from onebit.io import gguf_names, packed, rope_rows
 from onebit.io.gguf import READABLE, Reader
 from onebit.io.gguf_config import ROPE_FACTORS_NAME, architecture_of, metadata_to_config
 from onebit.io.gguf_metadata import Metadata
+from onebit.io.gguf_types import NAMED
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
 _TERNARY = ("tq1_0", "tq2_0", "i2_s", "q2_0", "q2_0_g128")
 _I2_S_ROW_BLOCK, _I2_S_TAIL_BYTES = 128, 32
+_LOOKED_AT_BLOCKS = 4096
+"""Of a tensor, for the fourth code: what is not ternary uses it in nearly every block."""
 
 
 class GgufCheckpoint(Checkpoint):
@@ -96,19 +100,32 @@ class GgufCheckpoint(Checkpoint):
     def _imply_scheme(self) -> None:
         """Give the config the scheme that the tensors' types mean, where the file names none."""
         forms = {
-            name.removesuffix(".weight"): self._described(own)[0]
+            name.removesuffix(".weight"): (own, self._described(own)[0])
             for name, own in self._gguf_name.items()
             if scheme.role_of(name.removesuffix(".weight")) not in ("", "embed", "head")
         }
-        used = set(forms.values())
-        if "onebit_scheme" in self.config or not used.intersection(_TERNARY):
+        if "onebit_scheme" in self.config:
+            return
+        used = {form for own, form in forms.values() if self._holds_ternary(own, form)}
+        if not used:
             return
         trained = "i2_s" in used or self.config["model_type"] == "bitnet"
         implied = scheme.SCHEMES["bitnet-b1.58" if trained else "ternary-weights"]
-        exempt = {module: scheme.FP for module, form in forms.items() if form not in _TERNARY}
+        exempt = {
+            module: scheme.FP
+            for module, (own, form) in forms.items()
+            if not self._holds_ternary(own, form)
+        }
         self.config["onebit_scheme"] = scheme.Scheme(
             implied.name, {**exempt, **implied.layers}
         ).to_dict()
+
+    def _holds_ternary(self, own: str, form: str) -> bool:
+        if not form.startswith("q2_0"):
+            return form in _TERNARY
+        blocks = self._reader.data(own).reshape(-1, NAMED[form].block_bytes)
+        pairs = blocks[:_LOOKED_AT_BLOCKS, 2:]  # after the scale
+        return not (pairs & (pairs >> 1) & 0x55).any()
 
     def _permuted_heads(self) -> dict[str, int]:
         """Return the modules whose rows are permuted, with their number of heads."""

@@ -91,17 +91,17 @@ void mix_tile(const typename KV::Stored* v, size_t v_stride, const float* p, siz
     for (int i = 0; i < V; ++i) store(out + r * D + 16 * i, sum[r][i]);
 }
 
-// Calls fn with constants R and V for which R == r and V <= v.
+// Calls fn with constants R and V for which R == r and V <= v. Returns V.
 template <int R, class Fn>
-ONEBIT_INLINE void with_vectors(size_t v, Fn&& fn) {
+ONEBIT_INLINE size_t with_vectors(size_t v, Fn&& fn) {
   if constexpr (kTileVectors >= 4)
-    if (v >= 4) return fn(Int<R>(), Int<4>());
+    if (v >= 4) return fn(Int<R>(), Int<4>()), 4;
   if constexpr (kTileVectors >= 2)
-    if (v >= 2) return fn(Int<R>(), Int<2>());
-  fn(Int<R>(), Int<1>());
+    if (v >= 2) return fn(Int<R>(), Int<2>()), 2;
+  return fn(Int<R>(), Int<1>()), 1;
 }
 template <class Fn>
-ONEBIT_INLINE void with_tile(size_t r, size_t v, Fn&& fn) {
+ONEBIT_INLINE size_t with_tile(size_t r, size_t v, Fn&& fn) {
   if constexpr (kTileQueries > 3) {
     if (r == 6) return with_vectors<6>(v, fn);
     if (r == 5) return with_vectors<5>(v, fn);
@@ -109,14 +109,14 @@ ONEBIT_INLINE void with_tile(size_t r, size_t v, Fn&& fn) {
   }
   if (r == 3) return with_vectors<3>(v, fn);
   if (r == 2) return with_vectors<2>(v, fn);
-  with_vectors<1>(v, fn);
+  return with_vectors<1>(v, fn);
 }
 
 // The same for sums in several planes.
 template <int Planes, class Fn>
-ONEBIT_INLINE void with_part_tile(size_t r, size_t v, Fn&& fn) {
+ONEBIT_INLINE size_t with_part_tile(size_t r, size_t v, Fn&& fn) {
   constexpr size_t kMost = kTileVectors > Planes ? kTileVectors / Planes : 1;
-  with_tile(r, v < kMost ? v : kMost, fn);
+  return with_tile(r, v < kMost ? v : kMost, fn);
 }
 
 // The queries of a walk, from `start` on: query i is head i % group of token i / group.
@@ -196,13 +196,11 @@ ONEBIT_INLINE void walk_step(const Walk& w, const Queries& s, size_t begin, size
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     if (!tiles) continue;
-    for (size_t t = 0; t < tiles;) {
-      with_tile(r, tiles - t, [&](auto R, auto V) {
+    for (size_t t = 0; t < tiles;)
+      t += with_tile(r, tiles - t, [&](auto R, auto V) {
         score_tile<KV, R.value, V.value>(k + t * 16 * a.head_dim, a.head_dim, w.q + i * D, D,
                                          w.p + i * kSpan + 16 * t);
-        t += V.value;
       });
-    }
     for (size_t j = i; j < i + r; ++j)
       if (seen(j)) soften(w, j, seen(j));
   }
@@ -212,22 +210,18 @@ ONEBIT_INLINE void walk_step(const Walk& w, const Queries& s, size_t begin, size
     while (from < last && !seen(from)) ++from;  // later queries see more
     if (from == last) continue;
     const size_t shared = seen(from);
-    for (size_t d = 0; d < D;) {
-      with_tile(last - from, (D - d) / 16, [&](auto R, auto V) {
+    for (size_t d = 0; d < D;)
+      d += 16 * with_tile(last - from, (D - d) / 16, [&](auto R, auto V) {
         mix_tile<KV, R.value, V.value>(v + d, a.v_stride, w.p + from * kSpan, 0, shared,
                                        w.shrink + from, w.out + from * D + d, D);
-        d += 16 * V.value;
       });
-    }
     for (size_t j = from; j < last; ++j)
       if (seen(j) > shared)
-        for (size_t d = 0; d < D;) {
-          with_tile(1, (D - d) / 16, [&](auto R, auto V) {
+        for (size_t d = 0; d < D;)
+          d += 16 * with_tile(1, (D - d) / 16, [&](auto R, auto V) {
             mix_tile<KV, R.value, V.value>(v + d, a.v_stride, w.p + j * kSpan, shared, seen(j),
                                            nullptr, w.out + j * D + d, D);
-            d += 16 * V.value;
           });
-        }
   }
 }
 

@@ -344,11 +344,10 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     for (size_t t = 0; t < tiles;)
-      with_tile(r, tiles - t, [&](auto R, auto V) {
+      t += with_tile(r, tiles - t, [&](auto R, auto V) {
         code_score_tile<kQ, R.value, V.value>(
             codes + t * stride, stride, D, c.q + i * D * kQ, c.q_scale + i, c.q_sum + i,
             c.k_scale + 16 * t, c.k_low + 16 * t, c.w.p + i * kSpan + 16 * t);
-        t += V.value;
       });
     for (size_t j = i; j < i + r; ++j) {
       if (!seen(j)) {
@@ -371,11 +370,10 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     for (size_t u = 0; u < D / 16;)
-      with_part_tile<kP>(r, D / 16 - u, [&](auto R, auto V) {
+      u += with_part_tile<kP>(r, D / 16 - u, [&](auto R, auto V) {
         code_mix_tile<kP, R.value, V.value>(
             codes + 256 * u, stride, tiles, c.p + i * kP * kSpan, c.w.shrink + i,
             c.p_scale + i, c.w.out + i * D + 16 * u, D);
-        u += V.value;
       });
   }
 }

@@ -15,6 +15,12 @@ bool half_at(const uint8_t* p, float* value) {
   return (bits & 0x7c00) != 0x7c00;  // finite
 }
 
+// Two, one after the other.
+bool halves_at(const uint8_t* p, float* first, float* second) {
+  const bool good = half_at(p, first);
+  return half_at(p + 2, second) && good;
+}
+
 bool factors_i2_s(const Stored& s, size_t, float* scale, float*) {
   memcpy(scale, s.data + s.rows * s.columns / 4, 4);
   uint32_t bits;
@@ -37,7 +43,7 @@ bool factors_dm(const Stored& s, size_t n, float* scale, float* minimum) {
   const uint8_t* block = s.blocks(n);
   bool good = true;
   for (size_t b = 0; b < s.row_blocks(); ++b, block += s.format->block_bytes)
-    good &= half_at(block, scale + b) & half_at(block + 2, minimum + b);
+    good &= halves_at(block, scale + b, minimum + b);
   return good;
 }
 
@@ -46,7 +52,7 @@ bool factors_q2_k(const Stored& s, size_t n, float* scale, float* minimum) {
   bool good = true;
   for (size_t b = 0; b < s.row_blocks(); ++b, block += 84) {
     float d, dmin;
-    good &= half_at(block + 80, &d) & half_at(block + 82, &dmin);
+    good &= halves_at(block + 80, &d, &dmin);
     for (size_t g = 0; g < 16; ++g) {
       scale[16 * b + g] = d * static_cast<float>(block[g] & 15);
       minimum[16 * b + g] = -(dmin * static_cast<float>(block[g] >> 4));
@@ -79,7 +85,7 @@ bool factors_q45_k(const Stored& s, size_t n, float* scale, float* minimum) {
   for (size_t b = 0; b < s.row_blocks(); ++b, block += s.format->block_bytes) {
     const uint8_t* packed = block + 4;
     float d, dmin;
-    good &= half_at(block, &d) & half_at(block + 2, &dmin);
+    good &= halves_at(block, &d, &dmin);
     for (size_t g = 0; g < 8; ++g) {
       const int of_scale = g < 4 ? packed[g] & 63 : (packed[g + 4] & 15) | packed[g - 4] >> 6 << 4;
       const int of_minimum = g < 4 ? packed[g + 4] & 63 : packed[g + 4] >> 4 | packed[g] >> 6 << 4;
@@ -232,7 +238,8 @@ bool planes_of_pairs(const uint8_t* data, int8_t* codes) {
 }
 
 bool block_tq2_0(const uint8_t* block, int8_t* codes) {
-  return planes_of_pairs<0, 2>(block, codes) & planes_of_pairs<0, 2>(block + 32, codes + 128);
+  const bool good = planes_of_pairs<0, 2>(block, codes);
+  return planes_of_pairs<0, 2>(block + 32, codes + 128) && good;
 }
 
 bool block_i2_s(const uint8_t* block, int8_t* codes) {

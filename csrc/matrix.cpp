@@ -13,13 +13,13 @@ namespace onebit {
 namespace {
 
 // Bits of a code; t1_6 has none.
-int bits_of(Layout layout) {
+constexpr int bits_of(Layout layout) {
   return layout == Layout::b1 ? 1 : layout == Layout::t2 ? 2 : layout == Layout::i4 ? 4 : 8;
 }
 size_t bytes_of(Layout layout) { return layout == Layout::f32 ? 4 : 2; }
 
 // Columns of a row that lie in one vector.
-size_t columns_of_vector(Layout layout) {
+constexpr size_t columns_of_vector(Layout layout) {
   return layout == Layout::t1_6 ? 20 : 4 * (8 / bits_of(layout));
 }
 
@@ -324,20 +324,22 @@ Matrix matrix_of_floats(Layout layout, const void* values, size_t N, size_t K) {
 namespace {
 
 // The unsigned code of row r, column k of a tile.
-int stored_at(Layout layout, const uint8_t* w, size_t r, size_t k) {
-  if (layout == Layout::i6) {
+template <Layout layout>
+int stored_at(const uint8_t* w, size_t r, size_t k) {
+  if constexpr (layout == Layout::i6) {
     const uint8_t* unit = w + 192 * (k / 16);
-    const int upper = stored_at(Layout::t2, unit + 128, r, k % 16);
-    return stored_at(Layout::i4, unit, r, k % 16) | upper << 4;
+    const int upper = stored_at<Layout::t2>(unit + 128, r, k % 16);
+    return stored_at<Layout::i4>(unit, r, k % 16) | upper << 4;
   }
-  const size_t span = columns_of_vector(layout), within = k % span;
+  constexpr size_t span = columns_of_vector(layout);
+  const size_t within = k % span;
   const uint8_t* lane = w + 64 * (k / span) + 4 * r;
-  if (layout == Layout::t1_6) {
+  if constexpr (layout == Layout::t1_6) {
     int rest = lane[within / 5] * 3;
     for (size_t n = 0; n < within % 5; ++n) rest = (rest & 255) * 3;
     return rest >> 8;
   }
-  const int bits = bits_of(layout);
+  constexpr int bits = bits_of(layout);
   const int stored = lane[within % 4] >> (bits * (within / 4)) & ((1 << bits) - 1);
   return layout == Layout::b1 ? 2 * stored : stored;
 }
@@ -351,28 +353,44 @@ float factor_at(const Matrix& m, const Factors& factors, size_t tile, size_t g, 
   return small * factors.wide.data()[(tile * m.wide_groups + (g >> m.wide_shift)) * kTileRows + r];
 }
 
+template <Layout layout>
+void row_of_codes(const Matrix& m, size_t tile, size_t r, float* y) {
+  const uint8_t* w = m.data.data() + tile * m.tile_bytes;
+  const size_t group = m.columns / m.groups;
+  for (size_t g = 0; g < m.groups; ++g) {
+    const float scale = factor_at(m, m.scale, tile, g, r);
+    for (size_t k = g * group; k < (g + 1) * group; ++k)
+      y[k] = static_cast<float>(stored_at<layout>(w, r, k) + m.low) * scale;
+    if (!m.has_minimum()) continue;
+    const float minimum = factor_at(m, m.minimum, tile, g, r);
+    for (size_t k = g * group; k < (g + 1) * group; ++k) y[k] += minimum;
+  }
+}
+
+template <class T, class Value>
+void row_of_floats(const Matrix& m, size_t tile, size_t r, float* y, Value&& value) {
+  const T* w = reinterpret_cast<const T*>(m.data.data() + tile * m.tile_bytes) + r;
+  for (size_t k = 0; k < m.columns; ++k) y[k] = value(w[kTileRows * k]);
+}
+
 }  // namespace
 
 void Matrix::row(size_t index, float* y) const {
   const size_t tile = index / kTileRows, r = index % kTileRows;
-  const uint8_t* w = data.data() + tile * tile_bytes;
-  if (!has_codes()) {
-    const auto* wide = reinterpret_cast<const float*>(w);
-    const auto* half = reinterpret_cast<const uint16_t*>(w);
-    for (size_t k = 0; k < columns; ++k)
-      y[k] = layout == Layout::f32   ? wide[kTileRows * k + r]
-             : layout == Layout::f16 ? float_of_half(half[kTileRows * k + r])
-                                     : float_of_bits(uint32_t{half[kTileRows * k + r]} << 16);
-    return;
-  }
-  const size_t group = columns / groups;
-  for (size_t g = 0; g < groups; ++g) {
-    const float by = factor_at(*this, scale, tile, g, r);
-    const float plus = has_minimum() ? factor_at(*this, minimum, tile, g, r) : 0.0f;
-    for (size_t k = g * group; k < (g + 1) * group; ++k) {
-      y[k] = static_cast<float>(stored_at(layout, w, r, k) + low) * by;
-      if (has_minimum()) y[k] += plus;
-    }
+  switch (layout) {
+    case Layout::t2: return row_of_codes<Layout::t2>(*this, tile, r, y);
+    case Layout::t1_6: return row_of_codes<Layout::t1_6>(*this, tile, r, y);
+    case Layout::b1: return row_of_codes<Layout::b1>(*this, tile, r, y);
+    case Layout::i4: return row_of_codes<Layout::i4>(*this, tile, r, y);
+    case Layout::i6: return row_of_codes<Layout::i6>(*this, tile, r, y);
+    case Layout::i8: return row_of_codes<Layout::i8>(*this, tile, r, y);
+    case Layout::f32:
+      return row_of_floats<float>(*this, tile, r, y, [](float x) { return x; });
+    case Layout::f16: return row_of_floats<uint16_t>(*this, tile, r, y, float_of_half);
+    case Layout::bf16:
+      return row_of_floats<uint16_t>(*this, tile, r, y, [](uint16_t x) {
+        return float_of_bits(uint32_t{x} << 16);
+      });
   }
 }
 

@@ -102,6 +102,7 @@ def test_pages_name_the_machine_and_have_every_line(result, tmp_path):
     )
     text = page.read_text()
     assert result.machine.processor in text
+    assert "1 thread: ternary weights as t2, matrices in memory" in text
     assert all(f"| {name} |" in text for name in LINES if name != "int8 peak")
     assert [table.row_count for table in bench_table.tables(result)] == [len(result.lines)]
     with pytest.raises(FileError, match="Give a folder"):
@@ -133,6 +134,7 @@ def test_prompts_that_do_not_fit_are_left_out(save_tiny):
     found = bench(folder, options)
     assert [line.name for line in found.lines if "prefill" in line.name] == ["prefill 128"]
     assert found.line("prefill 128", 1).share is None  # floats, which no int8 peak bounds
+    assert not any("ternary weights" in fact for fact in bench_table.facts(found))
 
 
 def test_a_rival_has_room_for_the_longest_prompt(model):

@@ -1,55 +1,35 @@
 """The cache of a decoder: rewound, and begun with the prefix of another, at every kv_bits."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
+from onebit import Architecture
 from onebit.kernels import cpu, ops
+from onebit.scheme import KV_BITS
+from onebit.tensors import linears, norms
 
-KV_BITS = (32, 16, 8, 4, 3)
-FIELDS = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 24,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-    "qkv_bias": False,
-    "out_bias": False,
-    "mlp_bias": False,
-    "qk_norm": False,
-    "sub_norms": False,
-}
+SHAPE = Architecture(
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=24,
+)
 TOKENS = np.random.default_rng(1).integers(0, 50, 100).astype(np.int32)
 
 
 def small_decoder(seed=0):
     rng = np.random.default_rng(seed)
-    inv_freq = (10000.0 ** (-np.arange(0, 24, 2) / 24)).astype("f4")
-    decoder = cpu.Decoder(FIELDS | {"inv_freq": inv_freq})
-    matrices = {"model.embed_tokens": (50, 32)}
-    norms = ["model.norm"]
-    for i in range(2):
-        at = f"model.layers.{i}."
-        for part, shape in {
-            "self_attn.q_proj": (96, 32),
-            "self_attn.k_proj": (48, 32),
-            "self_attn.v_proj": (48, 32),
-            "self_attn.o_proj": (32, 96),
-            "mlp.gate_proj": (48, 32),
-            "mlp.up_proj": (48, 32),
-            "mlp.down_proj": (32, 48),
-        }.items():
-            matrices[at + part] = shape
-        norms += [f"{at}input_layernorm", f"{at}post_attention_layernorm"]
-    for name, (N, K) in matrices.items():
-        values = rng.standard_normal((N, K), np.float32) / np.float32(K**0.5)
-        decoder.set_matrix(name, ops.repack_floats(values))
-    for name in norms:
-        decoder.set_norm(name, np.ones(32, np.float32))
+    decoder = cpu.Decoder(asdict(SHAPE) | {"inv_freq": SHAPE.inv_freq()})
+    for linear in linears(SHAPE):
+        values = rng.standard_normal((linear.N, linear.K), np.float32) / np.float32(linear.K**0.5)
+        decoder.set_matrix(linear.name, ops.repack_floats(values))
+    for name, size in norms(SHAPE):
+        decoder.set_norm(name, np.ones(size, np.float32))
     decoder.finish()
     return decoder
 

@@ -29,7 +29,8 @@ class Opened:
 
     threads: int
     body: str
-    """The layout of ternary weights; `LLM` may choose another for other threads."""
+    """The layout of ternary weights, empty if it has none; `LLM` may choose another for other
+    threads."""
     memory_bytes: int
     """Of all matrices, as the kernels hold them."""
     token_bytes: int
@@ -107,6 +108,7 @@ def bench(
             speed.check(each)
         difference = run.open_rivals()
         run.all_rounds(progress)
+        ternary = any(linear.weight == "ternary" for linear in llm.scheme.layers.values())
         return Bench(
             name or str(model),
             llm.scheme.name,
@@ -114,7 +116,10 @@ def bench(
             options,
             run.lines,
             run.file_bytes,
-            [Opened(n, x.body, x.size_bytes, x.token_bytes) for n, x in llms.items()],
+            [
+                Opened(n, x.body if ternary else "", x.size_bytes, x.token_bytes)
+                for n, x in llms.items()
+            ],
             run.kv_token_bytes,
             difference,
         )

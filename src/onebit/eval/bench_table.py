@@ -24,8 +24,9 @@ def facts(bench: Bench) -> list[str]:
         f"{bench.model}, scheme {bench.scheme}: file {bench.file_bytes / 1e6:.0f} MB, keys and "
         f"values {bench.kv_token_bytes / 1e3:.1f} kB a token.",
         *(
-            f"{_title(x.threads)}: ternary weights as {x.body}, matrices in memory "
-            f"{x.memory_bytes / 1e6:.0f} MB, of which a token reads {x.token_bytes / 1e6:.0f} MB."
+            f"{_title(x.threads)}: {f'ternary weights as {x.body}, ' if x.body else ''}matrices in "
+            f"memory {x.memory_bytes / 1e6:.0f} MB, of which a token reads "
+            f"{x.token_bytes / 1e6:.0f} MB."
             for x in bench.opened
         ),
         f"{m.processor}, {m.cores} cores, {m.memory_bytes / 2**30:.0f} GiB, {m.system}; "

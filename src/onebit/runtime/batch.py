@@ -107,8 +107,9 @@ class Batch:
     def close(self) -> None:
         """End all requests and free their memory. Further use is an error."""
         with self._turn:
-            for request in list(self._requests):
-                self._cancel(request)
+            for request in self._requests:
+                request.end("closed")
+            self._release()
             self._pool = None
 
     @property
@@ -153,9 +154,14 @@ class Batch:
         return [request.generation for request in requests]
 
     def cancel(self, request: Request) -> None:
-        """End a request here, if it has not ended."""
-        with self._turn:
-            self._cancel(request)
+        """End a request here, if it has not ended. It waits for no step: one that is under way in
+        another thread, or that a signal has interrupted, goes on without it."""
+        request.end("closed")
+        if self._turn.acquire(blocking=False):  # else that step lets it go
+            try:
+                self._release()
+            finally:
+                self._turn.release()
 
     def step(self) -> list[Request]:
         """Compute one step for all; return the requests that have new text or have ended.
@@ -184,7 +190,9 @@ class Batch:
         for work in works:
             rows = logits_RV[row : row + work.rows]
             row += work.rows
-            if work.rows and work.request.advance(rows, work.draft):
+            if work.request.finished or not work.rows:  # cancelled meanwhile; a prompt's piece
+                continue
+            if work.request.advance(rows, work.draft):
                 changed.append(work.request)
         self._release()
         return changed
@@ -195,12 +203,6 @@ class Batch:
             self._open_pool()
             self._requests.append(request)
         return request
-
-    def _cancel(self, request: Request) -> None:
-        request.end("closed")
-        self._release()
-        if request in self._requests:
-            self._requests.remove(request)
 
     def _plan(self, pool: CachePool) -> list[_Work]:
         """Return what to compute: all that write, and pieces of prompts in the order they came."""

@@ -205,9 +205,8 @@ class LLM:
         with self._turn:
             sequence, tokens = self._open_sequence(), list(tokens)
             self._check_count(len(tokens))
-            self._checked(
-                tokens[sequence.common_prefix(tokens) :]
-            )  # the others were when they came
+            held = sequence.common_prefix(tokens)  # which were checked when they came
+            self._checked(tokens[held:])
             self.prepare()
             logits_RV, reused = sequence.after(tokens)
         return logits_RV[0], reused

@@ -320,6 +320,28 @@ def test_a_cancelled_request_leaves_at_once(llm, alone):
         assert plain(requests[place].generation) == alone(PROMPTS[place], max_tokens=20)
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_request_may_be_cancelled_in_the_middle_of_a_step(llm, alone, monkeypatch, place):
+    """As a handler of Ctrl-C does, or another thread; nobody waits for anybody."""
+    with Batch(llm, sequences=3) as batch:
+        requests = [batch.add(p, max_tokens=20) for p in PROMPTS[:4]]
+        batch.step()
+
+        class Meanwhile(Played):
+            def step(self, *args):
+                requests[place].cancel()
+                return self.decoder.step(*args)
+
+        before = len(requests[place].generation.token_ids)
+        monkeypatch.setattr(llm, "_decoder", Meanwhile(llm.decoder))
+        assert requests[place] not in batch.step()
+        run(batch)
+        assert requests[place].generation.finish_reason == "closed"
+        assert len(requests[place].generation.token_ids) == before
+    for i in {0, 1, 2, 3} - {place}:
+        assert plain(requests[i].generation) == alone(PROMPTS[i], max_tokens=20)
+
+
 def test_bad_prompts_and_options_are_refused_and_change_nothing(llm, alone):
     with Batch(llm) as batch:
         good = batch.add(PROMPTS[0], max_tokens=5)

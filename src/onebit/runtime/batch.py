@@ -115,7 +115,7 @@ class Batch:
     @property
     def busy(self) -> bool:
         """Whether a request is not finished."""
-        return bool(self._requests)
+        return any(not request.finished for request in list(self._requests))
 
     def add(self, prompt: Prompt, **options: Any) -> Request:
         """Add a prompt, a text or token ids; options are the fields of `GenerateOptions`.
@@ -154,14 +154,11 @@ class Batch:
         return [request.generation for request in requests]
 
     def cancel(self, request: Request) -> None:
-        """End a request here, if it has not ended. It waits for no step: one that is under way in
-        another thread, or that a signal has interrupted, goes on without it."""
+        """End a request here, if it has not ended; the next step lets go of it.
+
+        This waits for no other call, so a handler of signals may do it too.
+        """
         request.end("closed")
-        if self._turn.acquire(blocking=False):  # else that step lets it go
-            try:
-                self._release()
-            finally:
-                self._turn.release()
 
     def step(self) -> list[Request]:
         """Compute one step for all; return the requests that have new text or have ended.

@@ -9,6 +9,7 @@
 
 #include "decoder.h"
 #include "kv_codes.h"
+#include "limits.h"
 
 namespace onebit {
 namespace {
@@ -45,8 +46,12 @@ Cache::Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_
   value_tile_ = has_codes() ? key_tile_ : 16 * v_stride_ * bytes;
   const size_t all_heads = checked_product(layers, kv_heads);
   const size_t tiles = checked_product(all_heads, positions_ / 16);
-  keys_ = Buffer<uint8_t>(checked_product(tiles, key_tile_));
-  values_ = Buffer<uint8_t>(checked_product(tiles, value_tile_));
+  const size_t keys = checked_product(tiles, key_tile_);
+  const size_t values = checked_product(tiles, value_tile_), left = available_memory();
+  // The system would promise more than it has, and end the process once it is used.
+  if (keys > left || values > left - keys) throw std::bad_alloc();
+  keys_ = Buffer<uint8_t>(keys);
+  values_ = Buffer<uint8_t>(values);
   if (!has_codes()) return;
   first_ = Buffer<uint16_t>(checked_product(all_heads, 2 * first_size_));
   turn_.n = head_dim;
@@ -171,11 +176,12 @@ void Cache::attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, s
     a.first_v = a.first_k + first_size_;
     a.turn = &turn_;
   }
-  (kv_bits_ == 32  ? ops.attend_f32
-   : kv_bits_ == 16 ? ops.attend_f16
-   : kv_bits_ == 8 ? ops.attend_i8
-   : kv_bits_ == 4 ? ops.attend_i4
-                  : ops.attend_i3)(a);
+  const auto attend = kv_bits_ == 32   ? ops.attend_f32
+                      : kv_bits_ == 16 ? ops.attend_f16
+                      : kv_bits_ == 8  ? ops.attend_i8
+                      : kv_bits_ == 4  ? ops.attend_i4
+                                       : ops.attend_i3;
+  attend(a);
 }
 
 }  // namespace onebit

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "limits.h"
 #include "parallel.h"
 
 namespace onebit {
@@ -26,11 +25,8 @@ Decoder::Decoder(Shape shape) : shape_(std::move(shape)), layers_(shape_.layers)
 std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
   if (!capacity) fail("cache: capacity is 0; it must be at least 1 token.");
   Cache::check_bits(kv_bits);
-  auto cache = std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
-                                       shape_.head_dim, capacity, kv_bits);
-  // The system promises more than it has; nothing of the cache has been touched yet.
-  if (cache->size_bytes() > available_memory()) throw std::bad_alloc();
-  return cache;
+  return std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
+                                 shape_.head_dim, capacity, kv_bits);
 }
 
 void Decoder::check_append(const Append& append) const {

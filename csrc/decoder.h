@@ -44,7 +44,7 @@ struct Append {
   }
 };
 
-// All methods but the constructor lock, so that threads may share a decoder. What a caller got
+// What changes is locked, so that threads may share a decoder and its caches. What a caller got
 // wrong is a std::invalid_argument that says what, and leaves everything as it was.
 class Decoder {
  public:

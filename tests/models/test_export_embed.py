@@ -9,6 +9,7 @@ from onebit.architecture import Architecture
 from onebit.cli import main
 from onebit.data import Tokenizer
 from onebit.errors import ShapeError
+from onebit.eval import rivals
 from onebit.io import open_checkpoint
 from onebit.models.export_weights import BLOCKS
 from onebit.scheme import SCHEMES
@@ -114,20 +115,12 @@ def test_a_width_that_fits_no_block_is_refused_with_what_fits(tmp_path):
 @pytest.mark.parametrize("format", ["q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0"])
 def test_llama_cpp_loads_it_and_says_the_same(source, tmp_path, format):
     """Both sides multiply the same weights with inputs that each rounds its own way."""
-    xllamacpp = pytest.importorskip("xllamacpp")
+    pytest.importorskip("xllamacpp")
     path = tmp_path / "m.gguf"
     models.export(source, path, "tq2_0", embed=format)
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup = 128, 1, False
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.fit_params, parameters.verbosity = False, 0
-    server = xllamacpp.Server(parameters)
-    request = {"prompt": TEXT[:40], "n_predict": 1, "temperature": 0, "n_probs": 5}
-    choice = server.handle_completions(request)["choices"][0]
-    theirs = {t["id"]: t["logprob"] for t in choice["logprobs"]["content"][0]["top_logprobs"]}
+    tokens = Tokenizer.load(open_checkpoint(path).tokenizer.source).encode(TEXT[:40])
+    theirs = rivals.open_rival("llama.cpp", path, threads=1, context=128).top_logprobs(tokens, 5)
     with torch.no_grad():
-        tokens = Tokenizer.load(open_checkpoint(path).tokenizer.source).encode(TEXT[:40])
         logits = models.load(path)(torch.tensor([tokens]))[0, -1]
     ours = torch.log_softmax(logits, dim=-1)
     for token, logprob in theirs.items():

@@ -74,17 +74,22 @@ def test_values_are_ggmls_to_the_last_bit(name, shape):
     assert len(np.unique(unpacked.codes_NK)) > 2
 
 
+def random_blocks(name, seed):
+    """Eight blocks of random bytes, whose factors are of a common size."""
+    form, rng = FORMATS[name], np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (8, form.block_bytes), dtype=np.uint8)
+    for at in form.factors:
+        half = rng.normal(size=8).astype("<f2")
+        blocks[:, at : at + 2] = half[:, None].view(np.uint8)
+    return blocks
+
+
 @pytest.mark.parametrize("name", GGML)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_bytes_mean_what_they_mean_to_ggml(name, seed):
     """Bytes that no quantizer would write too: every scale, minimum and code value occurs."""
-    form = FORMATS[name]
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (8, form.block_bytes), dtype=np.uint8)
-    for at in form.factors:
-        half = rng.normal(size=8).astype("<f2")
-        blocks[:, at : at + 2] = half[:, None].view(np.uint8)
+    form, blocks = FORMATS[name], random_blocks(name, seed)
     if name == "tq2_0":  # pair 3 is refused
         blocks[:, :64] &= ~((blocks[:, :64] & 0x55) << 1)
     data, shape = blocks.reshape(-1), (4, 2 * form.columns)
@@ -255,12 +260,7 @@ def test_what_ggml_wrote_packs_to_the_same_weights(name, shape):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_blocks_pack_to_the_same_weights(name, seed):
-    form = FORMATS[name]
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (8, form.block_bytes), dtype=np.uint8)
-    for at in form.factors:
-        half = rng.normal(size=8).astype("<f2")
-        blocks[:, at : at + 2] = half[:, None].view(np.uint8)
+    form, blocks = FORMATS[name], random_blocks(name, seed)
     shape = (4, 2 * form.columns)
     before = form.unpack(blocks.reshape(-1), shape)
     after = form.unpack(form.pack(before), shape)

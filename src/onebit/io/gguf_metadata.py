@@ -6,6 +6,7 @@ What is read at once is where each begins and ends, and whether all of them are 
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,15 +41,15 @@ class Metadata(Mapping[str, Any]):
             if not key.startswith(prefix):
                 continue
             if key in self._later:
-                part.set_later(key, lambda key=key: self[key])  # type: ignore[misc]
+                part.set_later(key, partial(self.__getitem__, key))
             else:
                 part.set(key, self._values[key])
         return part
 
     def __getitem__(self, key: str) -> Any:
-        if key in self._later:
-            self._values[key] = self._later[key]()
-            del self._later[key]
+        if make := self._later.get(key):  # two threads may both make it
+            self._values[key] = make()
+            self._later.pop(key, None)
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:

@@ -11,7 +11,6 @@ Shape letters: T tokens, V vocabulary.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -78,8 +77,11 @@ class LLM:
         self.architecture = loaded.architecture
         self.scheme = loaded.scheme
         self.body = loaded.body
+        """Layout of ternary matrices in memory, "t2" or "t1_6", should there be any."""
         self.size_bytes = loaded.size_bytes
+        """Of all matrices in memory."""
         self.token_bytes = loaded.token_bytes
+        """Of these, read to compute one token."""
         self.context = context_size(context, self.architecture.max_position_embeddings)
         self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
         self._tokenizer_source = checkpoint.tokenizer
@@ -92,12 +94,7 @@ class LLM:
     def __enter__(self) -> "LLM":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

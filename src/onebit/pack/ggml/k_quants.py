@@ -154,6 +154,8 @@ class _WritableKQuant(BlockFormat):
         multiple_Bg = np.zeros(value_Bg.shape, np.int16)
         left = np.flatnonzero(top_B1)
         for largest in range(max(-least, most), 0, -1):
+            if not left.size:
+                break
             with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
                 d_L1 = (top_B1[left] / np.float32(-largest if least else largest)).astype("<f2")
                 wide_L1 = d_L1.astype(np.float32)
@@ -163,15 +165,14 @@ class _WritableKQuant(BlockFormat):
             d_B[left[exact]] = d_L1[exact, 0]
             multiple_Bg[left[exact]] = s_Lg[exact]
             left = left[~exact]
-            if not left.size:
-                return d_B, multiple_Bg
-        if not left.size:
-            return d_B, multiple_Bg
-        row, block = divmod(first + int(left[0]), K // self.columns)
-        raise InputError(
-            f"{self.name}: the scales or minima of block {block} of row {row} are not {least} to "
-            f"{most} times one float16. Round with quant.blockwise, or choose another format."
-        )
+        if left.size:
+            row, block = divmod(first + int(left[0]), K // self.columns)
+            raise InputError(
+                f"{self.name}: the scales or minima of block {block} of row {row} are not {least} "
+                f"to {most} times one float16. Round with quant.blockwise, or choose another "
+                "format."
+            )
+        return d_B, multiple_Bg
 
 
 class Q2_K(BlockFormat):

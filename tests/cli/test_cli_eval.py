@@ -51,7 +51,9 @@ def test_a_cache_of_fewer_bits_can_be_measured(model, text):
     found = {}
     for kv_bits in (32, 3):
         result = onebit("eval", model, "--text", text, "--kv-bits", kv_bits, "--json")
-        found[kv_bits] = json.loads(result.stdout)["results"][0]["perplexity"]
+        data = json.loads(result.stdout)
+        assert data["kv_bits"] == kv_bits
+        found[kv_bits] = data["results"][0]["perplexity"]
     with LLM(model, kv_bits=3) as llm:
         assert found[3] == perplexity(llm, TEXT).perplexity
     assert found[3] != found[32]

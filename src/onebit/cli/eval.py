@@ -1,7 +1,7 @@
 """`onebit eval`: perplexity and bits per byte of texts."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,7 @@ def eval_(
     """Measure how well MODEL predicts texts: perplexity, and bits per byte."""
     from onebit.cli import progress
     from onebit.eval import engines, perplexity, texts
+    from onebit.runtime.llm import LLM
 
     chosen = [texts.read(name, limit_chars) for name in names]  # before the model, which is slow
     opened, tokenizer = engines.open_model(model, engine, threads, kv_bits=kv_bits)
@@ -48,7 +49,9 @@ def eval_(
             {"text": t.name, "description": t.description, **r.to_dict()}
             for t, r in zip(chosen, results, strict=True)
         ]
-        of = {"model": model, "scheme": opened.scheme.name, "engine": engine}
+        of: dict[str, Any] = {"model": model, "scheme": opened.scheme.name, "engine": engine}
+        if isinstance(opened, LLM):
+            of["kv_bits"] = opened.kv_bits
         click.echo(json.dumps(of | {"results": measured}))
     else:
         for text, result in zip(chosen, results, strict=True):

@@ -342,6 +342,33 @@ def test_a_request_may_be_cancelled_in_the_middle_of_a_step(llm, alone, monkeypa
         assert plain(requests[i].generation) == alone(PROMPTS[i], max_tokens=20)
 
 
+def test_requests_may_come_and_all_may_end_in_the_middle_of_a_step(llm, alone, monkeypatch):
+    """As a signal's handler does; nobody waits for anybody."""
+    with Batch(llm) as batch:
+        requests = [batch.add(p, max_tokens=20) for p in PROMPTS[:2]]
+
+        class Meanwhile(Played):
+            def step(self, *args):
+                if len(requests) < 5:
+                    requests.append(batch.add(PROMPTS[len(requests)], max_tokens=20))
+                elif closing:
+                    batch.close()
+                return self.decoder.step(*args)
+
+        closing = False
+        monkeypatch.setattr(llm, "_decoder", Meanwhile(llm.decoder))
+        run(batch)
+        for request, prompt in zip(requests, PROMPTS, strict=False):
+            assert plain(request.generation) == alone(prompt, max_tokens=20)
+        closing = True
+        last = batch.add(PROMPTS[5], max_tokens=20)
+        assert batch.step() == []
+        assert not batch.busy
+        assert last.generation.finish_reason == "closed"
+        with pytest.raises(InputError, match="This Batch is closed"):
+            batch.step()
+
+
 def test_bad_prompts_and_options_are_refused_and_change_nothing(llm, alone):
     with Batch(llm) as batch:
         good = batch.add(PROMPTS[0], max_tokens=5)

@@ -90,7 +90,7 @@ class Batch:
             pool.most = min(most, cache_bytes // one)
         self._pool: CachePool | None = pool
         self._requests: list[Request] = []  # in the order they came; the first few are computed
-        self._turn = Lock()  # held while requests or sequences change
+        self._turn = Lock()  # held while sequences change, and requests leave
 
     def __enter__(self) -> "Batch":
         return self
@@ -99,12 +99,14 @@ class Batch:
         self.close()
 
     def close(self) -> None:
-        """End all requests and free their memory. Further use is an error."""
-        with self._turn:
-            for request in self._requests:
-                request.end("closed")
+        """End all requests and free their memory, after the step that is going on if there is one,
+        for which it does not wait. Further use is an error."""
+        self._pool = None
+        for request in list(self._requests):
+            request.end("closed")
+        if self._turn.acquire(blocking=False):
             self._release()
-            self._pool = None
+            self._turn.release()
 
     @property
     def busy(self) -> bool:
@@ -190,9 +192,8 @@ class Batch:
 
     def _add(self, prompt: list[int], options: dict[str, Any]) -> Request:
         request = Request(self, self._llm.new_answer(prompt, GenerateOptions.of(options)))
-        with self._turn:
-            self._open_pool()
-            self._requests.append(request)
+        self._open_pool()
+        self._requests.append(request)  # without a turn: a signal's handler may come during a step
         return request
 
     def _plan(self, pool: CachePool) -> list[_Work]:

@@ -105,8 +105,10 @@ class Batch:
         for request in list(self._requests):
             request.end("closed")
         if self._turn.acquire(blocking=False):
-            self._release()
-            self._turn.release()
+            try:
+                self._release()
+            finally:
+                self._turn.release()
 
     @property
     def busy(self) -> bool:

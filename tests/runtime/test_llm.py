@@ -229,7 +229,9 @@ def test_a_context_that_memory_cannot_hold_is_an_option_error(tiny, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "messages", [[], [{"role": "user"}], ["hi"], [{"role": "user", "content": 3}]]
+    "messages",
+    [None, 5, {}, [], [{"role": "user"}], ["hi"], [{"role": "user", "content": 3}]],
+    ids=str,
 )
 def test_messages_that_are_none_are_refused(llm, messages):
     with pytest.raises(InputError, match="chat: "):

@@ -321,12 +321,16 @@ def _finish(stream: Stream) -> Generation:
 def _turns(messages: Messages) -> list[dict[str, str]]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    for message in messages:
+    try:
+        turns = list(messages)
+    except TypeError:
+        raise InputError(f"chat: {messages!r:.80} is no list of messages.") from None
+    for message in turns:
         texts = isinstance(message, Mapping) and {"role", "content"} <= set(message)
         if not texts or not all(isinstance(message[key], str) for key in ("role", "content")):
             raise InputError(
                 f'chat: {message!r:.80} is no message; accepted: {{"role": ..., "content": ...}}.'
             )
-    if not messages:
+    if not turns:
         raise InputError("chat: there are no messages; give at least one.")
-    return [dict(message) for message in messages]
+    return [dict(message) for message in turns]

@@ -37,6 +37,13 @@ ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLan
   }
   return r;
 }
+ONEBIT_INLINE Lanes load_i8(const int8_t* x) {
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)

@@ -16,6 +16,10 @@ ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
 ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLanes& s) {
   return {{(IntPiece)_mm512_dpbusd_epi32((__m512i)sum.p[0], (__m512i)u.p[0], (__m512i)s.p[0])}};
 }
+ONEBIT_INLINE Lanes load_i8(const int8_t* x) {
+  const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x));
+  return {{(Piece)_mm512_cvtepi32_ps(wide)}};
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   return {{(Piece)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x))}};
 }
@@ -169,43 +173,38 @@ struct I8 {
 struct I6 {
   static constexpr size_t kColumns = 16;
 
+  // Groups are short, and the sums of the next one do not wait for those of this one: one chain.
   template <int R, int T>
   static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
                                  size_t x_step, size_t units, IntLanes (&u)[R][T]) {
-    constexpr int kChains = 2 * R * T <= kSums ? 2 : 1;
     const __m512i halves = _mm512_set1_epi8(0x0f), pairs = _mm512_set1_epi8(0x30);
-    __m512i sum[kChains][R][T];
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) {
-        sum[0][r][t] = (__m512i)u[r][t].p[0];
-        for (int c = 1; c < kChains; ++c) sum[c][r][t] = _mm512_setzero_si512();
-      }
+    __m512i sum[R][T];
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[r][t] = (__m512i)u[r][t].p[0];
     for (; units; --units, w += 192, x += 4 * x_step) {
+      __m512i v[R][3];
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+        ONEBIT_UNROLL for (int i = 0; i < 3; ++i)
+          v[r][i] = weights<R>(w + r * tile_bytes + 64 * i, tile_bytes);
       ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
         __m512i code[R];
         ONEBIT_UNROLL for (int r = 0; r < R; ++r) {
-          const uint8_t* unit = w + r * tile_bytes;
-          const __m512i v = _mm512_load_si512(unit + 64 * (m / 2));
-          const __m512i upper = _mm512_load_si512(unit + 128);
-          const __m512i high = m == 0   ? _mm512_slli_epi16(upper, 4)
-                               : m == 1 ? _mm512_slli_epi16(upper, 2)
-                               : m == 2 ? upper
-                                        : _mm512_srli_epi16(upper, 2);
-          code[r] = _mm512_ternarylogic_epi32(m % 2 ? _mm512_srli_epi16(v, 4) : v, halves,
-                                              _mm512_and_si512(high, pairs), 0xea);  // a & b | c
+          const __m512i low = m % 2 ? _mm512_srli_epi16(v[r][m / 2], 4) : v[r][m / 2];
+          const __m512i high = m == 0   ? _mm512_slli_epi16(v[r][2], 4)
+                               : m == 1 ? _mm512_slli_epi16(v[r][2], 2)
+                               : m == 2 ? v[r][2]
+                                        : _mm512_srli_epi16(v[r][2], 2);
+          code[r] = _mm512_ternarylogic_epi32(low, halves, _mm512_and_si512(high, pairs),
+                                              0xea);  // a & b | c
         }
         ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
-          const __m512i v = four(x + m * x_step + 4 * t);
-          ONEBIT_UNROLL for (int r = 0; r < R; ++r)
-            sum[m % kChains][r][t] = _mm512_dpbusd_epi32(sum[m % kChains][r][t], code[r], v);
+          const __m512i xt = four(x + m * x_step + 4 * t);
+          ONEBIT_UNROLL for (int r = 0; r < R; ++r) add_products(sum[r][t], code[r], xt);
         }
       }
     }
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t) {
-        if (kChains == 2) sum[0][r][t] = _mm512_add_epi32(sum[0][r][t], sum[kChains - 1][r][t]);
-        u[r][t].p[0] = (IntPiece)sum[0][r][t];
-      }
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t) u[r][t].p[0] = (IntPiece)sum[r][t];
   }
 };
 
@@ -281,38 +280,56 @@ struct T1_6 {
   static constexpr bool kDirect = true;
 
   // Up to 3 tokens: each place of a byte has its own sums, as in Codes. More: codes are shifted, and
-  // two sets of sums take turns, so that none is waited for.
-  template <int T>
-  static ONEBIT_INLINE void sums(const uint8_t* w, const int8_t* x, size_t blocks,
-                                 IntLanes (&u)[T]) {
-    constexpr bool kInPlace = T <= 3;
-    constexpr int kSets = kInPlace ? 5 : 2;
+  // where there are few sums, two sets of them take turns, so that none is waited for.
+  template <int R, int T>
+  static ONEBIT_INLINE void sums(const uint8_t* w, size_t tile_bytes, const int8_t* x,
+                                 size_t blocks, IntLanes (&u)[R][T]) {
+    constexpr bool kInPlace = R * T <= 3;
+    constexpr int kSets = kInPlace ? 5 : R * T <= 8 ? 2 : 1;
     const LastTrits last_trits;
-    __m512i mask[4], sum[kSets][T];
+    __m512i mask[4], sum[kSets][R][T];
     ONEBIT_UNROLL for (int m = 0; m < 4; ++m)
       mask[m] = _mm512_set1_epi8((char)(kInPlace ? 3 << (2 * m) : 3));
     ONEBIT_UNROLL for (int c = 0; c < kSets; ++c)
-      ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[c][t] = _mm512_setzero_si512();
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+        ONEBIT_UNROLL for (int t = 0; t < T; ++t) sum[c][r][t] = _mm512_setzero_si512();
     for (; blocks; --blocks, w += 256, x += 80 * T)
       ONEBIT_UNROLL for (int i = 0; i < 4; ++i) {
-        const __m512i v = weights<1>(w + 64 * i, 0), codes = last_trits(v), first = first_trit(v);
-        ONEBIT_UNROLL for (int t = 0; t < T; ++t)
-          add_products(sum[kInPlace ? 4 : 0][t], first, four(x + (64 + 4 * i) * T + 4 * t));
+        __m512i codes[R], code[R];
+        ONEBIT_UNROLL for (int r = 0; r < R; ++r) {
+          const __m512i v = weights<R>(w + r * tile_bytes + 64 * i, tile_bytes);
+          codes[r] = last_trits(v);
+          code[r] = first_trit(v);
+        }
+        add<R, T>(code, x + (64 + 4 * i) * T, sum[kInPlace ? 4 : 0]);
         ONEBIT_UNROLL for (int m = 0; m < 4; ++m) {
-          const __m512i placed = kInPlace || !m ? codes : _mm512_srli_epi16(codes, 2 * m);
-          const __m512i code = _mm512_and_si512(placed, mask[m]);
-          ONEBIT_UNROLL for (int t = 0; t < T; ++t)
-            add_products(sum[kInPlace ? m : (m + 1) % 2][t], code,
-                         four(x + (16 * i + 4 * m) * T + 4 * t));
+          ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+            code[r] = _mm512_and_si512(
+                kInPlace || !m ? codes[r] : _mm512_srli_epi16(codes[r], 2 * m), mask[m]);
+          add<R, T>(code, x + (16 * i + 4 * m) * T, sum[kInPlace ? m : (m + 1) % kSets]);
         }
       }
-    ONEBIT_UNROLL for (int t = 0; t < T; ++t)
-      ONEBIT_UNROLL for (int c = 0; c < kSets; ++c) {
-        const int place = kInPlace && c < 4 ? c : 0;
-        u[t].p[0] += (IntPiece)(place ? _mm512_srai_epi32(sum[c][t], 2 * place) : sum[c][t]);
-      }
+    ONEBIT_UNROLL for (int r = 0; r < R; ++r)
+      ONEBIT_UNROLL for (int t = 0; t < T; ++t)
+        ONEBIT_UNROLL for (int c = 0; c < kSets; ++c) {
+          const int place = kInPlace && c < 4 ? c : 0;
+          u[r][t].p[0] +=
+              (IntPiece)(place ? _mm512_srai_epi32(sum[c][r][t], 2 * place) : sum[c][r][t]);
+        }
+  }
+
+  template <int R, int T>
+  static ONEBIT_INLINE void add(const __m512i (&code)[R], const int8_t* x, __m512i (&sum)[R][T]) {
+    ONEBIT_UNROLL for (int t = 0; t < T; ++t) {
+      const __m512i v = four(x + 4 * t);
+      ONEBIT_UNROLL for (int r = 0; r < R; ++r) add_products(sum[r][t], code[r], v);
+    }
   }
 };
+template <>
+constexpr int tiles_of<T1_6>(int T) {
+  return T >= 4 ? 2 : 1;
+}
 
 #include "float_ops.inl"
 #include "attention.inl"

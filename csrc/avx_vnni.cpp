@@ -33,6 +33,13 @@ ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLan
     r.p[i] = (IntPiece)_mm256_dpbusd_avx_epi32((__m256i)sum.p[i], (__m256i)u.p[i], (__m256i)s.p[i]);
   return r;
 }
+ONEBIT_INLINE Lanes load_i8(const int8_t* x) {
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * i))));
+  return r;
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 2; ++i)

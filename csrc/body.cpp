@@ -34,7 +34,7 @@ Layout faster_ternary(const Ops& ops, const uint8_t* data, size_t size) {
   const Buffer<float> scale(kTiles * kTileRows);
   Buffer<float> y(kTiles * kTileRows);
   const float x_scale = 1.0f;
-  const int32_t step_sum = 0;
+  const int32_t low_sum = 0;
   const uint8_t* w = data + (64 - reinterpret_cast<uintptr_t>(data) % 64) % 64;
   for (int round = 0; round < kRounds; ++round)
     for (Trial* trial : {&t2, &t1_6}) {
@@ -48,7 +48,7 @@ Layout faster_ternary(const Ops& ops, const uint8_t* data, size_t size) {
       p.x = x.data();
       p.tokens = 1;
       p.x_scale = &x_scale;
-      p.step_sum = &step_sum;
+      p.low_sum = &low_sum;
       p.y = y.data();
       // The pages of a file are not this process's until they are touched; that is no part of it.
       parallel_for(trial->bytes() / kPage, 1, [&](size_t begin, size_t end) {

@@ -1,8 +1,8 @@
 // Sixteen floats or integers side by side, whatever the registers of the instruction set hold.
 // Included inside a target region after ONEBIT_PIECE, the bytes of a register (16, 32 or 64). The
-// file of the instruction set adds what the language has no operator for: fma, dot4, load_f16,
-// store_f16. dot4(sum, u, s) adds to each lane its four products of a byte of u, unsigned, with one
-// of s, signed, exactly.
+// file of the instruction set adds what the language has no operator for: fma, dot4, load_i8,
+// load_f16, store_f16. dot4(sum, u, s) adds to each lane its four products of a byte of u, unsigned,
+// with one of s, signed, exactly.
 // Each lane goes through the same IEEE operations everywhere, so results are equal bit for bit.
 
 constexpr int kPieces = 64 / ONEBIT_PIECE;
@@ -27,17 +27,6 @@ ONEBIT_INLINE Lanes load(const float* x) {
 ONEBIT_INLINE IntLanes load(const int32_t* x) {
   IntLanes r;
   ONEBIT_EACH memcpy(&r.p[i], x + i * kPieceLanes, ONEBIT_PIECE);
-  return r;
-}
-ONEBIT_INLINE Lanes load(const int8_t* x) {
-  typedef int8_t Bytes __attribute__((vector_size(kPieceLanes)));
-  Lanes r;
-  ONEBIT_EACH {
-    Bytes bytes;
-    memcpy(&bytes, x + i * kPieceLanes, kPieceLanes);
-    const IntPiece wide = __builtin_convertvector(bytes, IntPiece);  // in one go: byte by byte
-    r.p[i] = __builtin_convertvector(wide, Piece);
-  }
   return r;
 }
 ONEBIT_INLINE void store(float* y, const Lanes& a) {

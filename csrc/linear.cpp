@@ -75,6 +75,7 @@ void Input::reserve(size_t T, size_t K) {
   codes_.grow(checked_product(T, stride));
   panels_.grow(checked_product(T, stride));
   scale_.grow(checked_product(T, (K + kBlock - 1) / kBlock));
+  scale_panels_.grow(checked_product(T, (K + kBlock - 1) / kBlock));
   sum16_.grow(checked_product(T, stride / 16));
 }
 
@@ -102,6 +103,16 @@ void Input::finish_row(const Ops& ops, size_t t) {
 }
 
 void Input::make_panels() {
+  x_scale_ = scale_.data();  // where blocks_ is 1, tokens stand one after the other in panels too
+  if (blocks_ > 1 && tokens_ > 1) {
+    x_scale_ = scale_panels_.data();
+    each_panel(tokens_, [&](size_t first, size_t count) {
+      float* panel = scale_panels_.data() + first * blocks_;
+      for (size_t b = 0; b < blocks_; ++b)
+        for (size_t i = 0; i < count; ++i)
+          panel[b * count + i] = scale_.data()[(first + i) * blocks_ + b];
+    });
+  }
   if (tokens_ == 1 && !by_fives_) {
     x_ = codes_.data();
     return;
@@ -182,7 +193,10 @@ void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matr
 }
 
 void Products::reserve(size_t T, size_t K) {
-  for (Item& item : items_) item.step_sum.grow(checked_product(T, (K + 15) / 16));
+  for (Item& item : items_) {
+    item.low_sum.grow(checked_product(T, (K + 15) / 16));
+    item.scaled_sum.grow(checked_product(T, (K + 15) / 16));
+  }
 }
 
 Products::Item& Products::push(const Matrix& matrix, const Input& input, bool whole_row) {
@@ -212,21 +226,40 @@ Products::Item& Products::push(const Matrix& matrix, const Input& input, bool wh
   p.low = matrix.low;
   p.x = input.x_;
   p.x_stride = input.code_stride_;
-  p.x_scale = input.scale_.data();
+  p.x_scale = input.x_scale_;
   p.x_blocks = input.blocks_;
   p.step = whole_row ? p.columns : step_of(matrix, input.blocks_);
   p.steps = (p.columns + p.step - 1) / p.step;
-  item.step_sum.grow(p.tokens * p.steps);
-  const size_t stride16 = input.code_stride_ / 16;
-  for (size_t t = 0; t < p.tokens; ++t)
-    for (size_t s = 0; s < p.steps; ++s) {
-      const int32_t* sum16 = input.sum16_.data() + t * stride16;
-      const size_t end = std::min(s * p.step + p.step, p.columns);
-      item.step_sum.data()[t * p.steps + s] =
-          std::accumulate(sum16 + s * p.step / 16, sum16 + (end + 15) / 16, int32_t{0});
-    }
-  p.step_sum = item.step_sum.data();
+  item.sum_steps(input, matrix.has_minimum() && !whole_row);
   return item;
+}
+
+// What the product wants to know of the sums of its input's codes.
+void Products::Item::sum_steps(const Input& input, bool has_minimum) {
+  Product& p = product;
+  low_sum.grow(p.tokens * p.steps);
+  p.low_sum = low_sum.data();
+  if (has_minimum) {
+    scaled_sum.grow(p.tokens * p.steps);
+    p.scaled_sum = scaled_sum.data();
+  }
+  const size_t stride16 = input.code_stride_ / 16;
+  each_panel(p.tokens, [&](size_t first, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t* sum16 = input.sum16_.data() + (first + i) * stride16;
+      for (size_t s = 0; s < p.steps; ++s) {
+        const size_t end = std::min(s * p.step + p.step, p.columns);
+        const int32_t sum =
+            std::accumulate(sum16 + s * p.step / 16, sum16 + (end + 15) / 16, int32_t{0});
+        const size_t at = first * p.steps + s * count + i;
+        low_sum.data()[at] = p.low * sum;
+        if (!has_minimum) continue;
+        const size_t block = p.x_blocks == 1 ? 0 : s * p.step / kBlock;
+        scaled_sum.data()[at] =
+            p.x_scale[first * p.x_blocks + block * count + i] * static_cast<float>(sum);
+      }
+    }
+  });
 }
 
 void Products::add(const Matrix& matrix, const Input& input, const float* bias, float* y) {

@@ -74,7 +74,9 @@ class Input {
   Buffer<float> floats_;           // [T][K]: normed and transformed, or codes times scale
   Buffer<int8_t> codes_;           // [T][code_stride]
   Buffer<int8_t> panels_;          // the same, as several tokens are read; see Product::x
+  const float* x_scale_ = nullptr; // scale_ of one token, or scale_panels_
   Buffer<float> scale_;            // [T][blocks]
+  Buffer<float> scale_panels_;     // the same; see Product::x_scale
   Buffer<int32_t> sum16_;          // [T][code_stride / 16]
 };
 
@@ -94,9 +96,11 @@ class Products {
   struct Item {
     Product product;
     ProductFn fn(const Ops& ops) const;
+    void sum_steps(const Input& input, bool has_minimum);
     Layout layout = Layout::f32;
     size_t tiles = 0;
-    Buffer<int32_t> step_sum;
+    Buffer<int32_t> low_sum;
+    Buffer<float> scaled_sum;
   };
   Item& push(const Matrix& matrix, const Input& input, bool whole_row);
 

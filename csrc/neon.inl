@@ -24,6 +24,14 @@ ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
     r.p[i] = (Piece)vfmaq_f32((float32x4_t)c.p[i], (float32x4_t)a.p[i], (float32x4_t)b.p[i]);
   return r;
 }
+ONEBIT_INLINE Lanes load_i8(const int8_t* x) {
+  const int8x16_t bytes = vld1q_s8(x);
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  return {{(Piece)vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+           (Piece)vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+           (Piece)vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+           (Piece)vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   Lanes r;
   for (int i = 0; i < 4; ++i)

@@ -53,13 +53,17 @@ struct Product {
   const float* x_float = nullptr;  // T rows, x_stride apart
   size_t x_stride = 0;             // of codes: a multiple of 64
   size_t tokens = 0;               // T
-  const float* x_scale = nullptr;  // [T][x_blocks]
-  size_t x_blocks = 1;             // scales of a token: 1, or one for each kBlock columns
+  // Scales and sums of a panel stand together, as its codes do: block b of token t is at
+  // x_scale[t0 * x_blocks + b * P + t - t0].
+  const float* x_scale = nullptr;
+  size_t x_blocks = 1;  // scales of a token: 1, or one for each kBlock columns
 
   // Codes only: K is walked in steps, inside which neither scale changes.
-  size_t step = 0;                    // columns; K, or a multiple of 16
-  size_t steps = 1;                   // K / step, rounded up
-  const int32_t* step_sum = nullptr;  // [T][steps]: sum of the activation codes of a step
+  size_t step = 0;   // columns; K, or a multiple of 16
+  size_t steps = 1;  // K / step, rounded up
+  // Of the activation codes of a step, in panels like x_scale, with `steps` in place of x_blocks:
+  const int32_t* low_sum = nullptr;   // their sum times low
+  const float* scaled_sum = nullptr;  // with a minimum: x_scale * float(their sum)
 
   const float* bias = nullptr;  // [N] or null
   float* y = nullptr;           // [T][N]
@@ -68,7 +72,7 @@ struct Product {
 
 // Computes the tiles [begin, end) of a product. Tiles do not depend on one another.
 //   codes, per step:  y += float(sum of code * x) * (x_scale * scale)  then, with a minimum,
-//                     y += minimum * (x_scale * float(step_sum));  last, y += bias.
+//                     y += minimum * scaled_sum;  last, y += bias.
 //                     sums are int32 and exact while K < 131072.
 //   floats:           four sums by k % 4, each a chain of fma, joined as (s0 + s1) + (s2 + s3).
 using ProductFn = void (*)(const Product& p, size_t begin, size_t end);

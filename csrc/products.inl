@@ -12,12 +12,13 @@
 //   decode(w, blocks, out)  each block of 4 vectors of t1_6 becomes 5 of t2, columns in the order
 //                           that matrix.h gives
 //   kDirect                 whether there is, for a panel of T up to 8 tokens,
-//   sums<T>(w, x, blocks, u)
-//                           u[t] += 16 sums of unsigned code * x over the blocks of a tile
+//   sums<R, T>(w, tile_bytes, x, blocks, u)
+//                           u[r][t] += 16 sums of unsigned code * x over the blocks of tile r, for
+//                           R tiles that are tile_bytes apart; tiles_of<T1_6>(T) says how many
 
 constexpr size_t kBlockVectors = 4, kBlockColumns = 80;  // of t1_6
 constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at most at a time: 5 KB of t2 a tile
-constexpr size_t kDecodeTokens = 96;   // tokens that share what was decoded; a multiple of 12
+constexpr size_t kDecodeTokens = 132;  // tokens that share what was decoded; a multiple of 12
 constexpr size_t kCacheBytes = 1 << 19;  // of activations that stay in a core's own cache
 
 // Tokens that a register tile takes at once from a panel of P: the largest divisor that fits.
@@ -73,7 +74,7 @@ ONEBIT_INLINE Lanes factors(const Product& p, const float* wide, const uint8_t* 
   const size_t at = (tile * p.groups + g) * 16;
   if (p.factor_bytes == 4) return load(wide + at);
   if (p.factor_bytes == 2) return load_f16((const uint16_t*)small + at);
-  return load((const int8_t*)small + at) *
+  return load_i8((const int8_t*)small + at) *
          load(wide + (tile * p.wide_groups + (g >> p.wide_shift)) * 16);
 }
 
@@ -100,37 +101,40 @@ ONEBIT_INLINE void store_sums(const Product& p, size_t tile, size_t t, const Int
 
 // The sums of a whole row, of one step, become y.
 ONEBIT_INLINE void finish_sums(const Product& p, size_t tile, size_t t, IntLanes u) {
-  u = u + splat(p.low * p.step_sum[t]);
+  u = u + splat(p.low_sum[t]);
   if (p.sums) return store_sums(p, tile, t, u);
-  const float x_scale = p.x_scale[t];
-  Lanes y = to_float(u) * (splat(x_scale) * load(p.scale + tile * 16));
-  if (p.minimum)
-    y = y + load(p.minimum + tile * 16) * splat(x_scale * (float)p.step_sum[t]);
+  Lanes y = to_float(u) * (splat(p.x_scale[t]) * load(p.scale + tile * 16));
+  if (p.minimum) y = y + load(p.minimum + tile * 16) * splat(p.scaled_sum[t]);
   finish_tile(p, tile, t, y);
 }
 
-// One step: R tiles and the T tokens at `x` of a panel of P.
+// One step: R tiles and T tokens, from number i on of the panel of P that starts at token t.
 template <class W, int R, int T, int P>
-ONEBIT_INLINE void row_tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+ONEBIT_INLINE void row_tile(const Product& p, size_t tile, size_t t, int i) {
   IntLanes u[R][T];
   for (int r = 0; r < R; ++r)
-    for (int i = 0; i < T; ++i) u[r][i] = splat(0);
+    for (int j = 0; j < T; ++j) u[r][j] = splat(0);
   const size_t vectors = (p.columns + W::kColumns - 1) / W::kColumns;
-  W::template sums<R, T>(p.w + tile * p.tile_bytes, p.tile_bytes, x, 4 * P, vectors, u);
+  W::template sums<R, T>(p.w + tile * p.tile_bytes, p.tile_bytes, p.x + t * p.x_stride + 4 * i,
+                         4 * P, vectors, u);
   for (int r = 0; r < R; ++r)
-    for (int i = 0; i < T; ++i) finish_sums(p, tile + r, t + i, u[r][i]);
+    for (int j = 0; j < T; ++j) finish_sums(p, tile + r, t + i + j, u[r][j]);
 }
 
 // Several steps: one tile, whose float sums stay in registers.
 template <class W, int R, int T, int P>
-ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, int i) {
   static_assert(R == 1, "a tile at a time");
   const uint8_t* w = p.w + tile * p.tile_bytes;
+  const int8_t* x = p.x + t * p.x_stride + 4 * i;
+  const float* x_scale = p.x_scale + t * p.x_blocks + i;
+  const int32_t* low_sum = p.low_sum + t * p.steps + i;
   typename W::Scratch scratch;
   const size_t group = p.columns / p.groups;
   const bool has_minimum = p.minimum || p.small_minimum;
+  const float* scaled_sum = has_minimum ? p.scaled_sum + t * p.steps + i : nullptr;
   Lanes y[T];
-  for (int i = 0; i < T; ++i) y[i] = splat(0.0f);
+  for (int j = 0; j < T; ++j) y[j] = splat(0.0f);
   for (size_t s = 0, k = 0, g = 0, next = group; s < p.steps; ++s, k += p.step) {
     if (k == next) {
       ++g;
@@ -139,30 +143,27 @@ ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, const int8
     const size_t columns = p.columns - k < p.step ? p.columns - k : p.step;
     const size_t vectors = (columns + W::kColumns - 1) / W::kColumns;
     IntLanes u[1][T];
-    for (int i = 0; i < T; ++i) u[0][i] = splat(0);
+    for (int j = 0; j < T; ++j) u[0][j] = splat(low_sum[s * P + j]);
     W::template sums<1, T>(W::at(w, p.tile_bytes, k, scratch), 0, x + k * P, 4 * P, vectors, u);
     const Lanes scale = factors(p, p.scale, p.small_scale, tile, g);
     const Lanes minimum =
         has_minimum ? factors(p, p.minimum, p.small_minimum, tile, g) : splat(0.0f);
     const size_t block = p.x_blocks == 1 ? 0 : k / kBlock;
-    for (int i = 0; i < T; ++i) {
-      const int32_t step_sum = p.step_sum[(t + i) * p.steps + s];
-      const float x_scale = p.x_scale[(t + i) * p.x_blocks + block];
-      const IntLanes sum = u[0][i] + splat(p.low * step_sum);
-      const Lanes part = to_float(sum) * (splat(x_scale) * scale);
-      y[i] = s ? y[i] + part : part;
-      if (has_minimum) y[i] = y[i] + minimum * splat(x_scale * (float)step_sum);
+    for (int j = 0; j < T; ++j) {
+      const Lanes part = to_float(u[0][j]) * (splat(x_scale[block * P + j]) * scale);
+      y[j] = s ? y[j] + part : part;
+      if (has_minimum) y[j] = y[j] + minimum * splat(scaled_sum[s * P + j]);
     }
   }
-  for (int i = 0; i < T; ++i) finish_tile(p, tile, t + i, y[i]);
+  for (int j = 0; j < T; ++j) finish_tile(p, tile, t + i + j, y[j]);
 }
 
 // A layout of codes in the natural order of columns.
 template <class W>
 struct Rows {
   template <int R, int T, int P>
-  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
-    row_tile<W, R, T, P>(p, tile, t, x);
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, int i) {
+    row_tile<W, R, T, P>(p, tile, t, i);
   }
   static constexpr int tiles(int T) { return tiles_of<W>(T); }
 };
@@ -174,8 +175,8 @@ struct Steps : W {
     return w + kUnitBytes<W> * (k / W::kColumns);
   }
   template <int R, int T, int P>
-  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
-    step_tile<Steps, R, T, P>(p, tile, t, x);
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, int i) {
+    step_tile<Steps, R, T, P>(p, tile, t, i);
   }
   static constexpr int tiles(int) { return 1; }
 };
@@ -203,8 +204,8 @@ struct T1_6Steps : T2 {
     return scratch.t2 + 64 * (within / 16);
   }
   template <int R, int T, int P>
-  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
-    step_tile<T1_6Steps, R, T, P>(p, tile, t, x);
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, int i) {
+    step_tile<T1_6Steps, R, T, P>(p, tile, t, i);
   }
   static constexpr int tiles(int) { return 1; }
 };
@@ -214,7 +215,7 @@ template <class Way, int P, int R>
 void panel_tile(const Product& p, size_t tile, size_t t) {
   constexpr int T = tokens_at_once(P);
   for (int i = 0; i < P; i += T)
-    Way::template tile<R, T, P>(p, tile, t + i, p.x + t * p.x_stride + 4 * i);
+    Way::template tile<R, T, P>(p, tile, t, i);
 }
 
 template <class Way, int P>
@@ -258,9 +259,9 @@ void token_blocks(const Product& p, size_t begin, size_t end) {
 template <class W>
 void gemv_codes(const Product& p, size_t begin, size_t end) {
   if (p.steps == 1)
-    for (size_t tile = begin; tile < end; ++tile) row_tile<W, 1, 1, 1>(p, tile, 0, p.x);
+    for (size_t tile = begin; tile < end; ++tile) row_tile<W, 1, 1, 1>(p, tile, 0, 0);
   else
-    for (size_t tile = begin; tile < end; ++tile) step_tile<Steps<W>, 1, 1, 1>(p, tile, 0, p.x);
+    for (size_t tile = begin; tile < end; ++tile) step_tile<Steps<W>, 1, 1, 1>(p, tile, 0, 0);
 }
 
 template <class W>
@@ -296,7 +297,8 @@ void t1_6_tiles(const Product& p, size_t tile, size_t t, size_t t_end) {
     for (size_t i = 0; i < t_end - t; ++i) sums[r][i] = splat(0);
   const size_t blocks = p.tile_bytes / 64 / kBlockVectors;
   // With few tokens memory is the limit: small parts keep it busy while others are multiplied.
-  const size_t part = t_end - t > 24 ? kDecodeBlocks : kDecodeBlocks / 4;
+  const size_t most = t_end - t > 24 ? kDecodeBlocks : kDecodeBlocks / 4;
+  const size_t parts = (blocks + most - 1) / most, part = (blocks + parts - 1) / parts;
   for (size_t b = 0; b < blocks; b += part) {
     const size_t count = blocks - b < part ? blocks - b : part;
     const uint8_t* w = p.w + tile * p.tile_bytes + 64 * kBlockVectors * b;
@@ -326,8 +328,11 @@ void t1_6_tiles(const Product& p, size_t tile, size_t t, size_t t_end) {
 }
 
 void decode_gemm_t1_6(const Product& p, size_t begin, size_t end) {
-  for (size_t t = 0; t < p.tokens; t += kDecodeTokens) {
-    const size_t t_end = p.tokens - t < kDecodeTokens ? p.tokens : t + kDecodeTokens;
+  // Equal shares, for a small one would decode all weights for few tokens.
+  const size_t rounds = (p.tokens + kDecodeTokens - 1) / kDecodeTokens;
+  const size_t share = ((p.tokens + rounds - 1) / rounds + 11) / 12 * 12;
+  for (size_t t = 0; t < p.tokens; t += share) {
+    const size_t t_end = p.tokens - t < share ? p.tokens : t + share;
     size_t tile = begin;
     for (; tile + 2 <= end; tile += 2) t1_6_tiles<2>(p, tile, t, t_end);
     if (tile < end) t1_6_tiles<1>(p, tile, t, t_end);
@@ -338,15 +343,18 @@ void decode_gemm_t1_6(const Product& p, size_t begin, size_t end) {
 template <class W>
 struct DirectRows {
   template <int R, int T, int P>
-  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, const int8_t* x) {
+  static ONEBIT_INLINE void tile(const Product& p, size_t tile, size_t t, int) {
     if constexpr (T == P && T <= 8) {
-      IntLanes u[T];
-      for (int i = 0; i < T; ++i) u[i] = splat(0);
-      W::template sums<T>(p.w + tile * p.tile_bytes, x, p.tile_bytes / 64 / kBlockVectors, u);
-      for (int i = 0; i < T; ++i) finish_sums(p, tile, t + i, u[i]);
+      IntLanes u[R][T];
+      for (int r = 0; r < R; ++r)
+        for (int j = 0; j < T; ++j) u[r][j] = splat(0);
+      W::template sums<R, T>(p.w + tile * p.tile_bytes, p.tile_bytes, p.x + t * p.x_stride,
+                             p.tile_bytes / 64 / kBlockVectors, u);
+      for (int r = 0; r < R; ++r)
+        for (int j = 0; j < T; ++j) finish_sums(p, tile + r, t + j, u[r][j]);
     }
   }
-  static constexpr int tiles(int) { return 1; }
+  static constexpr int tiles(int T) { return tiles_of<W>(T); }
 };
 
 template <class W>

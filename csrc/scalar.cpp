@@ -35,6 +35,11 @@ ONEBIT_INLINE IntLanes dot4(const IntLanes& sum, const IntLanes& u, const IntLan
   for (int i = 0; i < 64; ++i) y[i / 4] += a[i] * b[i];
   return load(y);
 }
+ONEBIT_INLINE Lanes load_i8(const int8_t* x) {
+  float part[16];
+  for (int i = 0; i < 16; ++i) part[i] = x[i];
+  return load(part);
+}
 ONEBIT_INLINE Lanes load_f16(const uint16_t* x) {
   float part[16];
   for (int i = 0; i < 16; ++i) part[i] = float_of_half(x[i]);

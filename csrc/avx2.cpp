@@ -170,6 +170,7 @@ struct I8 {
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"
+#include "trits.inl"
 #include "products.inl"
 
 }  // namespace

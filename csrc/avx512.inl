@@ -335,4 +335,5 @@ constexpr int tiles_of<T1_6>(int T) {
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"
+#include "trits.inl"
 #include "products.inl"

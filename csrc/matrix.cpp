@@ -18,6 +18,8 @@ constexpr int bits_of(Layout layout) {
 }
 size_t bytes_of(Layout layout) { return layout == Layout::f32 ? 4 : 2; }
 
+size_t blocks_of_trits(size_t K) { return (K + 79) / 80; }
+
 // Columns of a row that lie in one vector.
 constexpr size_t columns_of_vector(Layout layout) {
   return layout == Layout::t1_6 ? 20 : 4 * (8 / bits_of(layout));
@@ -122,33 +124,6 @@ void pack_row_b1(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) 
   }
 }
 
-// The byte ceil(q * 256 / 243) of the trits t + 1, for q = 81 t0 + 27 t1 + 9 t2 + 3 t3 + t4: byte 4
-// of a product, since the bytes below stay under 256.
-uint8_t byte_of_five(const int8_t* codes) {
-  uint64_t trits;
-  memcpy(&trits, codes, 8);
-  // A byte of -1, 0 or 1, plus 1, is its two lowest bits, plus 1, modulo 4.
-  trits = ((trits & 0x0303030303) + 0x0101010101) & 0x0303030303;
-  const uint32_t q = static_cast<uint8_t>(trits * 0x511b090301 >> 32);
-  return static_cast<uint8_t>((q * 256 + 242) / 243);
-}
-
-void pack_row_t1_6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
-  const size_t row_bytes = (m.columns + 4) / 5;
-  size_t b = 0;
-  for (; 5 * b + 23 <= m.columns; b += 4) {  // 8 codes are read for the last 5 of 20
-    const int8_t* p = codes + 5 * b;
-    const uint8_t lane[4] = {byte_of_five(p), byte_of_five(p + 5), byte_of_five(p + 10),
-                             byte_of_five(p + 15)};
-    memcpy(tile + 16 * b + 4 * r, lane, 4);
-  }
-  for (; b < row_bytes; ++b) {
-    int8_t five[8] = {};
-    memcpy(five, codes + 5 * b, std::min<size_t>(5, m.columns - 5 * b));
-    tile[64 * (b / 4) + 4 * r + b % 4] = byte_of_five(five);
-  }
-}
-
 // Four bytes of codes 0 to 63 at a time: their halves, and the bit pairs above.
 void pack_row_i6(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t r) {
   const uint32_t minus_low = 0x01010101u * static_cast<uint8_t>(-m.low);
@@ -190,8 +165,7 @@ void pack_tile(const Matrix& m, const int8_t* codes, uint8_t* tile, size_t rows)
     case Layout::b1:
       for (size_t r = 0; r < rows; ++r) pack_row_b1(m, codes + r * m.columns, tile, r);
       return;
-    default:
-      for (size_t r = 0; r < rows; ++r) pack_row_t1_6(m, codes + r * m.columns, tile, r);
+    default: return;  // t1_6, by way of t2
   }
 }
 
@@ -259,9 +233,29 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
 void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
               const float* minimum) {
   const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
-  uint8_t* out = m.data.data() + tile * m.tile_bytes;
-  pack_tile(m, codes, out, rows);
+  if (m.layout == Layout::t1_6) {
+    Buffer<uint8_t> t2 = tile_of_t2(m);
+    pack_tile_bits<2>(m, codes, t2.data(), rows);
+    set_trits(kScalar, m, tile, t2);
+  } else {
+    pack_tile(m, codes, m.data.data() + tile * m.tile_bytes, rows);
+  }
   set_factors(m, tile, scale, minimum);
+}
+
+Buffer<uint8_t> tile_of_t2(const Matrix& m) {
+  return Buffer<uint8_t>(blocks_of_trits(m.columns) * 5 * 64);
+}
+
+void set_trits(const Ops& ops, Matrix& m, size_t tile, Buffer<uint8_t>& t2) {
+  const size_t rows = std::min(kTileRows, m.rows - tile * kTileRows);
+  for (size_t k = m.columns; k % 5; ++k)
+    for (size_t r = 0; r < rows; ++r) {
+      uint8_t* byte = t2.data() + 64 * (k / 16) + 4 * r + k % 4;
+      const size_t at = 2 * (k / 4 % 4);
+      *byte = static_cast<uint8_t>((*byte & ~(3 << at)) | 1 << at);
+    }
+  ops.t1_6_of_t2(t2.data(), blocks_of_trits(m.columns), m.data.data() + tile * m.tile_bytes);
 }
 
 void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimum) {

@@ -88,6 +88,11 @@ Matrix matrix_like(Layout layout, size_t N, size_t K, size_t groups, int32_t low
 void set_tile(Matrix& m, size_t tile, const int8_t* codes, const float* scale,
               const float* minimum);
 
+// For who fills a tile of t1_6 by way of t2: room for the tile of t2, in whole blocks of t1_6, zeros
+// at first; and the way on. What of the last byte of a row no column fills becomes code 0.
+Buffer<uint8_t> tile_of_t2(const Matrix& m);
+void set_trits(const Ops& ops, Matrix& m, size_t tile, Buffer<uint8_t>& t2);
+
 // The factors alone, for who fills the codes of the tile by a shorter way.
 void set_factors(Matrix& m, size_t tile, const float* scale, const float* minimum);
 

@@ -130,9 +130,10 @@ std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data,
     s.scale = scale->data();
     s.scale_groups = scale->shape(1);
   }
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   auto matrix = std::make_shared<Matrix>();
-  return matrix_of_stored(s, layout, matrix.get()) ? matrix : nullptr;
+  return matrix_of_stored(ops, s, layout, matrix.get()) ? matrix : nullptr;
 }
 
 std::string faster_ternary_layout(In<uint8_t> data) {

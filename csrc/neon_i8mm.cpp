@@ -126,6 +126,7 @@ using I8 = Codes<8>;
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"
+#include "trits.inl"
 #include "products.inl"
 
 }  // namespace

@@ -158,6 +158,8 @@ struct Ops {
   void (*dequantize)(const int8_t* codes, float scale, float* y, size_t n);
   // sums[i] = sum of codes[16 i .. 16 i + 15], for i < n
   void (*sum_by_16)(const int8_t* codes, int32_t* sums, size_t n);
+  // A tile of weights t2, of `blocks` of 80 columns, in the layout t1_6. See matrix.h.
+  void (*t1_6_of_t2)(const uint8_t* t2, size_t blocks, uint8_t* tile);
 
   // y = (x * (1 / sqrt(mean(x^2) + eps))) * w; returns the largest |y|, as absmax. y may be x.
   float (*rms_norm)(const float* x, const float* w, float eps, float* y, size_t n);

@@ -416,6 +416,7 @@ constexpr Ops make_ops(const char* isa) {
           quantize_i4,
           dequantize,
           sum_by_16,
+          t1_6_of_t2,
           rms_norm,
           normalize,
           glu_silu,

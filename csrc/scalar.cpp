@@ -110,6 +110,7 @@ struct T1_6 {
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"
+#include "trits.inl"
 #include "products.inl"
 
 }  // namespace

@@ -64,10 +64,14 @@ Outcome find_range(const Stored& s, Range* range) {
 // One thread's memory on its way through the tiles.
 class Filler {
  public:
-  Filler(const Stored& s, Matrix& m)
-      : s_(s), m_(m), short_way_(ternary_way(s, m.layout)), codes_(kTileRows * s.columns),
+  Filler(const Ops& ops, const Stored& s, Matrix& m)
+      : ops_(ops), s_(s), m_(m), short_way_(ternary_way(s, m.layout)), codes_(kTileRows * s.columns),
         scale_(kTileRows * s.groups()), minimum_(s.format->has_minimum ? scale_.size() : 0) {
     if (!short_way_) short_way_ = wide_way(s, m.layout, m.low);
+    if (!short_way_ && m.layout == Layout::t1_6) {
+      short_way_ = ternary_way(s, Layout::t2);
+      if (short_way_) t2_ = tile_of_t2(m);
+    }
   }
 
   // Whether every row that was filled has the same factors in all its groups.
@@ -83,8 +87,10 @@ class Filler {
       for (size_t r = 0; r < rows; ++r) scale_.data()[r] = scale_.data()[r * s_.groups()];
     }
     if (short_way_ && rows == kTileRows) {
-      if (!short_way_(s_, first, m_.data.data() + tile * m_.tile_bytes))
+      const bool trits = t2_.size() != 0;
+      if (!short_way_(s_, first, trits ? t2_.data() : m_.data.data() + tile * m_.tile_bytes))
         return s_.format->greatest > 1 ? Outcome::too_wide : Outcome::damaged;
+      if (trits) set_trits(ops_, m_, tile, t2_);
       set_factors(m_, tile, scale_.data(), minimum_.data());
       return Outcome::good;
     }
@@ -111,20 +117,22 @@ class Filler {
     return good;
   }
 
+  const Ops& ops_;
   const Stored& s_;
   Matrix& m_;
   TileFn short_way_;
   bool even_ = true;
+  Buffer<uint8_t> t2_;             // of a tile, on the way to t1_6
   Buffer<int8_t> codes_;           // [16][K]
   Buffer<float> scale_, minimum_;  // [16][groups]
 };
 
-Outcome fill(const Stored& s, Matrix& m) {
+Outcome fill(const Ops& ops, const Stored& s, Matrix& m) {
   std::atomic<Outcome> outcome{Outcome::good};
   std::atomic<bool> even{true};
   parallel_for(m.tiles, 4, [&](size_t begin, size_t end) {
     try {
-      Filler filler(s, m);
+      Filler filler(ops, s, m);
       for (size_t tile = begin; tile < end && outcome.load() == Outcome::good; ++tile) {
         const Outcome one = filler.fill(tile);
         if (one != Outcome::good) outcome.store(one);
@@ -141,7 +149,7 @@ Outcome fill(const Stored& s, Matrix& m) {
 
 }  // namespace
 
-bool matrix_of_stored(const Stored& s, Layout ternary, Matrix* matrix) {
+bool matrix_of_stored(const Ops& ops, const Stored& s, Layout ternary, Matrix* matrix) {
   Range range;
   if (find_range(s, &range) != Outcome::good) return false;
   for (;;) {
@@ -150,7 +158,7 @@ bool matrix_of_stored(const Stored& s, Layout ternary, Matrix* matrix) {
     const size_t groups = layout == Layout::t1_6 ? 1 : s.groups();
     *matrix = matrix_like(layout, s.rows, s.columns, groups, range.least, s.format->has_minimum,
                           Pages::huge_later);
-    const Outcome outcome = fill(s, *matrix);
+    const Outcome outcome = fill(ops, s, *matrix);
     if (outcome == Outcome::no_memory) throw std::bad_alloc();
     if (outcome == Outcome::too_wide)
       range = all_codes(*s.format);  // what was seen of the codes is no more than that they pass 1

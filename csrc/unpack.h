@@ -12,6 +12,6 @@ namespace onebit {
 //   ternary  the layout of codes -1, 0 and 1: t2, or t1_6, which is t2 all the same where a row
 //            has several scales
 // False if the bytes are damaged. Throws std::invalid_argument if the groups do not fit the kernels.
-bool matrix_of_stored(const Stored& stored, Layout ternary, Matrix* matrix);
+bool matrix_of_stored(const Ops& ops, const Stored& stored, Layout ternary, Matrix* matrix);
 
 }  // namespace onebit

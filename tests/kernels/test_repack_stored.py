@@ -10,7 +10,7 @@ from onebit.kernels import ops
 from onebit.pack import FORMATS, Unpacked, decode
 
 TERNARY = ("t2", "t1_6", "tq1_0", "tq2_0", "i2_s", "hf_2bit", "q2_0", "q2_0_g128")
-WIDTHS = (1, 3, 17, 64, 128, 256, 320, 768, 1283)
+WIDTHS = (1, 3, 17, 64, 128, 256, 320, 768, 1280, 1283)
 HEIGHTS = (1, 15, 16, 33, 66)
 
 
@@ -57,7 +57,7 @@ def test_every_format_as_through_numpy(name):
 
 @pytest.mark.parametrize("ternary", ["t2", "t1_6"])
 @pytest.mark.parametrize("name", TERNARY)
-def test_ternary_layouts(name, ternary):
+def test_ternary_layouts(name, ternary, isa):
     for seed, shape in enumerate(shapes(name)):
         data, scale = stored(name, *shape, seed, ternary=True)
         matrix = ops.repack_stored(name, data, shape, scale, ternary)

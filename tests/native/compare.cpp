@@ -118,7 +118,8 @@ struct CodeLayout {
   int low, high;
 };
 const CodeLayout kCodeLayouts[] = {
-    {"t2", -1, 1}, {"t1_6", -1, 1}, {"b1", -1, 1}, {"i4", -8, 7}, {"i8", -128, 127}};
+    {"t2", -1, 1}, {"t1_6", -1, 1}, {"b1", -1, 1},
+    {"i4", -8, 7}, {"i6", -32, 31}, {"i8", -128, 127}};
 
 // Codes that the layout holds.
 std::vector<int8_t> codes_of(const CodeLayout& layout, Random& random, size_t n) {
@@ -177,29 +178,47 @@ void extreme_sums() {
         }
 }
 
-// y = x W^T + bias of a layer, from float inputs.
-void layer(const std::string& what, const Linear& linear, size_t T, const std::vector<float>& x) {
+// y = x W^T + bias of a layer, from float inputs. `made`: a row of inputs is there only when it is
+// asked for, as a gated unit makes it from `other`.
+void layer(const std::string& what, const Linear& linear, size_t T, const std::vector<float>& x,
+           const std::vector<float>* other = nullptr) {
   const Matrix& m = *linear.matrix;
-  each<float>("layer of " + shape(what, m.rows, m.columns, T), T * m.rows,
-              [&](const Ops& ops, float* y) {
-                Input input;
-                Products products;
-                input.prepare(ops, x.data(), T, m.columns, linear, 1e-5f);
-                products.add(m, input, linear.bias.empty() ? nullptr : linear.bias.data(), y);
-                products.run(ops);
-              });
+  const size_t K = m.columns;
+  each<float>("layer of " + shape(what, m.rows, K, T), T * m.rows, [&](const Ops& ops, float* y) {
+    Input input;
+    Products products;
+    std::vector<float> rows = x;
+    const auto make = [&](size_t t) {
+      float* row = rows.data() + t * K;
+      const float squares = ops.glu_silu(row, other->data() + t * K, row, K);
+      return ops.normalize(row, other->data(), squares, 1e-5f, row, K);
+    };
+    input.prepare(ops, rows.data(), T, K, linear, 1e-5f, other ? Rows::of(make) : Rows{});
+    products.add(m, input, linear.bias.empty() ? nullptr : linear.bias.data(), y);
+    products.run(ops);
+  });
+}
+
+// Scales or minima that a matrix can keep in 4, 2 or 1 bytes; `span` of them share a float then.
+std::vector<float> factors_in(size_t bytes, Random& random, size_t n, size_t span) {
+  std::vector<float> x = floats(random, n);
+  if (bytes < 4)
+    for (float& v : x) v = float_of_half(half_of_float(v));
+  if (bytes == 1)
+    for (size_t i = 0; i < n; ++i) x[i] = x[i / span * span] * (i % span ? random.within(-63, 63) : 127);
+  return x;
 }
 
 void code_layers() {
   Random random(2);
   struct Sizes {
-    size_t K, groups;
+    size_t K, groups, factor_bytes;
   };
   const Activation activations[] = {Activation::fp, Activation::int8_absmax,
                                     Activation::int8_absmax_tensor, Activation::int4_absmean};
   for (const CodeLayout& layout : kCodeLayouts)
-    for (const Sizes& s : {Sizes{33, 1}, Sizes{192, 1}, Sizes{192, 12}, Sizes{256, 8}, Sizes{320, 5},
-                           Sizes{480, 10}})
+    for (const Sizes& s : {Sizes{33, 1, 4}, Sizes{192, 1, 4}, Sizes{192, 12, 4}, Sizes{256, 8, 2},
+                           Sizes{256, 16, 1}, Sizes{320, 5, 4}, Sizes{480, 10, 2}, Sizes{512, 16, 1}})
       for (const Activation activation : activations)
         for (const size_t T : {1, 2, 3, 5, 8, 13}) {
           const size_t multiple = !strcmp(layout.name, "b1") ? 32 : 16;
@@ -209,13 +228,23 @@ void code_layers() {
           linear.activation = activation;
           if (random.within(0, 1)) linear.norm = floats(random, s.K);
           if (random.within(0, 1)) linear.bias = floats(random, N);
-          const std::vector<float> scale = floats(random, N * s.groups);
-          const std::vector<float> minimum = floats(random, N * s.groups);
+          if (!random.within(0, 3)) linear.hadamard = std::make_shared<HadamardPlan>(s.K);
+          const size_t span = s.factor_bytes == 1 ? 256 * s.groups / s.K : s.groups;
+          const auto factors = [&] {
+            return factors_in(s.factor_bytes, random, N * s.groups, span);
+          };
+          const std::vector<float> scale = factors(), minimum = factors();
           linear.matrix = std::make_shared<Matrix>(matrix_of_codes(
               layout.name, codes_of(layout, random, N * s.K).data(), N, s.K, scale.data(),
               random.within(0, 1) ? minimum.data() : nullptr, s.groups));
-          layer(std::string(layout.name) + " groups=" + std::to_string(s.groups), linear, T,
-                floats(random, T * s.K, 4.0f));
+          if (linear.matrix->factor_bytes != s.factor_bytes)
+            fail("factors in " + std::to_string(linear.matrix->factor_bytes) + " bytes, not " +
+                 std::to_string(s.factor_bytes));
+          const std::vector<float> x = floats(random, T * s.K, 4.0f);
+          const std::vector<float> other = floats(random, T * s.K);
+          const bool made = linear.norm.empty() && activation != Activation::int8_absmax_tensor;
+          layer(std::string(layout.name) + " groups=" + std::to_string(s.groups), linear, T, x,
+                made && random.within(0, 1) ? &other : nullptr);
         }
 }
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 OTHER = r"module|dispatch|machine|body|unpack|avx|neon"  # files that a decoder on scalar code lacks
-FLAGS = ["-std=c++17", "-pthread", "-fwrapv", "-ffp-contract=off", "-w", f"-I{CSRC}"]
+FLAGS = ["-std=c++17", "-pthread", "-fwrapv", "-ffp-contract=off", "-w", f"-iquote{CSRC}"]
 
 
 def run(*command):

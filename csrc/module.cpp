@@ -420,8 +420,9 @@ Out<float> step(Decoder& decoder, const std::vector<std::shared_ptr<Cache>>& cac
          "for every sequence.");
   std::vector<Append> appends;
   for (size_t i = 0; i < caches.size(); ++i) {
-    check_dims("tokens_T", tokens[i], 1);
-    appends.push_back({caches[i].get(), tokens[i].data(), tokens[i].shape(0), logits_of(logits[i])});
+    const In<int32_t>& more = tokens[i];
+    check_dims("tokens_T", more, 1);
+    appends.push_back({caches[i].get(), more.data(), more.shape(0), logits_of(logits[i])});
   }
   return run(decoder, appends.data(), appends.size());
 }

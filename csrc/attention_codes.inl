@@ -1,6 +1,6 @@
 // Attention over a cache of codes (kv_codes.h), on the codes. Needs attention.inl and hadamard.inl.
 //
-// Per query: q, turned as the keys were, becomes int8 codes in `planes` of bytes; a score is
+// Per query: q, turned as the keys were, becomes int8 codes; a score is
 //   float(sum of q code * k code) * (q scale * k scale) + k minimum * (q scale * sum of q codes).
 // Per query and step, e = 2^(score - the step's largest) times the scale of each value becomes codes
 // too, of 15 bits in two planes or 7 in one;
@@ -8,9 +8,8 @@
 //   e scale * levels / 2: values around the middle of their range, where rounding e costs least.
 // Integer sums are exact. Position 0 is float all through.
 
-// What a second plane buys is in docs/log.md.
-constexpr int q_planes(int bits) { return bits == 8 ? 1 : 1; }
-constexpr int p_planes(int bits) { return bits == 8 ? 2 : 1; }
+// What a second plane buys, and what one for q would, is in docs/log.md.
+constexpr int planes_of(int bits) { return bits == 8 ? 2 : 1; }
 
 void quantize_range(const float* x, size_t n, int levels, uint8_t* codes, uint16_t* scale,
                     uint16_t* minimum) {
@@ -62,7 +61,7 @@ ONEBIT_INLINE void unpack_unit(const uint8_t* codes, size_t unit, uint8_t* y) {
 
 struct CodeWalk {
   Walk w;
-  int8_t* q;        // tiles of kTileQueries queries, [D / 4][planes][kTileQueries][4] each
+  int8_t* q;        // tiles of kTileQueries queries, [D / 4][kTileQueries][4] each
   int8_t* p;        // [kQueries][planes][kSpan]
   float* low;       // [kQueries][16]: what all dimensions of out have in common, by lanes
   float* q_scale;   // [kQueries]
@@ -83,7 +82,7 @@ ONEBIT_INLINE CodeWalk code_walk_in(float* scratch, size_t D) {
   c.w = walk_in(scratch, D);
   float* next = c.w.shrink + kQueries;
   const auto take = [&next](size_t n) { return (next += n) - n; };
-  c.q = (int8_t*)take(kQueries * D / 2);
+  c.q = (int8_t*)take(kQueries * D / 4);
   c.p = (int8_t*)take(kQueries * kSpan / 2);
   c.low = take(kQueries * 16);
   c.q_scale = take(kQueries);
@@ -117,9 +116,7 @@ struct Bytes {
   }
 };
 
-template <int Planes>
 ONEBIT_INLINE void begin_code_walk(const CodeWalk& c, const Queries& s, size_t D) {
-  using Q = Bytes<Planes>;
   const Attention& a = *s.a;
   const float scale = a.scale * 1.44269504f;
   for (size_t i = 0; i < s.count; ++i) {
@@ -130,20 +127,17 @@ ONEBIT_INLINE void begin_code_walk(const CodeWalk& c, const Queries& s, size_t D
     for (size_t d = 0; d < D; d += 16) sum = fma(load(q + d), load_f16(a.first_k + d), sum);
     c.first[i] = sum_of(sum);
     const float largest = absmax(q, D);
-    const float factor = largest > 1e-30f ? Q::kSteps / largest : 0.0f;
-    c.q_scale[i] = largest / Q::kSteps;
-    constexpr size_t kColumn = Planes * kTileQueries * 4;
+    const float factor = largest > 1e-30f ? 127.0f / largest : 0.0f;
+    c.q_scale[i] = largest / 127.0f;
+    constexpr size_t kColumn = kTileQueries * 4;
     int8_t* to = c.q + i / kTileQueries * (D / 4) * kColumn + i % kTileQueries * 4;
     IntLanes total = splat((int32_t)0);
     for (size_t d = 0; d < D; d += 16, to += 4 * kColumn) {
       const IntLanes code = round_to_int(load(q + d) * splat(factor));
       total = total + code;
-      int8_t bytes[2][16];
-      store_i8(bytes[0], Planes == 2 ? Q::high(code) : code);
-      if (Planes == 2) store_i8(bytes[1], Q::low(code, Q::high(code)));
-      for (int plane = 0; plane < Planes; ++plane)
-        for (int j = 0; j < 4; ++j)
-          memcpy(to + j * kColumn + plane * kTileQueries * 4, bytes[plane] + 4 * j, 4);
+      int8_t bytes[16];
+      store_i8(bytes, code);
+      for (int j = 0; j < 4; ++j) memcpy(to + j * kColumn, bytes + 4 * j, 4);
     }
     int32_t part[16], all = 0;
     store(part, total);
@@ -163,38 +157,28 @@ ONEBIT_INLINE IntLanes four_of(const int8_t* x) {
 }
 
 // p[r][16 v lanes] = the scores of R queries and V tiles of positions.
-template <int Planes, int R, int V>
+template <int R, int V>
 void code_score_tile(const uint8_t* codes, size_t stride, size_t D, const int8_t* q,
                      const float* q_scale, const float* q_sum, const float* k_scale,
                      const float* k_low, float* p) {
-  Lanes total[R][V];
-#pragma GCC unroll 2
-  for (int plane = 0; plane < Planes; ++plane) {
-    IntLanes sum[R][V];
+  IntLanes sum[R][V];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) sum[r][v] = splat((int32_t)0);
-    for (size_t d = 0; d < D / 4; ++d) {
-      IntLanes key[V];
-      for (int v = 0; v < V; ++v) key[v] = load((const int32_t*)(codes + v * stride + 64 * d));
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sum[r][v] = splat((int32_t)0);
+  for (size_t d = 0; d < D / 4; ++d) {
+    IntLanes key[V];
+    for (int v = 0; v < V; ++v) key[v] = load((const int32_t*)(codes + v * stride + 64 * d));
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const IntLanes x = four_of(q + ((d * Planes + plane) * kTileQueries + r) * 4);
-        for (int v = 0; v < V; ++v) sum[r][v] = dot4(sum[r][v], key[v], x);
-      }
+    for (int r = 0; r < R; ++r) {
+      const IntLanes x = four_of(q + (d * kTileQueries + r) * 4);
+      for (int v = 0; v < V; ++v) sum[r][v] = dot4(sum[r][v], key[v], x);
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v)
-        total[r][v] = plane ? fma(total[r][v], splat((float)(1 << Bytes<2>::kShift)),
-                                  to_float(sum[r][v]))
-                            : to_float(sum[r][v]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
       store(p + r * kSpan + 16 * v,
-            fma(total[r][v], load(k_scale + 16 * v) * splat(q_scale[r]),
+            fma(to_float(sum[r][v]), load(k_scale + 16 * v) * splat(q_scale[r]),
                 load(k_low + 16 * v) * splat(q_sum[r])));
 }
 
@@ -324,7 +308,7 @@ ONEBIT_INLINE float step_scales(const CodeWalk& c, const uint8_t* k, const uint8
 
 template <int Bits>
 ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t begin, size_t D) {
-  constexpr int kQ = q_planes(Bits), kP = p_planes(Bits);
+  constexpr int kP = planes_of(Bits);
   const Attention& a = *s.a;
   const size_t stride = Bits == 8 ? a.tile_bytes : 16 * D;
   const auto* k = (const uint8_t*)a.k + begin / 16 * a.tile_bytes;
@@ -345,9 +329,9 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     for (size_t t = 0; t < tiles;)
       t += with_tile(r, tiles - t, [&](auto R, auto V) {
-        code_score_tile<kQ, R.value, V.value>(
-            codes + t * stride, stride, D, c.q + i * D * kQ, c.q_scale + i, c.q_sum + i,
-            c.k_scale + 16 * t, c.k_low + 16 * t, c.w.p + i * kSpan + 16 * t);
+        code_score_tile<R.value, V.value>(codes + t * stride, stride, D, c.q + i * D, c.q_scale + i,
+                                          c.q_sum + i, c.k_scale + 16 * t, c.k_low + 16 * t,
+                                          c.w.p + i * kSpan + 16 * t);
       });
     for (size_t j = i; j < i + r; ++j) {
       if (!seen(j)) {
@@ -385,7 +369,7 @@ void attend_codes(const Attention& a) {
   const CodeWalk c = code_walk_in(a.scratch, D);
   for (size_t start = 0; start < all; start += kQueries) {
     const Queries s = {start, all - start < kQueries ? all - start : kQueries, &a};
-    begin_code_walk<q_planes(Bits)>(c, s, D);
+    begin_code_walk(c, s, D);
     const size_t end = s.position(s.count - 1) + 1;
     for (size_t begin = 0; begin < end; begin += kSpan) code_walk_step<Bits>(c, s, begin, D);
     for (size_t i = 0; i < s.count; ++i) {

@@ -113,8 +113,9 @@ constexpr size_t kSpan = 64;     // positions of a step
 constexpr size_t kQueries = 48;  // queries that go through the positions together
 constexpr size_t attention_scratch(size_t head_dim) {
   const size_t D = (head_dim + 31) / 32 * 32;
-  // queries, outputs and probabilities; their codes in two planes, and those of a step's positions
-  return kQueries * (2 * D + kSpan + 16 + 2) + kQueries * (D / 2 + kSpan / 2 + 16 + 4) +
+  // queries, outputs and probabilities; codes of queries and, in two planes, of probabilities; what
+  // belongs to a step's positions
+  return kQueries * (2 * D + kSpan + 16 + 2) + kQueries * (D / 4 + kSpan / 2 + 16 + 4) +
          5 * kSpan + D + kSpan * D / 4;
 }
 

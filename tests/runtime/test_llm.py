@@ -195,6 +195,33 @@ def test_an_interrupt_leaves_the_model_usable(llm, monkeypatch, before):
     assert llm.generate(PROMPT, max_tokens=8).token_ids == expected
 
 
+@pytest.mark.parametrize("draft", [[], [3, 4]], ids=["plain", "draft"])
+@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 29])
+def test_a_long_prompt_is_computed_in_parts_of_equal_size(llm, monkeypatch, tokens, draft):
+    prompt = [5 + i % 40 for i in range(tokens)]
+    sequence = cache.CachedSequence(llm.decoder, 40, 16)
+    whole, _ = sequence.after(prompt, draft)
+    forward, sizes = llm.decoder.forward, []
+
+    class Watched:
+        def forward(self, ids, *args):
+            sizes.append(len(ids))
+            return forward(ids, *args)
+
+    monkeypatch.setattr(cache, "CHUNK", 8)
+    monkeypatch.setattr(sequence, "_decoder", Watched())
+    sequence.forget()
+    parts, reused = sequence.after(prompt, draft)
+    assert reused == 0
+    np.testing.assert_array_equal(parts, whole)
+    assert sum(sizes) == tokens + len(draft)
+    if draft:
+        assert sizes.pop() == 1 + len(draft)
+    assert len(sizes) == -(-(tokens - bool(draft)) // 8)
+    assert max(sizes, default=0) <= 8
+    assert max(sizes, default=0) - min(sizes, default=0) <= len(sizes)
+
+
 def test_chat_renders_encodes_and_answers(llm):
     messages = [{"role": "system", "content": "Be wise."}, {"role": "user", "content": "Age?"}]
     prompt = llm.tokenizer.encode("[system] Be wise.\n[user] Age?\n[assistant] ")

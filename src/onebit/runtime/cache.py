@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from onebit.kernels.cpu import Decoder
 
-CHUNK = 512
-"""Tokens in one native call: bounds a long prompt's memory, and how long Ctrl-C has to wait."""
+CHUNK = 132
+"""Most tokens in one native call, which Ctrl-C has to wait for. As many go through the decoder's
+layers together, so a long prompt is read no slower than in one call."""
 
 
 class CachedSequence:
@@ -87,10 +88,11 @@ class CachedSequence:
             many tokens did not have to be computed.
         """
         reused, newest = self.begin(tokens, owner), len(tokens) - 1
-        start = newest if draft else newest - (newest - reused) % CHUNK
-        for chunk in _chunks(tokens[reused:start], CHUNK):
-            self._forward(chunk, "none")
-        logits_RV = self._forward([*tokens[start:], *draft], "all" if draft else "last")
+        parts = list(_even_parts(tokens[reused : newest if draft else newest + 1], CHUNK))
+        last = tokens[newest:] if draft else parts.pop()
+        for part in parts:
+            self._forward(part, "none")
+        logits_RV = self._forward([*last, *draft], "all" if draft else "last")
         return logits_RV, reused
 
     def logits(self, tokens: Sequence[int], chunk: int) -> Iterator[NDArray[np.float32]]:
@@ -120,6 +122,12 @@ def common_prefix(a: Sequence[int], b: Sequence[int], known: int = 0) -> int:
     if a[known:shorter] == b[known:shorter]:  # the usual case, at the speed of C
         return shorter
     return next(i for i in range(known, shorter) if a[i] != b[i])
+
+
+def _even_parts(tokens: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    """Yield parts of about equal size: all weights are read for each, however few its tokens."""
+    count = -(-len(tokens) // most)
+    return _chunks(tokens, -(-len(tokens) // count)) if count else iter(())
 
 
 def _chunks(tokens: Sequence[int], size: int) -> Iterator[Sequence[int]]:

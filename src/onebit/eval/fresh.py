@@ -1,20 +1,24 @@
 """A process that opens a model and computes one token: from nothing to the first answer.
 
-`first_token` starts it and holds the clock; this module is what it runs.
+`first_token` starts it and holds the clock; `fresh_process.py` is what it runs, and imports nothing
+that the model does not need.
 """
 
-import resource
+import atexit
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from onebit.errors import OnebitError
 
-_TOKEN = 1  # any does
+_COMMAND = (sys.executable, "-m", "onebit.eval.fresh_process")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,10 @@ class Start:
     """How a fresh process came to its first token."""
 
     first_token_s: float
-    """From the start of the process, Python and imports included; page cache as it happens."""
+    """From the start of the process, Python and imports included; page cache as it happens.
+
+    Python's byte code is there, as it is where a package has been installed and used once.
+    """
     load_s: float
     """Of that, from the path to a model ready for its first prompt."""
     peak_memory_bytes: int
@@ -44,11 +51,13 @@ def first_token(
         OnebitError: the process failed; with the last line that it wrote.
     """
     words = [engine, str(path), str(threads), *(f"{k}={v}" for k, v in options.items())]
+    environment = _with_byte_code(engine, str(path))
     start_s = time.perf_counter()
-    command = [sys.executable, "-m", "onebit.eval.fresh", *words]
     with (
         tempfile.TemporaryFile("w+") as errors,  # not a pipe: nobody would read it in time
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            [*_COMMAND, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -61,38 +70,18 @@ def first_token(
     return Start(first_token_s, float(load_s), int(peak))
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had resident."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage says here may be of the process that started this one
-        for line in status.read_text("utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+@cache
+def _with_byte_code(engine: str, path: str) -> dict[str, str]:
+    """Return an environment that has the byte code of all that such a process imports.
 
-
-def _run(engine: str, path: str, threads: int, options: dict[str, object]) -> None:
-    start_s = time.perf_counter()
-    if engine == "onebit":
-        from onebit import LLM
-
-        llm = LLM(path, threads=threads, **options)  # type: ignore[arg-type]
-        load_s = time.perf_counter() - start_s
-        llm.logits_after([_TOKEN])
-    else:
-        from onebit.eval.rivals import open_rival
-
-        rival = open_rival(engine, Path(path), threads)
-        load_s = time.perf_counter() - start_s
-        rival.time_prefill([_TOKEN])
-    print("token", load_s, peak_memory_bytes(), flush=True)
-
-
-def _parse(word: str) -> tuple[str, object]:
-    name, _, value = word.partition("=")
-    return name, int(value) if value.isdecimal() else value
-
-
-if __name__ == "__main__":
-    _run(sys.argv[1], sys.argv[2], int(sys.argv[3]), dict(map(_parse, sys.argv[4:])))
+    An installation's may be out of date, or never written where PYTHONDONTWRITEBYTECODE is set;
+    compiling anew takes Python a third of a second. The folder goes when this process does.
+    """
+    folder = tempfile.mkdtemp(prefix="onebit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    changes = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+    environment = dict(os.environ) | changes
+    subprocess.run(
+        [*_COMMAND, engine, path, "1"], env=environment, capture_output=True, check=False
+    )
+    return environment

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit.data import Tokenizer
 from onebit.errors import InputError, OnebitError, OptionError
 from onebit.runtime.llm import LLM
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a process that times a load imports this package too
+    from onebit.data import Tokenizer
     from onebit.models import LanguageModel
 
 WINDOW = 512
@@ -68,7 +68,7 @@ def perplexity(
     model: "LLM | LanguageModel",
     text: str | Sequence[int],
     window: int | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: "Tokenizer | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Measure how well a model predicts a text.
@@ -121,7 +121,7 @@ def perplexity(
 
 
 def _tokens(
-    model: "LLM | LanguageModel", text: str | Sequence[int], tokenizer: Tokenizer | None
+    model: "LLM | LanguageModel", text: str | Sequence[int], tokenizer: "Tokenizer | None"
 ) -> Sequence[int]:
     if not isinstance(text, str):
         return text

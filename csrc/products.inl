@@ -16,6 +16,10 @@
 //                           u[r][t] += 16 sums of unsigned code * x over the blocks of tile r, for
 //                           R tiles that are tile_bytes apart; tiles_of<T1_6>(T) says how many
 
+#if !defined(ONEBIT_UNROLL)  // registers would not hold what comes of it
+#define ONEBIT_UNROLL
+#endif
+
 constexpr size_t kBlockVectors = 4, kBlockColumns = 80;  // of t1_6
 constexpr size_t kDecodeBlocks = 16;   // blocks of t1_6 decoded at most at a time: 5 KB of t2 a tile
 constexpr size_t kDecodeTokens = 132;  // tokens that share what was decoded; a multiple of 12
@@ -134,7 +138,7 @@ ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, int i) {
   const bool has_minimum = p.minimum || p.small_minimum;
   const float* scaled_sum = has_minimum ? p.scaled_sum + t * p.steps + i : nullptr;
   Lanes y[T];
-  for (int j = 0; j < T; ++j) y[j] = splat(0.0f);
+  ONEBIT_UNROLL for (int j = 0; j < T; ++j) y[j] = splat(-0.0f);  // adds nothing, not even a sign
   for (size_t s = 0, k = 0, g = 0, next = group; s < p.steps; ++s, k += p.step) {
     if (k == next) {
       ++g;
@@ -143,19 +147,18 @@ ONEBIT_INLINE void step_tile(const Product& p, size_t tile, size_t t, int i) {
     const size_t columns = p.columns - k < p.step ? p.columns - k : p.step;
     const size_t vectors = (columns + W::kColumns - 1) / W::kColumns;
     IntLanes u[1][T];
-    for (int j = 0; j < T; ++j) u[0][j] = splat(low_sum[s * P + j]);
+    ONEBIT_UNROLL for (int j = 0; j < T; ++j) u[0][j] = splat(low_sum[s * P + j]);
     W::template sums<1, T>(W::at(w, p.tile_bytes, k, scratch), 0, x + k * P, 4 * P, vectors, u);
     const Lanes scale = factors(p, p.scale, p.small_scale, tile, g);
-    const Lanes minimum =
-        has_minimum ? factors(p, p.minimum, p.small_minimum, tile, g) : splat(0.0f);
     const size_t block = p.x_blocks == 1 ? 0 : k / kBlock;
-    for (int j = 0; j < T; ++j) {
-      const Lanes part = to_float(u[0][j]) * (splat(x_scale[block * P + j]) * scale);
-      y[j] = s ? y[j] + part : part;
-      if (has_minimum) y[j] = y[j] + minimum * splat(scaled_sum[s * P + j]);
-    }
+    ONEBIT_UNROLL for (int j = 0; j < T; ++j)
+      y[j] = y[j] + to_float(u[0][j]) * (splat(x_scale[block * P + j]) * scale);
+    if (!has_minimum) continue;
+    const Lanes minimum = factors(p, p.minimum, p.small_minimum, tile, g);
+    ONEBIT_UNROLL for (int j = 0; j < T; ++j)
+      y[j] = y[j] + minimum * splat(scaled_sum[s * P + j]);
   }
-  for (int j = 0; j < T; ++j) finish_tile(p, tile, t + i + j, y[j]);
+  ONEBIT_UNROLL for (int j = 0; j < T; ++j) finish_tile(p, tile, t + i + j, y[j]);
 }
 
 // A layout of codes in the natural order of columns.

@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "container.h"
 #include "decoder.h"
 #include "kv_codes.h"
-#include "limits.h"
 
 namespace onebit {
 namespace {

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <atomic>
+#include <new>
 #include <stdexcept>
 
 #include "four_rows.h"
@@ -284,13 +286,19 @@ Matrix matrix_of_codes(const std::string& name, const int8_t* codes, size_t N, s
   check_codes(layout, m.low, smallest, largest);
   if (layout == Layout::b1 && memchr(codes, 0, N * K))
     throw std::invalid_argument("matrix: a code is 0; layout b1 holds -1 and 1.");
+  std::atomic<bool> no_memory{false};
   parallel_for(m.tiles, 16, [&](size_t begin, size_t end) {
-    for (size_t tile = begin; tile < end; ++tile) {
-      const size_t n = tile * kTileRows;
-      set_tile(m, tile, codes + n * K, scale + n * groups,
-               minimum ? minimum + n * groups : nullptr);
+    try {
+      for (size_t tile = begin; tile < end; ++tile) {
+        const size_t n = tile * kTileRows;
+        set_tile(m, tile, codes + n * K, scale + n * groups,
+                 minimum ? minimum + n * groups : nullptr);
+      }
+    } catch (const std::bad_alloc&) {
+      no_memory.store(true);
     }
   });
+  if (no_memory.load()) throw std::bad_alloc();
   shrink_factors(m);
   return m;
 }

@@ -19,10 +19,10 @@
 
 #include "body.h"
 #include "cache.h"
+#include "container.h"
 #include "decoder.h"
 #include "dispatch.h"
 #include "hadamard.h"
-#include "limits.h"
 #include "linear.h"
 #include "machine.h"
 #include "matrix.h"

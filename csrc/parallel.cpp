@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "limits.h"
+#include "container.h"
 
 namespace onebit {
 namespace {

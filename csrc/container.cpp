@@ -1,4 +1,4 @@
-#include "limits.h"
+#include "container.h"
 
 #include <inttypes.h>
 #include <stdint.h>

@@ -483,6 +483,20 @@ void hadamards() {
   }
 }
 
+// ---- from two bits a code to five codes a byte
+
+void trits() {
+  Random random(9);
+  for (const size_t blocks : {1, 2, 7}) {
+    std::vector<uint8_t> t2(blocks * 5 * 64);
+    for (uint8_t& byte : t2)
+      for (int at = 0; at < 8; at += 2)
+        byte = static_cast<uint8_t>(byte | random.within(0, 2) << at);
+    each<uint8_t>("t1_6_of_t2, blocks=" + std::to_string(blocks), blocks * 4 * 64,
+                  [&](const Ops& ops, uint8_t* tile) { ops.t1_6_of_t2(t2.data(), blocks, tile); });
+  }
+}
+
 // ---- which tables there are
 
 void dispatch(const std::vector<std::string>& wanted) {
@@ -527,5 +541,6 @@ int main(int argc, char** argv) {
   attention();
   attention_over_codes();
   hadamards();
+  trits();
   printf("%zu numbers are equal\n", compared);
 }

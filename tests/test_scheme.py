@@ -7,7 +7,7 @@ import pytest
 from onebit.errors import OptionError
 from onebit.scheme import FP, SCHEMES, LinearScheme, Scheme, of_config
 
-T, I8 = LinearScheme("ternary"), LinearScheme("int8", "absmax", "group:32", "int8_absmax", True)
+T, I8 = LinearScheme("ternary"), LinearScheme("int8", "absmax", "group:32", "int8_absmax", "rms")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ LIMITS = {
     "max_position_embeddings": 1 << 26,
 }
 MAX_TOKEN = (1 << 31) - 1
+_OURS = {"pre_norms": True, "softmax_temperature": 1.0, "learned_temperature": False}
 FLAGS = (
     "tie_word_embeddings",
     "qkv_bias",
@@ -36,6 +37,8 @@ FLAGS = (
     "mlp_bias",
     "qk_norm",
     "sub_norms",
+    "pre_norms",
+    "learned_temperature",
 )
 
 
@@ -65,6 +68,13 @@ class Architecture:
     """RMSNorm over each head of q and k, before RoPE (qwen3)."""
     sub_norms: bool = False
     """RMSNorm before the attention output and before the down projection (BitNet 2B4T)."""
+    pre_norms: bool = True
+    """RMSNorm before attention and before the MLP; not where every linear layer has its own norm
+    inside (BitNet b1, and the training tips of b1.58)."""
+    softmax_temperature: float = 1.0
+    """Scores are divided by it before the softmax, on top of sqrt(head_dim)."""
+    learned_temperature: bool = False
+    """Whether each head learns its own, `self_attn.temperature`, beginning at that."""
     bos_token_id: int | None = None
     eos_token_id: tuple[int, ...] = ()
 
@@ -80,6 +90,7 @@ class Architecture:
         _one_of("rope_type", self.rope_scaling.get("rope_type"), ROPE_TYPES)
         _number("rms_norm_eps", self.rms_norm_eps, 0, 1)
         _number("rope_theta", self.rope_theta, 1, 1e12)
+        _number("softmax_temperature", self.softmax_temperature, 1e-3, 1e3)
         for name in FLAGS:
             _flag(name, getattr(self, name))
         for token in (self.bos_token_id, *self.eos_token_id):
@@ -166,6 +177,9 @@ class Architecture:
             mlp_bias=config.get("mlp_bias") or False,
             qk_norm=model_type == "qwen3",
             sub_norms=model_type == "bitnet",
+            pre_norms=config.get("pre_norms", True),
+            softmax_temperature=config.get("softmax_temperature", 1.0),
+            learned_temperature=config.get("learned_temperature", False),
             bos_token_id=config.get("bos_token_id"),
             eos_token_id=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
         )
@@ -178,6 +192,12 @@ class Architecture:
         config.pop("sub_norms")
         theta, scaling = config.pop("rope_theta"), dict(config.pop("rope_scaling"))
         eos = config.pop("eos_token_id")
+        for (
+            name,
+            usual,
+        ) in _OURS.items():  # no word of Hugging Face's; left out where they are usual
+            if config[name] == usual:
+                del config[name]
         return config | {
             "architectures": [_HF_CLASS[self.model_type]],
             "attention_bias": bias["qkv"] and self.model_type != "qwen2",

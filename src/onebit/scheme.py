@@ -13,17 +13,41 @@ from typing import Any
 from onebit.errors import OptionError
 
 WEIGHTS = ("fp", "ternary", "binary", "int2", "int3", "int4", "int5", "int6", "int7", "int8")
-WEIGHT_RULES = ("absmean", "absmedian", "least_squares", "absmax")
-ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
-ROLES = ("qkv", "o", "up", "gate", "down", "embed", "head")
+WEIGHT_RULES = (
+    "absmean",
+    "absmedian",
+    "least_squares",
+    "absmax",
+    "zero_point",
+    "lsq",
+    "seq",
+)
+ACTIVATIONS = (
+    "fp",
+    "int8_absmax",
+    "int8_absmax_tensor",
+    *(f"int{bits}_absmax" for bits in range(2, 8)),
+    "int4_absmean",
+    "int8_b1",
+    "int8_b1_positive",
+    "int8_top50",
+    "fp4_e2m1",
+)
+NORMS = ("none", "rms", "layer")
+HADAMARDS = ("none", "input", "both")
+ROLES = ("q", "k", "v", "qkv", "o", "up", "gate", "down", "embed", "head")
 KV_BITS = (32, 16, 8, 4, 3)
-"""Bits of a cached key or value."""
+"""Bits of a key or value in the engine's cache."""
+TRAINED_KV_BITS = (*KV_BITS, 2)
+"""Bits of a key or value that a scheme may name; a model with 2 trains, and does not run."""
+Q_BITS = (16, 8, 4, 3)
+"""Bits of a query, after RoPE; 16 leaves it a float."""
 
-# the last name of a module -> its role
+# the last name of a module -> its role, and the wider role that serves where its own is not named
 _ROLE_OF = {
-    "q_proj": "qkv",
-    "k_proj": "qkv",
-    "v_proj": "qkv",
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
     "o_proj": "o",
     "gate_proj": "gate",
     "up_proj": "up",
@@ -35,7 +59,7 @@ _ROLE_OF = {
 
 def _one_of(part: str, value: Any, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise OptionError(f"scheme: {part} is {value!r:.80}; accepted: {', '.join(accepted)}.")
+        raise OptionError(f"scheme: {part} is {value!r:.40}; accepted: {', '.join(accepted)}.")
 
 
 @dataclass(frozen=True)
@@ -45,18 +69,38 @@ class LinearScheme:
     weight: str = "fp"
     """"fp" (not quantized), "ternary", "binary", or "int2" ... "int8" (symmetric)."""
     weight_rule: str = "absmean"
-    """Where the scale comes from: "absmean" (BitNet), "absmedian", "least_squares", "absmax"."""
+    """Where the scale comes from: "absmean" (BitNet), "absmedian", "least_squares", "absmax",
+    "zero_point" (asymmetric); or a learned parameter `step`: "lsq" (integers), "seq" (ternary)."""
     weight_scale: str = "tensor"
     """What shares a scale: "tensor", "row", or "group:G" for G columns of a row."""
     activation: str = "fp"
-    """"fp", "int8_absmax" (per token), "int8_absmax_tensor", or "int4_absmean" (per token)."""
-    norm: bool = False
-    """RMSNorm inside the layer, before its input is quantized."""
+    """One of `ACTIVATIONS`, or "dynamic:R": 8 bits for tokens whose largest magnitude is above R
+    times their mean magnitude, else 4."""
+    norm: str = "none"
+    """Inside the layer, before its input is quantized: "none", "rms" (RMSNorm with weights,
+    `rms_norm`), or "layer" (LayerNorm without any, as in BitNet b1)."""
+    hadamard: str = "none"
+    """"input": the input is turned by an orthonormal Hadamard matrix, after the norm (BitNet v2);
+    "both": the weight too, before it is rounded, so that the layer computes what it did."""
+    signs: int = 0
+    """Of the Hadamard matrix's columns: 0 for none, else the seed of random ones."""
+    split: str = "none"
+    """BitNet b1's group quantization and normalization: "in:G" or "out:G" cuts the layer's columns
+    or rows into G parts, each with its own alpha and beta, and by columns also its own norm and
+    activation scale. So parts can live in different processes."""
 
     def __post_init__(self) -> None:
         _one_of("weight", self.weight, WEIGHTS)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
-        _one_of("activation", self.activation, ACTIVATIONS)
+        if not (isinstance(self.activation, str) and self.activation.startswith("dynamic:")):
+            _one_of("activation", self.activation, (*ACTIVATIONS, '"dynamic:R"'))
+        elif not self.outlier_ratio > 0:
+            raise OptionError(
+                f"scheme: activation is {self.activation!r:.80}; after dynamic: comes a number "
+                "above 0."
+            )
+        _one_of("norm", self.norm, NORMS)
+        _one_of("hadamard", self.hadamard, HADAMARDS)
         if self.weight_scale not in ("tensor", "row") and not (
             isinstance(self.weight_scale, str)
             and re.fullmatch(r"group:[1-9][0-9]{0,5}", self.weight_scale)
@@ -65,14 +109,49 @@ class LinearScheme:
                 f"scheme: weight_scale is {self.weight_scale!r:.80}; "
                 'accepted: "tensor", "row", "group:G" with G columns.'
             )
-        if not isinstance(self.norm, bool):
-            raise OptionError(f"scheme: norm is {self.norm!r:.80}; accepted: true, false.")
+        if type(self.signs) is not int or not 0 <= self.signs < 1 << 32:
+            raise OptionError(
+                f"scheme: signs is {self.signs!r:.80}; accepted: 0, or a seed below 2^32."
+            )
+        if not (
+            isinstance(self.split, str)
+            and re.fullmatch(r"none|(in|out):([2-9]|[1-9][0-9]{1,2})", self.split)
+        ):
+            raise OptionError(
+                f'scheme: split is {self.split!r:.80}; accepted: "none", "in:G", "out:G" with '
+                "2 to 999 parts."
+            )
+        if self.parts > 1 and self.weight_scale != "tensor":
+            raise OptionError(
+                f"scheme: split {self.split!r} gives each part one scale, and weight_scale is "
+                f"{self.weight_scale!r}. Leave one of them out."
+            )
+        if self.signs and self.hadamard == "none":
+            raise OptionError(
+                'scheme: signs are those of a Hadamard matrix; set hadamard to "input" or "both".'
+            )
 
     @property
     def group(self) -> int | None:
         """Columns that share a scale, when the scale is by group; else None."""
         kind, _, size = self.weight_scale.partition(":")
         return int(size) if kind == "group" else None
+
+    @property
+    def parts(self) -> int:
+        """Parts that the layer is cut into; 1 without `split`."""
+        return int(self.split.partition(":")[2] or 1)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the scale is a parameter, `step`."""
+        return self.weight_rule in ("lsq", "seq") and self.weight != "fp"
+
+    @property
+    def outlier_ratio(self) -> float:
+        """R of an activation "dynamic:R"; nan where that is no number, or for other rules."""
+        text = self.activation.partition("dynamic:")[2]
+        return float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) else float("nan")
 
 
 FP = LinearScheme()
@@ -84,12 +163,25 @@ class Scheme:
 
     `layers` maps a role ("qkv", "down", ...), a glob over module names
     ("model.layers.0.*", "*.down_proj") or "body" (every linear but embed and head) to its scheme.
-    A glob wins over a role, a role over "body", and what nothing names is "fp".
+    A glob wins over a role, "q", "k" and "v" over "qkv", a role over "body", and what nothing names
+    is "fp".
     """
 
     name: str
     layers: Mapping[str, LinearScheme] = field(default_factory=dict)
     kv_bits: int = 16
+    """Bits of keys and values after RoPE, one of `TRAINED_KV_BITS`; the first position is kept."""
+    q_bits: int = 16
+    """Bits of queries after RoPE, one of `Q_BITS`."""
+
+    def __post_init__(self) -> None:
+        for part, bits, accepted in (
+            ("kv_bits", self.kv_bits, TRAINED_KV_BITS),
+            ("q_bits", self.q_bits, Q_BITS),
+        ):
+            if type(bits) is not int or bits not in accepted:
+                words = ", ".join(map(str, accepted))
+                raise OptionError(f"scheme: {part} is {bits!r:.80}; accepted: {words}.")
 
     def linear(self, module_name: str) -> LinearScheme:
         """Return the scheme of a module, for instance of "model.layers.3.mlp.up_proj"."""
@@ -97,8 +189,9 @@ class Scheme:
             if pattern not in ROLES and pattern != "body" and fnmatchcase(module_name, pattern):
                 return linear
         role = role_of(module_name)
-        if role in self.layers:
-            return self.layers[role]
+        for name in (role, "qkv") if role in ("q", "k", "v") else (role,):
+            if name in self.layers:
+                return self.layers[name]
         if role in ("embed", "head"):
             return FP
         return self.layers.get("body", FP)
@@ -111,7 +204,8 @@ class Scheme:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `from_dict` reads it back to an equal value."""
         layers = {name: asdict(linear) for name, linear in self.layers.items()}
-        return {"name": self.name, "layers": layers, "kv_bits": self.kv_bits}
+        bits = {"kv_bits": self.kv_bits, "q_bits": self.q_bits}
+        return {"name": self.name, "layers": layers, **bits}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Scheme":
@@ -122,18 +216,19 @@ class Scheme:
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
             raise OptionError("scheme: expected a table with a name and layers.")
-        unknown = set(data) - {"name", "layers", "kv_bits"}
+        unknown = set(data) - {"name", "layers", "kv_bits", "q_bits"}
         layers = data.get("layers", {})
         if unknown or not isinstance(layers, Mapping):
             raise OptionError(
                 f"scheme: unknown part {sorted(unknown) or 'layers'}; "
-                "accepted: name, layers (a table), kv_bits."
+                "accepted: name, layers (a table), kv_bits, q_bits."
             )
-        kv_bits = data.get("kv_bits", 16)
-        if type(kv_bits) is not int or kv_bits not in KV_BITS:
-            accepted = ", ".join(map(str, KV_BITS))
-            raise OptionError(f"scheme: kv_bits is {kv_bits!r:.80}; accepted: {accepted}.")
-        return cls(data["name"], {k: _linear(k, v) for k, v in layers.items()}, kv_bits)
+        return cls(
+            data["name"],
+            {name: _linear(name, linear) for name, linear in layers.items()},
+            data.get("kv_bits", 16),
+            data.get("q_bits", 16),
+        )
 
 
 def role_of(module_name: str) -> str:
@@ -166,7 +261,10 @@ def of_config(config: Mapping[str, Any]) -> Scheme:
         )
     if hf.get("quant_method") != "bitnet":
         return SCHEMES["fp"]
-    body = LinearScheme("ternary", activation="int8_absmax", norm=hf.get("use_rms_norm") or False)
+    inner = hf.get("use_rms_norm") or False
+    if not isinstance(inner, bool):
+        raise OptionError(f"quantization_config: use_rms_norm is {inner!r:.80}; true or false.")
+    body = LinearScheme("ternary", activation="int8_absmax", norm="rms" if inner else "none")
     exempt = {glob: FP for name in _exempt(hf) for glob in (f"*{name}", f"{name}.*")}
     return Scheme("bitnet-b1.58", {**exempt, "body": body})
 
@@ -188,23 +286,89 @@ def _linear(where: str, data: Any) -> LinearScheme:
         raise OptionError(
             f"scheme: layers.{where} must be a table of {', '.join(accepted)}; got {data!r:.80}."
         )
-    return LinearScheme(**data)
+    norm = data.get("norm", "none")
+    if isinstance(norm, bool):  # as files of version 0.1 have it
+        norm = "rms" if norm else "none"
+    return LinearScheme(**(dict(data) | {"norm": norm}))
 
 
-_B158 = LinearScheme("ternary", activation="int8_absmax")
+def _ternary(activation: str, **parts: Any) -> LinearScheme:
+    return LinearScheme("ternary", activation=activation, **parts)
 
-# What onebit can train and run, in one screen. Source: BitNet b1.58, https://arxiv.org/abs/2402.17764
+
+# What onebit can train and run, in one screen.
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme("fp"),
-        Scheme("bitnet-b1.58", {"body": _B158}),
-        # the official training tips: RMSNorm inside every BitLinear
+        # https://arxiv.org/abs/2310.11453
         Scheme(
-            "bitnet-b1.58-norm",
-            {"body": LinearScheme("ternary", activation="int8_absmax", norm=True)},
+            "bitnet-b1",
+            {
+                "body": LinearScheme("binary", activation="int8_b1", norm="layer"),
+                "gate": LinearScheme("binary", activation="int8_b1_positive", norm="layer"),
+            },
+        ),
+        # https://arxiv.org/abs/2402.17764, norms outside the layers
+        Scheme("bitnet-b1.58", {"body": _ternary("int8_absmax")}),
+        # the official training tips: RMSNorm inside every BitLinear
+        Scheme("bitnet-b1.58-norm", {"body": _ternary("int8_absmax", norm="rms")}),
+        # https://arxiv.org/abs/2504.12285 (2B4T): norms inside the two output projections
+        Scheme(
+            "bitnet-b1.58-sub",
+            {
+                "body": _ternary("int8_absmax"),
+                "o": _ternary("int8_absmax", norm="rms"),
+                "down": _ternary("int8_absmax", norm="rms"),
+            },
+        ),
+        # https://arxiv.org/abs/2411.04965; its first stage is bitnet-b1.58-sub
+        Scheme(
+            "bitnet-a4.8",
+            {
+                "body": _ternary("int4_absmean"),
+                "o": _ternary("int8_top50", norm="rms"),
+                "down": _ternary("int8_absmax", norm="rms"),
+            },
+        ),
+        Scheme(
+            "bitnet-a4.8-fp4",
+            {
+                "body": _ternary("fp4_e2m1"),
+                "o": _ternary("fp4_e2m1", norm="rms"),
+                "down": _ternary("int8_absmax", norm="rms"),
+            },
+        ),
+        # https://arxiv.org/abs/2504.18415, first and second stage
+        *(
+            Scheme(
+                f"bitnet-v2-{name}",
+                {
+                    "body": _ternary(rule),
+                    "o": _ternary(rule, norm="rms", hadamard="input"),
+                    "down": _ternary(rule, norm="rms", hadamard="input"),
+                },
+            )
+            for name, rule in (("a8", "int8_absmax"), ("a4", "int4_absmean"))
+        ),
+        # 1-bit attention: only the four projections
+        Scheme(
+            "ternary-attention",
+            {"qkv": _ternary("int8_absmax"), "o": _ternary("int8_absmax", norm="rms")},
         ),
         # no activation quantization: what a plain ternary TQ1_0 / TQ2_0 file promises
         Scheme("ternary-weights", {"body": LinearScheme("ternary")}),
+        # integer quantization-aware training with a learned step (LSQ)
+        *(
+            Scheme(
+                f"int{bits}-lsq",
+                {
+                    "body": LinearScheme(
+                        f"int{bits}", "lsq", weight_scale="row", activation="int8_absmax"
+                    )
+                },
+            )
+            for bits in (2, 3, 4, 8)
+        ),
     )
 }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from onebit.architecture import Architecture
 from onebit.errors import UnsupportedError
-from onebit.scheme import Scheme
+from onebit.scheme import LinearScheme, Scheme
 
 _DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
 
@@ -47,8 +47,9 @@ def norms(a: Architecture) -> Iterator[tuple[str, int]]:
     """Yield the name and width of every RMSNorm that stands on its own."""
     for layer in range(a.num_hidden_layers):
         block = f"model.layers.{layer}"
-        yield f"{block}.input_layernorm", a.hidden_size
-        yield f"{block}.post_attention_layernorm", a.hidden_size
+        if a.pre_norms:
+            yield f"{block}.input_layernorm", a.hidden_size
+            yield f"{block}.post_attention_layernorm", a.hidden_size
         if a.qk_norm:
             yield f"{block}.self_attn.q_norm", a.head_dim
             yield f"{block}.self_attn.k_norm", a.head_dim
@@ -65,9 +66,23 @@ def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
         found[f"{linear.name}.weight"] = (linear.N, linear.K)
         if linear.bias:
             found[f"{linear.name}.bias"] = (linear.N,)
-        if scheme.linear(linear.name).norm:
+        how = scheme.linear(linear.name)
+        if how.norm == "rms":
             found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
+        if how.learned:
+            found[f"{linear.name}.step"] = step_shape(how, linear.N, linear.K)
+    if a.learned_temperature:
+        for layer in range(a.num_hidden_layers):
+            name = f"model.layers.{layer}.self_attn.temperature"
+            found[name] = (a.num_attention_heads,)
     return found
+
+
+def step_shape(how: LinearScheme, N: int, K: int) -> tuple[int, ...]:
+    """Return the shape of a learned step: (1,) for the matrix, (N,), or (N, G)."""
+    if how.weight_scale == "tensor":
+        return (1,)
+    return (N, K // how.group) if how.group else (N,)
 
 
 def spare(names: Iterable[str], known: Container[str]) -> list[str]:

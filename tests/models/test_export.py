@@ -219,7 +219,7 @@ def test_packing_again_changes_nothing(trained, tokenizer, tmp_path, through):
 )
 def test_every_family_comes_back(tokenizer, tmp_path, changes, name):
     """With a scale per row, which has to follow the rows of q and k where GGUF permutes them."""
-    rows = LinearScheme("ternary", weight_scale="row", activation="int8_absmax", norm=True)
+    rows = LinearScheme("ternary", weight_scale="row", activation="int8_absmax", norm="rms")
     model = tiny(tokenizer, Scheme("rows", {"body": rows}), **changes)
     for parameter in model.parameters():
         if parameter.ndim == 1:

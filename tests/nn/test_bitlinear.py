@@ -24,7 +24,7 @@ SCHEMES = [
     LinearScheme("int4", "absmax", "group:16"),
     LinearScheme("int8", "absmax", "row", "int8_absmax"),
     LinearScheme("fp", activation="int8_absmax"),
-    LinearScheme("ternary", activation="int8_absmax", norm=True),
+    LinearScheme("ternary", activation="int8_absmax", norm="rms"),
 ]
 
 

@@ -64,7 +64,7 @@ def test_one_scheme_to_another_keeps_the_masters_and_the_norm():
     model = convert(Model(), SCHEMES["bitnet-b1.58-norm"], eps=0.25)
     norm = model.mlp["up_proj"].rms_norm
     assert norm.eps == 0.25
-    binary = LinearScheme("binary", activation="int8_absmax", norm=True)
+    binary = LinearScheme("binary", activation="int8_absmax", norm="rms")
     convert(model, Scheme("binary", {"body": binary}))
     assert model.mlp["up_proj"].rms_norm is norm
     assert model.mlp["up_proj"].codes().codes_NK.unique().tolist() == [-1, 1]

@@ -56,7 +56,7 @@ def test_float_inputs_are_close(isa):
 
 @torch.no_grad()
 def test_norm_bias_frozen_codes_and_shape():
-    layer = made(LinearScheme("ternary", activation="int8_absmax", norm=True), bias=True)
+    layer = made(LinearScheme("ternary", activation="int8_absmax", norm="rms"), bias=True)
     torch.nn.init.uniform_(layer.rms_norm.weight, 0.5, 1.5)
     torch.nn.init.normal_(layer.bias)
     layer.freeze()

@@ -27,7 +27,7 @@ from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.pack import plain
 from onebit.scheme import SCHEMES, Scheme
 
-_LINEAR_BODY = ("qkv", "o", "gate", "up", "down")
+_LINEAR_BODY = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TensorReport:
 
     name: str
     role: str
-    """"qkv", "o", "gate", "up", "down", "embed", "head", or "" for a matrix of no role we know."""
+    """"A role of a scheme, or "" for a matrix of none that we know."""
     shape: tuple[int, int]
     format: str
     """How it is stored."""

@@ -114,7 +114,9 @@ def _quantization_config(planned: list[Planned], config: Mapping[str, Any]) -> d
         "quant_method": "bitnet",
         "linear_class": "autobitlinear",
         "quantization_mode": "offline",
-        "use_rms_norm": any(e.claim.norm for e in modules.values() if e.format == "hf_2bit"),
+        "use_rms_norm": any(
+            e.claim.norm == "rms" for e in modules.values() if e.format == "hf_2bit"
+        ),
         "rms_norm_eps": config["rms_norm_eps"],
         "modules_to_not_convert": [
             *(module for module, entry in modules.items() if entry.format != "hf_2bit"),

@@ -69,9 +69,9 @@ def _quantization_config(scheme: Scheme, eps: float) -> dict[str, Any] | None:
     """
     body = scheme.layers.get("body", LinearScheme())
     b158 = LinearScheme("ternary", activation="int8_absmax", norm=body.norm)
-    if dict(scheme.layers) != {"body": b158}:
+    if body.norm == "layer" or dict(scheme.layers) != {"body": b158}:
         return None
-    norm = {"use_rms_norm": True, "rms_norm_eps": eps} if body.norm else {}
+    norm = {"use_rms_norm": True, "rms_norm_eps": eps} if body.norm == "rms" else {}
     return norm | {
         "quant_method": "bitnet",
         "linear_class": "autobitlinear",

@@ -30,7 +30,7 @@ B158 = LinearScheme("ternary", activation="int8_absmax")
 class BitLinear(nn.Linear):
     """Drop-in for nn.Linear; a `LinearScheme` says how weight and input are rounded.
 
-    With `scheme.norm`, an RMSNorm (module `rms_norm`) comes before the input is rounded, as in the
+    With norm "rms", an RMSNorm (module `rms_norm`) comes before the input is rounded, as in the
     training code of BitNet b1.58. Without it, the model around the layer normalises.
 
     Frozen, the layer keeps given codes and scale and never rounds again: that is how packed weights
@@ -63,7 +63,7 @@ class BitLinear(nn.Linear):
                 f'Choose a group that divides {in_features}, or "row".'
             )
         self.scheme = scheme
-        self.rms_norm = RMSNorm(in_features, eps) if scheme.norm else None
+        self.rms_norm = RMSNorm(in_features, eps) if scheme.norm == "rms" else None
         # a plain attribute: a buffer would follow model.to(torch.bfloat16), and its scale round
         self._frozen: Codes | None = None
 

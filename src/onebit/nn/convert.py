@@ -106,10 +106,10 @@ def _scheme_of(linear: nn.Linear) -> LinearScheme:
 def _convert(name: str, old: nn.Linear, wanted: LinearScheme, eps: float) -> nn.Linear:
     """Return a layer of the wanted scheme around the weights, bias and norm of `old`."""
     old_norm = old.rms_norm if isinstance(old, BitLinear) else None
-    if old_norm is not None and not wanted.norm:
+    if old_norm is not None and wanted.norm != "rms":
         raise OptionError(
             f"{name} has an RMSNorm inside, which the scheme to convert to lacks. "
-            "Choose one with norm = true, or build the model anew."
+            'Choose one with norm = "rms", or build the model anew.'
         )
     shape, bias = (old.in_features, old.out_features), old.bias is not None
     new: nn.Linear
@@ -117,7 +117,7 @@ def _convert(name: str, old: nn.Linear, wanted: LinearScheme, eps: float) -> nn.
         new = nn.Linear(*shape, bias, device="meta")
     else:
         new = BitLinear(*shape, bias, wanted, eps, device="meta")
-        if wanted.norm:
+        if wanted.norm == "rms":
             new.rms_norm = old_norm or RMSNorm(old.in_features, eps).to(old.weight.device)
     new.weight, new.bias = old.weight, old.bias
     new.train(old.training)

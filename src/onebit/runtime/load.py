@@ -71,7 +71,8 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
     for linear in all_linears:
         how = scheme.linear(linear.name)
         matrix = _matrix(checkpoint, linear, how, scheme, layouts)
-        norm = _vector(checkpoint, f"{linear.name}.rms_norm.weight", linear.K) if how.norm else None
+        inner = f"{linear.name}.rms_norm.weight"
+        norm = _vector(checkpoint, inner, linear.K) if how.norm == "rms" else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
         decoder.set_matrix(linear.name, matrix, how.activation, norm, bias)
         size_bytes += matrix.size_bytes

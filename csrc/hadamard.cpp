@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include <utility>
+
 namespace onebit {
 namespace {
 
@@ -57,6 +59,11 @@ std::vector<float> paley_2(size_t m) {
   return h;
 }
 
+void turn_over(std::vector<float>& h, size_t m) {
+  for (size_t i = 0; i < m; ++i)
+    for (size_t j = 0; j < i; ++j) std::swap(h[i * m + j], h[j * m + i]);
+}
+
 struct Orders {
   std::vector<size_t> axes;  // ascending
   size_t sum = 0;
@@ -85,7 +92,7 @@ bool find_orders(size_t n, size_t from, size_t most, Orders* best) {
 
 }  // namespace
 
-HadamardPlan::HadamardPlan(size_t n) {
+HadamardPlan::HadamardPlan(size_t n, bool transpose) {
   Orders orders;
   plan_.n = n;
   if (find_orders(n, 12, Hadamard::kMostAxes, &orders)) {
@@ -93,6 +100,7 @@ HadamardPlan::HadamardPlan(size_t n) {
     for (size_t m : orders.axes) {
       const size_t i = plan_.axes++;
       signs_[i] = is_paley_1(m) ? paley_1(m) : paley_2(m);
+      if (transpose) turn_over(signs_[i], m);
       plan_.order[i] = m;
       plan_.signs[i] = signs_[i].data();
       plan_.power /= m;

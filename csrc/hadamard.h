@@ -22,7 +22,8 @@ namespace onebit {
 // What Ops::hadamard needs for rows of n numbers. Made once; computes nothing later.
 class HadamardPlan {
  public:
-  explicit HadamardPlan(size_t n);  // n >= 1
+  // n >= 1. transpose: of the transposed matrix, its inverse.
+  explicit HadamardPlan(size_t n, bool transpose = false);
 
   const Hadamard& get() const { return plan_; }
 

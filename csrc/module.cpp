@@ -281,16 +281,32 @@ Out<To> elementwise(In<From> x) {
   return y;
 }
 
-Out<float> hadamard(In<float> x) {
+// Rows whose Hadamard transform is worth a thread of its own.
+constexpr size_t kHadamardGrain = 8;
+
+// H diag(signs) x, or transposed, which is the inverse: diag(signs) H^T x.
+Out<float> hadamard(In<float> x, std::optional<In<float>> signs, bool transpose) {
   check_dims("x_TK", x, 2);
   const size_t T = x.shape(0), K = x.shape(1);
   if (!K) fail("x_TK has no columns.");
+  if (signs && (signs->ndim() != 1 || signs->shape(0) != K)) fail("signs must be [K].");
   Out<float> y = new_array<float>({T, K});
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  const HadamardPlan plan(K);
-  std::copy(x.data(), x.data() + T * K, y.data());
-  for (size_t t = 0; t < T; ++t) ops.hadamard(plan.get(), y.data() + t * K);
+  const HadamardPlan plan(K, transpose);
+  const auto flip = [&](float* row) {
+    if (!signs) return;
+    for (size_t k = 0; k < K; ++k) row[k] *= signs->data()[k];
+  };
+  parallel_for(T, kHadamardGrain, [&](size_t begin, size_t end) {
+    for (size_t t = begin; t < end; ++t) {
+      float* row = y.data() + t * K;
+      std::copy(x.data() + t * K, x.data() + (t + 1) * K, row);
+      if (!transpose) flip(row);
+      ops.hadamard(plan.get(), row);
+      if (transpose) flip(row);
+    }
+  });
   return y;
 }
 
@@ -535,7 +551,7 @@ NB_MODULE(cpu, m) {
   m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a);
   m.def("time_products", &time_products, "matrices"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
-  m.def("hadamard", &hadamard, "x_TK"_a);
+  m.def("hadamard", &hadamard, "x_TK"_a, "signs"_a = nb::none(), "transpose"_a = false);
   m.def("f32_to_f16", &elementwise<float, uint16_t, &Ops::f32_to_f16>, "x_N"_a);
   m.def("f16_to_f32", &elementwise<uint16_t, float, &Ops::f16_to_f32>, "x_N"_a);
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onebit.errors import ShapeError
+from onebit.errors import InputError, ShapeError
 from onebit.kernels import cpu, ops, reference
 
 # size -> of the block: a size that models have, a power of two, a block-diagonal one
@@ -41,6 +41,37 @@ def test_lengths_are_kept(isa, n):
     np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
+def signs_of(n):
+    return np.random.default_rng(n + 1).choice(np.array([-1, 1], np.float32), n)
+
+
+@pytest.mark.parametrize("n", [1, 6, 16, 52, 144, 576, 640, 2560])
+def test_with_signs_and_transposed(isa, n):
+    x = np.random.default_rng(n).standard_normal((2, n)).astype("f4")
+    signs = signs_of(n)
+    for given in (None, signs):
+        for transpose in (False, True):
+            y = reference.hadamard(x, given, transpose)
+            mine = ops.hadamard(x, given, transpose)
+            np.testing.assert_allclose(mine, y, rtol=0, atol=3e-6 * np.abs(y).max())
+    np.testing.assert_array_equal(ops.hadamard(x, signs), ops.hadamard(x * signs))
+    back = ops.hadamard(ops.hadamard(x, signs), signs, transpose=True)
+    np.testing.assert_allclose(back, x, rtol=0, atol=1e-5)
+
+
+def test_rows_do_not_depend_on_threads(isa):
+    x = np.random.default_rng(0).standard_normal((37, 144)).astype("f4")
+    before = ops.threads()
+    try:
+        ops.set_threads(1)
+        one = ops.hadamard(x)
+        ops.set_threads(3)
+        np.testing.assert_array_equal(ops.hadamard(x), one)
+    finally:
+        ops.set_threads(before)
+    np.testing.assert_array_equal(ops.hadamard(x[5:6]), one[5:6])
+
+
 def test_twice_is_once_for_powers_of_two(isa):
     x = np.random.default_rng(0).standard_normal((4, 256)).astype("f4")
     np.testing.assert_allclose(ops.hadamard(ops.hadamard(x)), x, atol=1e-6)
@@ -68,3 +99,8 @@ def test_wrong_shapes_are_refused():
     for shape in ((4,), (2, 0)):
         with pytest.raises(ShapeError, match=r"expected \(T, K\)"):
             ops.hadamard(np.zeros(shape, np.float32))
+    x = np.ones((2, 4), np.float32)
+    with pytest.raises(ShapeError, match="give one for each"):
+        ops.hadamard(x, np.ones(3, np.float32))
+    with pytest.raises(InputError, match="neither 1 nor -1"):
+        ops.hadamard(x, np.array([1, -1, 0, 1], np.float32))

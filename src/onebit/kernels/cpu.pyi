@@ -107,8 +107,13 @@ def time_products(matrices: Sequence[Matrix], x_TK: NDArray[np.float32], activat
 def exp(x_N: NDArray[np.float32]) -> NDArray[np.float32]:
     """The exponential that attention and SiLU use; the same bits on every instruction set."""
 
-def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The orthonormal Hadamard transform of each row; csrc/hadamard.h says which for which K."""
+def hadamard(
+    x_TK: NDArray[np.float32],
+    signs: NDArray[np.float32] | None = None,  # [K] of 1 and -1
+    transpose: bool = False,
+) -> NDArray[np.float32]:
+    """The orthonormal Hadamard transform of each row, H diag(signs) x; csrc/hadamard.h says which H
+    for which K. transpose: diag(signs) H^T x, which undoes it."""
 
 def f32_to_f16(x_N: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Bits of IEEE half precision, rounded to nearest even."""

@@ -358,18 +358,37 @@ def linear(
     return cpu.linear(matrix, x_TK, activation)
 
 
-def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return each row times the orthonormal Hadamard matrix of its size: x H^T / sqrt(K).
+def hadamard(
+    x_TK: NDArray[np.float32],
+    signs: NDArray[np.float32] | None = None,
+    transpose: bool = False,
+) -> NDArray[np.float32]:
+    """Return each row turned by the orthonormal Hadamard matrix of its size: H diag(signs) x.
 
     The matrix is a Kronecker product of Paley matrices (12, 20, 28, 36, ...) and a power of two.
-    Where K is no such product (odd, 2 * odd, 13 * 2^k, ...), it is block-diagonal, with blocks of
+    Where K is no such product (odd, 2 * odd, ...), it is block-diagonal, with blocks of
     the largest power of two that divides K. `reference.hadamard_matrix` returns it.
 
+    Args:
+        x_TK: float32.
+        signs: (K,) of 1 and -1; None for ones.
+        transpose: return diag(signs) H^T x instead: the inverse, and the way of gradients.
+
     Raises:
-        ShapeError: `x_TK` is not (T, K), or K is 0.
+        ShapeError: `x_TK` is not (T, K), K is 0, or there are not K signs.
+        InputError: a sign is neither 1 nor -1.
     """
     active_isa()
-    return cpu.hadamard(_matrix("hadamard", x_TK))
+    x_TK = _matrix("hadamard", x_TK)
+    if signs is not None:
+        if signs.shape != x_TK.shape[1:]:
+            raise ShapeError(
+                f"hadamard: {signs.shape} signs for {x_TK.shape[1]} columns; give one for each."
+            )
+        if not (np.abs(signs) == 1).all():
+            raise InputError("hadamard: a sign is neither 1 nor -1.")
+        signs = _plain(signs, np.float32)
+    return cpu.hadamard(x_TK, signs, transpose)
 
 
 def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:

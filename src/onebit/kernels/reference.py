@@ -154,15 +154,20 @@ def fma(
     return odd.astype(np.float32)
 
 
-def hadamard(x_TK: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return each row times the orthonormal Hadamard matrix of its size, (T, K), in float64."""
+def hadamard(
+    x_TK: NDArray[np.float32], signs: NDArray[np.float32] | None = None, transpose: bool = False
+) -> NDArray[np.float64]:
+    """Return H diag(signs) x of each row, (T, K), in float64; transposed, diag(signs) H^T x."""
     factors = _hadamard_factors(x_TK.shape[1])
     orders = [len(factor) for factor in factors]
-    y = x_TK.astype(np.float64).reshape(-1, *orders)
+    signs_K = np.ones(x_TK.shape[1]) if signs is None else signs.astype(np.float64)
+    y = x_TK.astype(np.float64) * (1 if transpose else signs_K)
+    y = y.reshape(-1, *orders)
     for axis, factor in enumerate(factors, 1):
-        y = np.moveaxis(np.moveaxis(y, axis, -1) @ factor.T, -1, axis)
+        matrix = factor if transpose else factor.T
+        y = np.moveaxis(np.moveaxis(y, axis, -1) @ matrix, -1, axis)
     scale = np.float64(np.prod(orders)) ** -0.5
-    y_TK: NDArray[np.float64] = y.reshape(x_TK.shape) * scale
+    y_TK: NDArray[np.float64] = y.reshape(x_TK.shape) * scale * (signs_K if transpose else 1)
     return y_TK
 
 

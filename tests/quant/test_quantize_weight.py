@@ -50,3 +50,30 @@ def test_every_weight_but_float_has_a_rule():
 def test_a_group_that_does_not_divide_is_refused():
     with pytest.raises(ShapeError, match="32 columns do not split into groups of 5"):
         quant.quantize_weight(W, LinearScheme("ternary", weight_scale="group:5"))
+
+
+@pytest.mark.parametrize("weight", ["binary", "ternary"])
+@pytest.mark.parametrize("split", ["in:4", "out:3"])
+def test_parts_are_matrices_of_their_own(weight, split):
+    """BitNet b1's group quantization: what a process needs, it has."""
+    q = quant.quantize_weight(W, LinearScheme(weight, split=split))
+    assert q.scale_NG.shape == ((6, 4) if split == "in:4" else (6, 1))
+    axis, size = (1, 8) if split == "in:4" else (0, 2)
+    codes, values = q.codes_NK.split(size, axis), quant.dequantize(q).split(size, axis)
+    for part, part_codes, part_values in zip(W.split(size, axis), codes, values, strict=True):
+        alone = quant.quantize_weight(part, LinearScheme(weight))
+        assert torch.equal(part_codes, alone.codes_NK)
+        assert torch.equal(part_values, quant.dequantize(alone))
+
+
+@pytest.mark.parametrize(
+    ("split", "said"), [("in:5", "32 columns do not split into 5"), ("out:4", "6 rows do not")]
+)
+def test_parts_that_do_not_divide_are_refused(split, said):
+    with pytest.raises(ShapeError, match=said):
+        quant.quantize_weight(W, LinearScheme("binary", split=split))
+
+
+def test_a_learned_step_has_no_parts():
+    with pytest.raises(OptionError, match="learns one step for all"):
+        quant.quantizer_of(LinearScheme("int4", "lsq", split="in:2"))

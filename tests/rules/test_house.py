@@ -18,6 +18,7 @@ TORCH_FREE = [
     "onebit",
     "onebit.architecture",
     "onebit.scheme",
+    "onebit.hadamard",
     "onebit.tensors",
     "onebit.pack",
     "onebit.io",

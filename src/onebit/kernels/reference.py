@@ -9,6 +9,7 @@ Shape letters: N rows of weights, K columns, T tokens, G scale groups of a row, 
 import numpy as np
 from numpy.typing import NDArray
 
+import onebit.hadamard
 from onebit.pack.unpacked import Unpacked
 
 BLOCK = 32
@@ -158,7 +159,7 @@ def hadamard(
     x_TK: NDArray[np.float32], signs: NDArray[np.float32] | None = None, transpose: bool = False
 ) -> NDArray[np.float64]:
     """Return H diag(signs) x of each row, (T, K), in float64; transposed, diag(signs) H^T x."""
-    factors = _hadamard_factors(x_TK.shape[1])
+    factors = onebit.hadamard.factors(x_TK.shape[1])
     orders = [len(factor) for factor in factors]
     signs_K = np.ones(x_TK.shape[1]) if signs is None else signs.astype(np.float64)
     y = x_TK.astype(np.float64) * (1 if transpose else signs_K)
@@ -172,57 +173,8 @@ def hadamard(
 
 
 def hadamard_matrix(n: int) -> NDArray[np.float64]:
-    """Return the matrix of 1 and -1 for rows of n; of one block, where n has only a block-diagonal.
-
-    A Kronecker product of Paley matrices, the largest order outermost, and Sylvester's for the
-    power of two that is left. Of the products that make n, that of the smallest sum of orders.
-    """
+    """Return the matrix of 1 and -1 for rows of n; of a block, where n has only such."""
     H: NDArray[np.float64] = np.ones((1, 1))
-    for factor in _hadamard_factors(n):
+    for factor in onebit.hadamard.factors(n):
         H = np.kron(H, factor).astype(np.float64)
     return H
-
-
-def _hadamard_factors(n: int) -> list[NDArray[np.float64]]:
-    orders = _paley_orders(n, 12, 3)
-    power = n & -n if orders is None else n // int(np.prod(orders, dtype=int))
-    sylvester = np.ones((1, 1))
-    while len(sylvester) < power:
-        sylvester = np.kron(sylvester, np.array([[1.0, 1.0], [1.0, -1.0]]))
-    return [*(_paley(m) for m in reversed(orders or [])), sylvester]
-
-
-def _paley_orders(n: int, start: int, most: int) -> list[int] | None:
-    """Return the orders of the Paley factors, ascending; None if n is no such product."""
-    if n & (n - 1) == 0:
-        return []
-    found = None
-    for m in range(start, min(n, 256 if most else 0) + 1, 8):
-        if n % m or not (_is_prime(m - 1) or (m // 2 % 4 == 2 and _is_prime(m // 2 - 1))):
-            continue
-        rest = _paley_orders(n // m, m, most - 1)
-        if rest is not None and (found is None or m + sum(rest) < sum(found)):
-            found = [m, *rest]
-    return found
-
-
-def _is_prime(n: int) -> bool:
-    return n > 1 and all(n % i for i in range(2, int(n**0.5) + 1))
-
-
-def _paley(m: int) -> NDArray[np.float64]:
-    """Return Paley's Hadamard matrix: I for m = q + 1, q = 3 mod 4; else II, m = 2 q + 2."""
-    first = _is_prime(m - 1)
-    q = m - 1 if first else m // 2 - 1
-    character = np.full(q, -1.0)
-    character[np.arange(q) ** 2 % q] = 1.0
-    character[0] = 0.0
-    C = np.ones((q + 1, q + 1))
-    C[0, 0] = 0.0
-    C[1:, 0] = -1.0 if first else 1.0
-    C[1:, 1:] = character[np.subtract.outer(np.arange(q), np.arange(q)) % q]
-    identity = np.eye(q + 1)
-    if first:
-        return C + identity
-    plus, minus = np.array([[1.0, 1.0], [1.0, -1.0]]), np.array([[1.0, -1.0], [-1.0, -1.0]])
-    return np.kron(C, plus) + np.kron(identity, minus)

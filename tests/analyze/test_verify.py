@@ -185,7 +185,7 @@ def test_float_weights_exported_without_being_quantized(masters, tmp_path):
         patch.setattr(
             export_weights,
             "linear",
-            lambda tensor, claim, step: export_weights.stored_weight.values(tensor),
+            lambda tensor, claim: export_weights.stored_weight.values(tensor),
         )
         models.export(masters, tmp_path / "m.gguf", "f16")
     report = verify(tmp_path / "m.gguf")

@@ -3,11 +3,12 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from onebit import Architecture, OptionError, models
+from onebit import Architecture, OptionError, models, tensors
 from onebit.nn import BitLinear
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
@@ -56,6 +57,49 @@ def test_the_spread_of_the_weights():
             residual = name.endswith(("o_proj.weight", "down_proj.weight"))
             std = 0.02 / math.sqrt(2 * LAYERS) if residual else 0.02
             assert p.std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_steps_begin_at_the_weights_and_do_not_move_them():
+    """A group's step has two dimensions, like a matrix, and is none."""
+    group = LinearScheme("int4", "lsq", "group:16", "int8_absmax")
+    model = models.build(A, Scheme("group", {"body": group}), seed=1)
+    twin = dict(models.build(A, SCHEMES["fp"], 1).named_parameters())
+    for name, p in model.named_parameters():
+        if name.endswith(".step"):
+            w = twin[f"{name.removesuffix('.step')}.weight"].view(*p.shape, 16)
+            torch.testing.assert_close(p, 2 * w.abs().mean(dim=2) / 7**0.5)
+        else:
+            assert torch.equal(p, twin[name]), name
+
+
+def test_parts_of_the_architecture_that_are_ours():
+    a = replace(A, pre_norms=False, softmax_temperature=0.5, learned_temperature=True)
+    model = models.build(a, SCHEMES["bitnet-b1"], seed=1)
+    assert not any("layernorm" in name for name in model.state_dict())
+    assert model.model.layers[0].self_attn.temperature.tolist() == [0.5] * 4
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == tensors.shapes(
+        a, SCHEMES["bitnet-b1"]
+    )
+    model(TOKENS).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    fixed = models.build(replace(A, softmax_temperature=0.5), SCHEMES["fp"], seed=1)
+    assert not torch.equal(fixed(TOKENS), models.build(A, SCHEMES["fp"], seed=1)(TOKENS))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_tensors_are_those_that_the_shapes_say(name):
+    model = models.build(A, SCHEMES[name], seed=1)
+    named = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert named == tensors.shapes(A, SCHEMES[name])
+
+
+def test_more_heads_at_equal_parameters():
+    """Half the size of a head: the matrices are the same, the scores twice as many."""
+    b = replace(A, num_attention_heads=8, num_key_value_heads=4, head_dim=8)
+    one, two = (models.build(a, SCHEMES["ternary-attention"], 1) for a in (A, b))
+    for (name, p), (other, q) in zip(one.named_parameters(), two.named_parameters(), strict=True):
+        assert (name, p.shape) == (other, q.shape)
+    assert not torch.allclose(one(TOKENS), two(TOKENS), rtol=1e-3, atol=1e-3)
 
 
 def test_biases_begin_at_zero():

@@ -1,6 +1,7 @@
 """Loading and saving: round trips, codes that stay codes, and files that do not fit."""
 
 import json
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +19,7 @@ from onebit.errors import (
     UnsupportedError,
 )
 from onebit.io import packed
+from onebit.models.save import config_of
 from onebit.nn import bit_linears, pack_linears, unfreeze
 from onebit.pack import Unpacked
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
@@ -66,6 +68,10 @@ def test_round_trip(name, tmp_path):
         Scheme("row", {"body": LinearScheme("ternary", "least_squares", "row", "int8_absmax")}),
         Scheme("group", {"body": LinearScheme("ternary", weight_scale="group:16")}),
         Scheme("binary", {"body": LinearScheme("binary", activation="int8_absmax")}),
+        Scheme("turned", {"body": LinearScheme("ternary", hadamard="both", signs=3)}),
+        Scheme("in", {"body": LinearScheme("binary", activation="int8_b1", split="in:2")}),
+        Scheme("out", {"body": LinearScheme("binary", activation="int8_b1", split="out:2")}),
+        Scheme("seq", {"body": LinearScheme("ternary", "seq", "row", "int8_absmax")}),
     ],
     ids=lambda s: s.name,
 )
@@ -82,6 +88,91 @@ def test_frozen_weights_come_back_frozen_with_the_same_codes(scheme, tmp_path):
         assert all(layer.frozen for _, layer in bit_linears(model))
         assert torch.equal(model(TOKENS), expected)
     assert "quantization_config" not in json.loads((tmp_path / "twice/config.json").read_text())
+
+
+OURS = replace(A, pre_norms=False, softmax_temperature=0.5, learned_temperature=True)
+
+
+@torch.no_grad()
+def test_norms_temperatures_and_bits_come_back(tmp_path):
+    scheme = Scheme("low", SCHEMES["bitnet-b1"].layers, kv_bits=4, q_bits=8)
+    model = built(scheme, OURS)
+    for layer in model.model.layers:
+        layer.self_attn.temperature.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+    models.save(model, tmp_path)
+    back = models.load(tmp_path)
+    assert back.architecture == OURS
+    assert (back.scheme.kv_bits, back.model.layers[1].self_attn.q_bits) == (4, 8)
+    assert not back.training
+    assert torch.equal(back(TOKENS), model(TOKENS))
+
+
+LEARNED = [
+    ("lsq", LinearScheme("int4", "lsq", "group:16", "int8_absmax")),
+    ("seq", LinearScheme("ternary", "seq", "row", "int8_absmax")),
+    ("turned", LinearScheme("ternary", "seq", "tensor", "int8_absmax", "rms", "both", 5)),
+]
+
+
+@pytest.mark.parametrize(("name", "linear"), LEARNED)
+@torch.no_grad()
+def test_learned_steps_come_back(name, linear, tmp_path):
+    model = built(Scheme(name, {"body": linear}))
+    for _, layer in bit_linears(model):
+        layer.step.mul_(1.5)
+    models.save(model, tmp_path)
+    back = models.load(tmp_path)
+    assert torch.equal(back(TOKENS), model(TOKENS))
+    for (_, layer), (_, other) in zip(bit_linears(back), bit_linears(model), strict=True):
+        assert torch.equal(layer.step, other.step)
+        assert layer.step.requires_grad
+
+
+@torch.no_grad()
+def test_packed_weights_bring_their_step_as_their_scale(tmp_path):
+    model = built(Scheme("seq", {"body": LEARNED[1][1]}))
+    name, layer = next(bit_linears(model))
+    models.save(model, tmp_path)
+    q, form = layer.codes(), pack.FORMATS["t2"]
+
+    def pack_one(tensors):
+        rows = form.pack(Unpacked(q.codes_NK.numpy(), q.scale_NG.numpy()))
+        tensors[f"{name}.weight"] = rows.reshape(len(q.codes_NK), -1)
+        tensors[packed.scale_name(f"{name}.weight")] = q.scale_NG.numpy()
+        del tensors[f"{name}.step"]
+
+    shapes = {f"{name}.weight": packed.Packed("t2", tuple(q.codes_NK.shape))}
+    change_tensors(tmp_path, pack_one, {packed.TENSORS_KEY: packed.to_json(shapes)})
+    back = models.load(tmp_path)
+    assert back.get_submodule(name).frozen
+    torch.testing.assert_close(back.get_submodule(name).step, layer.step)
+    assert torch.equal(back(TOKENS), model(TOKENS))
+    unfreeze(back)
+    torch.testing.assert_close(back(TOKENS), model(TOKENS), rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_is_missing_beside_float_masters_is_named(tmp_path):
+    models.save(built(SCHEMES["int4-lsq"]), tmp_path)
+    change_tensors(tmp_path, lambda t: t.pop("model.layers.0.self_attn.q_proj.step"))
+    with pytest.raises(MissingError, match=r"q_proj\.step is not there"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "architecture"),
+    [
+        (Scheme("kv", B158.layers, kv_bits=4), A),
+        (Scheme("q", B158.layers, q_bits=4), A),
+        (SCHEMES["bitnet-b1"], A),
+        (SCHEMES["bitnet-v2-a8"], A),
+        (B158, OURS),
+        (B158, replace(A, softmax_temperature=2.0)),
+    ],
+)
+def test_transformers_is_told_nothing_that_it_would_compute_otherwise(scheme, architecture):
+    assert "quantization_config" in config_of(built())
+    config = config_of(built(scheme, architecture))
+    assert "quantization_config" not in config
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from onebit.nn import Attention, Rope, attention, rotate
+from onebit.nn import Attention, Rope, attention, record, rotate, score_ranges
 from onebit.nn.attention import attend, by_matrices
+from onebit.quant import kv
 
 WIDTH, HEADS, DIM = 12, 4, 6
 INV_FREQ = torch.tensor([1.0, 0.1, 0.01]).numpy()
@@ -20,8 +21,8 @@ def made(kv_heads, **options):
     return layer
 
 
-def plain(layer, x_TC, kv_heads):
-    """One sequence, head by head, in the words of the paper."""
+def plain(layer, x_TC, kv_heads, temperature=None, seen=None):
+    """One sequence, head by head, in the words of the paper; `seen` collects the scores."""
     T = x_TC.shape[0]
     rotation = Rope(INV_FREQ)(T)
     heads = []
@@ -34,7 +35,16 @@ def plain(layer, x_TC, kv_heads):
         if layer.q_norm is not None:
             q, k = layer.q_norm(q), layer.k_norm(k)
         q, k = (rotate(t[None, :, None], rotation)[0, :, 0] for t in (q, k))
-        scores = (q @ k.T / math.sqrt(DIM)).masked_fill(~torch.ones(T, T).tril().bool(), -math.inf)
+        if layer.kv_bits <= 8:
+            k, v = kv.round_keys(k, layer.kv_bits), kv.round_values(v, layer.kv_bits)
+        if layer.q_bits <= 8:
+            q = kv.round_queries(q, layer.q_bits)
+        warmth = 1.0 if temperature is None else temperature[h]
+        scores = q @ k.T / (math.sqrt(DIM) * warmth)
+        visible = torch.ones(T, T).tril().bool()
+        if seen is not None:
+            seen.append(scores[visible])
+        scores = scores.masked_fill(~visible, -math.inf)
         heads.append(scores.softmax(dim=1) @ v)
     y = torch.cat(heads, dim=1)
     return layer.o_proj(y if layer.attn_sub_norm is None else layer.attn_sub_norm(y))
@@ -102,3 +112,78 @@ def test_bf16_on_a_cpu_goes_by_matrices_while_they_are_small(monkeypatch):
     called.clear()
     torch.testing.assert_close(attend(*operands), y, rtol=0.02, atol=0.02)
     assert not called
+
+
+ROTATION = Rope(INV_FREQ)(7)
+X = torch.randn(2, 7, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("kv_bits", "q_bits"), [(8, 16), (4, 16), (3, 3), (2, 16), (16, 4)])
+@torch.no_grad()
+def test_low_bits_of_keys_values_and_queries(kv_bits, q_bits):
+    layer = made(2)
+    floats = layer(X, ROTATION)
+    layer.kv_bits, layer.q_bits = kv_bits, q_bits
+    y = layer(X, ROTATION)
+    for b in range(2):
+        torch.testing.assert_close(y[b], plain(layer, X[b], 2), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(y, floats, rtol=1e-3, atol=1e-3)
+
+
+def test_low_bits_hand_gradients_straight_through():
+    """Those of rounded operands, to the float ones: all three projections learn."""
+    layer = made(2)
+    layer.kv_bits, layer.q_bits = 4, 4
+    layer(X, ROTATION).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+
+
+@torch.no_grad()
+def test_a_fixed_temperature_divides_the_scores():
+    layer = made(2, temperature=2.5)
+    assert layer.temperature is None
+    y = layer(X, ROTATION)
+    for b in range(2):
+        expected = plain(layer, X[b], 2, temperature=[2.5] * HEADS)
+        torch.testing.assert_close(y[b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_learned_temperature_is_one_for_each_head():
+    layer = Attention(WIDTH, HEADS, 2, DIM, eps=1e-5, temperature=0.5, learned_temperature=True)
+    assert layer.temperature.tolist() == [0.5] * HEADS
+    layer.temperature.data = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    y = layer(X, ROTATION)
+    expected = torch.stack([plain(layer, x, 2, temperature=layer.temperature) for x in X])
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    ours, wanted = (
+        torch.autograd.grad(out.square().sum(), layer.temperature)[0] for out in (y, expected)
+    )
+    assert wanted.abs().max() > 1e-3
+    torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_scale_reaches_both_ways_of_computing():
+    operands = drawn(torch.float32)
+    one, two = (form(*operands, 0.2) for form in (attend, by_matrices))
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(one, attend(*operands), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_range_of_scores_is_recorded_when_asked():
+    layer, seen = made(2, temperature=1.5), []
+    layer(X, ROTATION)
+    assert layer.score_range is None
+    assert score_ranges(layer) == {}
+    record(layer)
+    assert score_ranges(layer) == {}
+    layer(X, ROTATION)
+    for x in X:
+        plain(layer, x, 2, temperature=[1.5] * HEADS, seen=seen)
+    low, high = score_ranges(layer)[""]
+    scores = torch.cat(seen)
+    assert low == pytest.approx(scores.min().item(), rel=1e-5)
+    assert high == pytest.approx(scores.max().item(), rel=1e-5)
+    record(layer, on=False)
+    assert layer.score_range is None

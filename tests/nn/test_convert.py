@@ -6,7 +6,7 @@ from torch import nn
 
 from onebit import quant
 from onebit.errors import OptionError, ShapeError
-from onebit.nn import BitLinear, bit_linears, convert, unfreeze
+from onebit.nn import Attention, BitLinear, bit_linears, convert, notes, unfreeze
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
 X = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
@@ -149,6 +149,131 @@ def test_a_norm_is_not_dropped_silently():
 
 def test_a_name_that_no_layer_has_is_refused():
     model = Model()
-    with pytest.raises(OptionError, match=r"no layer is called 'dwon'\. .*a role: qkv, o, up"):
+    with pytest.raises(
+        OptionError, match=r"no layer is called 'dwon'\. .*a role: q, k, v, qkv, o, up"
+    ):
         convert(model, Scheme("slip", {"dwon": LinearScheme("ternary")}))
     assert not list(bit_linears(model))
+
+
+def one(**parts):
+    return Scheme("one", {"body": LinearScheme(**parts)})
+
+
+def test_stages_keep_every_parameter():
+    """What an optimizer knows of them stays true: 8-bit inputs, then 4-bit ones."""
+    model = convert(Model(), SCHEMES["bitnet-v2-a8"])
+    before = dict(model.named_parameters())
+    assert "mlp.down_proj.rms_norm.weight" in before
+    convert(model, SCHEMES["bitnet-v2-a4"])
+    assert model.mlp["down_proj"].scheme.activation == "int4_absmean"
+    after = dict(model.named_parameters())
+    assert list(after) == list(before)
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_a_step_stays_a_parameter_and_begins_anew_with_other_bits():
+    model = convert(Model(), SCHEMES["int8-lsq"])
+    layer = model.mlp["up_proj"]
+    step = layer.step
+    torch.testing.assert_close(step, 2 * layer.weight.abs().mean(dim=1) / 127**0.5)
+    with torch.no_grad():
+        step.mul_(2)
+    learned = step.detach().clone()
+    fewer = one(weight="int8", weight_rule="lsq", weight_scale="row", activation="int4_absmax")
+    layer = convert(model, fewer).mlp["up_proj"]
+    assert layer.step is step
+    assert torch.equal(step, learned)
+    layer = convert(model, SCHEMES["int2-lsq"]).mlp["up_proj"]
+    assert layer.step is step
+    torch.testing.assert_close(step, 2 * layer.weight.abs().mean(dim=1))
+    convert(model, one(weight="ternary"))
+    assert model.mlp["up_proj"].step is None
+    assert "mlp.up_proj.step" not in dict(model.named_parameters())
+
+
+def test_a_failed_conversion_leaves_steps_as_they_are():
+    model = convert(Model(), SCHEMES["int8-lsq"])
+    step = model.mlp["up_proj"].step.detach().clone()
+    layers = {"up": SCHEMES["int2-lsq"].layers["body"], "down": LinearScheme("int4")}
+    with pytest.raises(OptionError, match='weight_rule "absmean" cannot be rounded'):
+        convert(model, Scheme("bad", layers))
+    assert torch.equal(model.mlp["up_proj"].step, step)
+
+
+def test_a_blend_goes_along():
+    model = convert(Model(), B158)
+    model.mlp["up_proj"].blend = 0.5
+    assert convert(model, one(weight="binary")).mlp["up_proj"].blend == 0.5
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"weight": "ternary"}, {"weight": "ternary", "hadamard": "both"}),
+        ({"weight": "ternary", "hadamard": "both"}, {"weight": "ternary"}),
+        (
+            {"weight": "ternary", "hadamard": "both"},
+            {"weight": "ternary", "hadamard": "both", "signs": 3},
+        ),
+    ],
+)
+@torch.no_grad()
+def test_frozen_codes_leave_where_they_would_mean_something_else(first, second):
+    """The weights that they stood for go on, and are rounded by the new rule."""
+    model = convert(Model(), one(**first))
+    for _, layer in bit_linears(model):
+        layer.freeze()
+    old = model.mlp["up_proj"]
+    expected = old(X)
+    new = convert(model, one(**second)).mlp["up_proj"]
+    assert not new.frozen
+    new.blend = 0.0
+    torch.testing.assert_close(new(X), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_codes_of_one_scale_are_codes_of_parts():
+    model = convert(Model(), one(weight="binary", activation="int8_absmax"))
+    for _, layer in bit_linears(model):
+        layer.freeze()
+    old = model.mlp["up_proj"]
+    new = convert(model, one(weight="binary", split="in:2")).mlp["up_proj"]
+    torch.testing.assert_close(quant.dequantize(new.codes()), quant.dequantize(old.codes()))
+
+
+@torch.no_grad()
+def test_turned_codes_stay_under_the_same_turn():
+    model = convert(Model(), one(weight="ternary", hadamard="both", signs=3))
+    for _, layer in bit_linears(model):
+        layer.freeze()
+    q = model.mlp["up_proj"].codes()
+    scheme = one(weight="ternary", hadamard="both", signs=3, activation="int8_absmax")
+    layer = convert(model, scheme).mlp["up_proj"]
+    assert layer.frozen
+    assert torch.equal(layer.codes().codes_NK, q.codes_NK)
+
+
+def test_weights_on_a_grid_are_no_turned_codes():
+    model = convert(on_grid(zero_above=0.05), one(weight="ternary", hadamard="both"))
+    assert not model.mlp["up_proj"].frozen
+
+
+def test_bits_of_attention_follow_the_scheme():
+    attention = Attention(8, 2, 1, 4, eps=1e-5)
+    assert (attention.kv_bits, attention.q_bits) == (16, 16)
+    convert(attention, Scheme("low", kv_bits=3, q_bits=4))
+    assert (attention.kv_bits, attention.q_bits) == (3, 4)
+    convert(attention, SCHEMES["fp"])
+    assert (attention.kv_bits, attention.q_bits) == (16, 16)
+
+
+def test_widths_without_a_hadamard_matrix_are_named():
+    assert notes(convert(Model(), SCHEMES["bitnet-v2-a8"])) == []
+    model = Model()
+    model.mlp["down_proj"] = nn.Linear(46, 32)
+    model.mlp["o_proj"] = nn.Linear(46, 32)
+    assert notes(convert(model, SCHEMES["bitnet-v2-a8"])) == [
+        "down_proj, o_proj: no Hadamard matrix of 46 is known; the input is turned in 23 blocks of "
+        "2."
+    ]

@@ -7,6 +7,7 @@ from torch import nn
 
 from onebit.architecture import Architecture
 from onebit.models.language_model import LanguageModel
+from onebit.nn import bit_linears
 from onebit.scheme import Scheme
 
 STD = 0.02
@@ -18,8 +19,9 @@ def build(architecture: Architecture, scheme: Scheme, seed: int) -> LanguageMode
     """Return a model with random weights, the same for the same seed under every scheme.
 
     Matrices are Gaussian with a standard deviation of 0.02, divided by sqrt(2 * layers) where they
-    write into the residual stream; biases are 0 and norms 1. A ternary model and its float twin of
-    one seed begin with equal float weights.
+    write into the residual stream; biases are 0 and norms 1. Learned steps begin where their rule
+    says for these weights, learned temperatures at the architecture's. A ternary model and its
+    float twin of one seed begin with equal float weights.
 
     Raises:
         OptionError, ShapeError: the scheme does not fit; see `LanguageModel`.
@@ -31,9 +33,15 @@ def build(architecture: Architecture, scheme: Scheme, seed: int) -> LanguageMode
     random = torch.Generator().manual_seed(seed)
     residual = STD / math.sqrt(2 * architecture.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
+        if name.endswith(".step"):
+            continue
+        if name.endswith(".temperature"):
+            nn.init.constant_(parameter, architecture.softmax_temperature)
+        elif parameter.ndim == 1:
             nn.init.constant_(parameter, float(not name.endswith("bias")))
         else:
             std = residual if name.endswith(RESIDUAL) else STD
             nn.init.normal_(parameter, std=std, generator=random)
+    for _, layer in bit_linears(model):
+        layer.start_step()
     return model

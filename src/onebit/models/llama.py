@@ -24,6 +24,8 @@ def layer(a: Architecture) -> Layer:
             out_bias=a.out_bias,
             qk_norm=a.qk_norm,
             sub_norm=a.sub_norms,
+            temperature=a.softmax_temperature,
+            learned_temperature=a.learned_temperature,
         ),
         GLU(
             a.hidden_size,
@@ -33,4 +35,5 @@ def layer(a: Architecture) -> Layer:
             bias=a.mlp_bias,
             sub_norm=a.sub_norms,
         ),
+        a.pre_norms,
     )

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from onebit import pack
 from onebit.architecture import Architecture
 from onebit.errors import FormatError, MissingError
-from onebit.io import Checkpoint, StoredTensor, open_checkpoint
+from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import stored_weight
 from onebit.models.language_model import LanguageModel
 from onebit.nn import BitLinear, Rope
@@ -19,7 +20,8 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Return the model in a folder, a .safetensors or .gguf file, or of a catalog name.
 
     Packed weights, and float ones that lie on their scheme's grid already, keep their codes and
-    scale: those layers are frozen and round nothing. `nn.unfreeze` makes them trainable.
+    scale: those layers are frozen and round nothing. `nn.unfreeze` makes them trainable. The model
+    is in evaluation mode, in which it computes what the engine does.
 
     Args:
         path: what `io.open_checkpoint` takes.
@@ -32,9 +34,9 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     checkpoint = open_checkpoint(path)
     model = skeleton(checkpoint).to(dtype)
     model.model.rope = Rope(model.architecture.inv_freq())
-    for name, _ in list(model.named_parameters()):
-        _put(model, checkpoint.tensor(name), dtype)
-    return model
+    for name, _ in list(model.named_parameters()):  # a layer's weight comes before its step
+        _put(model, checkpoint, name, dtype)
+    return model.eval()
 
 
 def skeleton(checkpoint: Checkpoint) -> LanguageModel:
@@ -50,7 +52,12 @@ def skeleton(checkpoint: Checkpoint) -> LanguageModel:
     scheme = of_config(checkpoint.config)
     with torch.device("meta"):
         model = LanguageModel(architecture, scheme)
-    wanted = dict(model.named_parameters())
+    there = set(checkpoint.names())
+    wanted = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name in there or not _is_scale(checkpoint, there, name)
+    }
     _check_names(checkpoint, set(wanted), architecture)
     for name, parameter in wanted.items():
         shape = checkpoint.tensor(name).shape
@@ -62,10 +69,13 @@ def skeleton(checkpoint: Checkpoint) -> LanguageModel:
     return model
 
 
-def _put(model: LanguageModel, stored: StoredTensor, dtype: torch.dtype) -> None:
+def _put(model: LanguageModel, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> None:
     """Give a tensor to its module."""
-    module_name, _, leaf = stored.name.rpartition(".")
+    module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
+    if isinstance(module, BitLinear) and module.frozen and leaf == "step":
+        return  # the codes brought it, as their scale
+    stored = checkpoint.tensor(name)
     if isinstance(module, BitLinear) and leaf == "weight" and module.scheme.weight != "fp":
         codes = stored_weight.codes(stored, module.scheme)
         if codes is not None:
@@ -73,6 +83,13 @@ def _put(model: LanguageModel, stored: StoredTensor, dtype: torch.dtype) -> None
             return
     values = torch.from_numpy(stored_weight.values(stored))
     setattr(module, leaf, nn.Parameter(values.to(dtype)))
+
+
+def _is_scale(checkpoint: Checkpoint, there: set[str], name: str) -> bool:
+    """Whether a tensor is the learned step of packed weights, which their scale already says."""
+    weight = f"{name.removesuffix('.step')}.weight"
+    packed = weight in there and checkpoint.tensor(weight).format in pack.FORMATS
+    return name.endswith(".step") and packed
 
 
 def _check_names(checkpoint: Checkpoint, wanted: set[str], a: Architecture) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from onebit import quant
+from onebit.architecture import Architecture
 from onebit.data import Tokenizer
 from onebit.errors import FileError, OptionError
 from onebit.io import atomic, safetensors
@@ -21,8 +22,9 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 def save(model: LanguageModel, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Write the model so that `load`, and transformers where it can, read it back.
 
-    Trained weights are saved as the float masters they are. Frozen layers are saved as code * scale
-    in float32, on their grid, which `load` finds again; to pack them, use `models.export`.
+    Trained weights are saved as the float masters they are, learned steps beside them. Frozen
+    layers are saved as code * scale in float32, on their grid, which `load` finds again; to pack
+    them, use `models.export`.
     Each file is whole or not there; config.json comes last.
 
     Args:
@@ -58,11 +60,11 @@ def config_of(model: LanguageModel) -> dict[str, Any]:
     dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
     config = a.to_config() | {"torch_dtype": dtype, "onebit_scheme": model.scheme.to_dict()}
     frozen = any(layer.frozen for _, layer in bit_linears(model))
-    hf = None if frozen else _quantization_config(model.scheme, a.rms_norm_eps)
+    hf = None if frozen else _quantization_config(model.scheme, a)
     return config if hf is None else config | {"quantization_config": hf}
 
 
-def _quantization_config(scheme: Scheme, eps: float) -> dict[str, Any] | None:
+def _quantization_config(scheme: Scheme, a: Architecture) -> dict[str, Any] | None:
     """Return how transformers says this scheme of float masters, or None if it has no word for it.
 
     Not for frozen weights: its online mode would round them a second time.
@@ -71,7 +73,11 @@ def _quantization_config(scheme: Scheme, eps: float) -> dict[str, Any] | None:
     b158 = LinearScheme("ternary", activation="int8_absmax", norm=body.norm)
     if body.norm == "layer" or dict(scheme.layers) != {"body": b158}:
         return None
-    norm = {"use_rms_norm": True, "rms_norm_eps": eps} if body.norm == "rms" else {}
+    if scheme.kv_bits <= 8 or scheme.q_bits <= 8:
+        return None
+    if not a.pre_norms or a.softmax_temperature != 1 or a.learned_temperature:
+        return None
+    norm = {"use_rms_norm": True, "rms_norm_eps": a.rms_norm_eps} if body.norm == "rms" else {}
     return norm | {
         "quant_method": "bitnet",
         "linear_class": "autobitlinear",

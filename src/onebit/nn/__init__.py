@@ -2,9 +2,13 @@
 
 from onebit.nn.attention import Attention
 from onebit.nn.bitlinear import BitLinear
-from onebit.nn.convert import bit_linears, convert, pack_linears, unfreeze
+from onebit.nn.convert import attentions, bit_linears, convert, pack_linears, unfreeze
 from onebit.nn.glu import GLU
+from onebit.nn.hbitlinear import HBitLinear
+from onebit.nn.layer_norm import LayerNorm
+from onebit.nn.notes import notes
 from onebit.nn.packed_linear import PackedLinear
+from onebit.nn.recording import mean_bits, record, score_ranges
 from onebit.nn.rms_norm import RMSNorm
 from onebit.nn.rope import Rope, Rotation, rotate
 
@@ -12,13 +16,20 @@ __all__ = [
     "GLU",
     "Attention",
     "BitLinear",
+    "HBitLinear",
+    "LayerNorm",
     "PackedLinear",
     "RMSNorm",
     "Rope",
     "Rotation",
+    "attentions",
     "bit_linears",
     "convert",
+    "mean_bits",
+    "notes",
     "pack_linears",
+    "record",
     "rotate",
+    "score_ranges",
     "unfreeze",
 ]

@@ -1,13 +1,15 @@
 """Causal self-attention with grouped keys and values.
 
-Only the four projections are ever quantized (they are nn.Linear here; `convert` swaps them). The
-scores, the softmax and the sum over values stay in float.
+The four projections are nn.Linear here; `convert` swaps them, and sets the bits to which queries,
+keys and values are rounded behind the rotation. The scores, the softmax and the sum over values
+stay in float.
 
 Shape letters: B batch, T tokens, C model width, H query heads, J key/value heads (J divides H),
 D values of a head.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,43 @@ from torch import Tensor, nn
 
 from onebit.nn.rms_norm import RMSNorm
 from onebit.nn.rope import Rotation, rotate
+from onebit.quant import kv
 
 MATRIX_TOKENS = 1024
 """Up to here bfloat16 on a CPU goes by whole matrices of scores, which is 1.7 to 3 times as fast as
 torch's own kernel forward and backward; beyond, their memory of T^2 counts for more."""
 
 
+@dataclass
+class ScoreRange:
+    """The smallest and largest score that a softmax got, over all that it has seen."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+    @torch.no_grad()
+    def add(self, q_BHTD: Tensor, k_BJTD: Tensor, scale: float) -> None:
+        """Widen the range by the scores of one input, of the positions that each token sees."""
+        T = q_BHTD.shape[2]
+        k_BHTD = k_BJTD.repeat_interleave(q_BHTD.shape[1] // k_BJTD.shape[1], dim=1)
+        later_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTD.device).triu(1)
+        for q_HTD, k_HTD in zip(q_BHTD.float(), k_BHTD.float(), strict=True):
+            score_HTT = (q_HTD @ k_HTD.transpose(1, 2)) * scale
+            low = score_HTT.masked_fill(later_TT, math.inf).amin()
+            high = score_HTT.masked_fill(later_TT, -math.inf).amax()
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+
 class Attention(nn.Module):
     """Module names are Hugging Face's: q_proj ... o_proj, q_norm, k_norm, attn_sub_norm."""
+
+    kv_bits: int = 16
+    """Bits of keys and values behind the rotation, from the scheme; above 8 they are not rounded,
+    and the engine's cache has them as floats."""
+    q_bits: int = 16
+    """Bits of queries behind the rotation; 16 for none."""
+    score_range: ScoreRange | None = None
+    """Where `record` has asked for it."""
 
     def __init__(
         self,
@@ -36,6 +67,8 @@ class Attention(nn.Module):
         out_bias: bool = False,
         qk_norm: bool = False,
         sub_norm: bool = False,
+        temperature: float = 1.0,
+        learned_temperature: bool = False,
     ) -> None:
         """Build the layer.
 
@@ -45,9 +78,17 @@ class Attention(nn.Module):
             qkv_bias: whether q, k and v have biases; `out_bias` whether the output has.
             qk_norm: RMSNorm over each head of q and k, before the rotation (Qwen 3).
             sub_norm: RMSNorm before the output projection (SubLN, BitNet 2B4T).
+            temperature: scores are divided by it, on top of sqrt(D).
+            learned_temperature: whether each head learns its own (parameter `temperature`),
+                beginning at that.
         """
         super().__init__()
         self.head_dim = head_dim
+        scale = 1 / math.sqrt(head_dim)
+        self.scale = scale if learned_temperature else scale / temperature
+        self.temperature = (
+            nn.Parameter(torch.full((heads,), temperature)) if learned_temperature else None
+        )
         self.q_proj = nn.Linear(width, heads * head_dim, qkv_bias)
         self.k_proj = nn.Linear(width, kv_heads * head_dim, qkv_bias)
         self.v_proj = nn.Linear(width, kv_heads * head_dim, qkv_bias)
@@ -64,7 +105,17 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHD, k_BTJD = self.q_norm(q_BTHD), self.k_norm(k_BTJD)
         q_BTHD, k_BTJD = rotate(q_BTHD, rotation), rotate(k_BTJD, rotation)
-        y_BHTD = attend(*(heads.transpose(1, 2) for heads in (q_BTHD, k_BTJD, v_BTJD)))
+        q_BHTD, k_BJTD, v_BJTD = (heads.transpose(1, 2) for heads in (q_BTHD, k_BTJD, v_BTJD))
+        if self.kv_bits <= 8:
+            k_BJTD = kv.round_keys(k_BJTD, self.kv_bits)
+            v_BJTD = kv.round_values(v_BJTD, self.kv_bits)
+        if self.q_bits <= 8:
+            q_BHTD = kv.round_queries(q_BHTD, self.q_bits)
+        if self.temperature is not None:
+            q_BHTD = q_BHTD / self.temperature.to(q_BHTD.dtype)[:, None, None]
+        if self.score_range is not None:
+            self.score_range.add(q_BHTD, k_BJTD, self.scale)
+        y_BHTD = attend(q_BHTD, k_BJTD, v_BJTD, self.scale)
         y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, -1)
         if self.attn_sub_norm is not None:
             y_BTC = self.attn_sub_norm(y_BTC)
@@ -72,21 +123,25 @@ class Attention(nn.Module):
         return y
 
 
-def attend(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(D)) v, (B, H, T, D); a token sees itself and those before it.
+def attend(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None) -> Tensor:
+    """Return softmax(q k^T scale) v, (B, H, T, D); a token sees itself and those before it.
+
+    The scale is 1 / sqrt(D) where none is given.
 
     Source: Vaswani et al., equation 1, https://arxiv.org/abs/1706.03762
     """
     short = q_BHTD.shape[2] <= MATRIX_TOKENS
     if short and q_BHTD.device.type == "cpu" and q_BHTD.dtype == torch.bfloat16:
-        return by_matrices(q_BHTD, k_BJTD, v_BJTD)
+        return by_matrices(q_BHTD, k_BJTD, v_BJTD, scale)
     grouped = q_BHTD.shape[1] != k_BJTD.shape[1]
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BJTD, v_BJTD, is_causal=True, enable_gqa=grouped
+        q_BHTD, k_BJTD, v_BJTD, is_causal=True, enable_gqa=grouped, scale=scale
     )
 
 
-def by_matrices(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor) -> Tensor:
+def by_matrices(
+    q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None
+) -> Tensor:
     """Return what `attend` does, by the formula; the softmax is in float32.
 
     Z = B J key heads; the query heads that share one are the R = T H / J rows of its product.
@@ -98,7 +153,7 @@ def by_matrices(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor) -> Tensor:
         later_TT.repeat(H // J, 1),
         q_BHTD.reshape(B * J, -1, D),
         k_BJTD.reshape(B * J, T, D).transpose(1, 2),
-        alpha=1 / math.sqrt(D),
+        alpha=1 / math.sqrt(D) if scale is None else scale,
     )
     share_ZRT = score_ZRT.softmax(dim=2, dtype=torch.float32).to(v_BJTD.dtype)
     return (share_ZRT @ v_BJTD.reshape(B * J, T, D)).view(B, H, T, D)

@@ -4,6 +4,8 @@ The weights stay float for the optimizer. Every forward pass rounds them and the
 the codes, and applies the scales once; gradients pass straight through the rounding. What this
 layer computes in training is what the packed model computes: the same integers.
 
+    x -> norm -> Hadamard turn -> rounding (nn/inputs.py) -> product (nn/product.py) -> bias
+
 Shape letters: T tokens (any leading shape), N out features, K in features, G groups of a row.
 """
 
@@ -15,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit import quant
-from onebit.errors import OptionError, ShapeError
-from onebit.nn.codes_product import product
+from onebit.errors import ShapeError
+from onebit.nn import frozen, hadamard, inputs, product
+from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
-from onebit.quant import Codes, activation, straight_through
+from onebit.quant import Codes, straight_through
 from onebit.quant.activation import Activations
-from onebit.quant.codes import EPSILON
 from onebit.scheme import LinearScheme
+from onebit.tensors import step_shape
 
 B158 = LinearScheme("ternary", activation="int8_absmax")
 """BitNet b1.58, https://arxiv.org/abs/2402.17764"""
@@ -30,12 +33,19 @@ B158 = LinearScheme("ternary", activation="int8_absmax")
 class BitLinear(nn.Linear):
     """Drop-in for nn.Linear; a `LinearScheme` says how weight and input are rounded.
 
-    With norm "rms", an RMSNorm (module `rms_norm`) comes before the input is rounded, as in the
-    training code of BitNet b1.58. Without it, the model around the layer normalises.
+    Inside may come, by the scheme: a norm before the input is rounded (`rms_norm`, or `layer_norm`,
+    which has no weights), without which the model around the layer normalises; a Hadamard turn of
+    the input; and a learned step of the weights' grid (parameter `step`).
 
     Frozen, the layer keeps given codes and scale and never rounds again: that is how packed weights
     are held. `weight` then has exactly the values of the codes and takes no gradient.
     """
+
+    blend: float = 1.0
+    """Progressive quantization: the layer computes with x + blend (x_hat - x), and so the weights.
+    0 is the float layer, 1 the integer one."""
+    bit_count: inputs.BitCount | None = None
+    """Where `record` has asked for it, how many tokens took 8 bits under "dynamic:R"."""
 
     def __init__(
         self,
@@ -51,37 +61,34 @@ class BitLinear(nn.Linear):
 
         Raises:
             OptionError: the scheme has no such rule.
-            ShapeError: the scheme's group does not divide `in_features`.
+            ShapeError: the scheme's group, or its parts, do not divide the layer.
         """
         super().__init__(in_features, out_features, bias, device, dtype)
-        if scheme.weight != "fp":
-            quant.quantizer_of(scheme)
-        self.group = quant.group_of(scheme, in_features)
-        if in_features % (self.group or 1):
-            raise ShapeError(
-                f"BitLinear: {in_features} inputs do not split into groups of {self.group}. "
-                f'Choose a group that divides {in_features}, or "row".'
-            )
+        _check(scheme, in_features, out_features)
         self.scheme = scheme
+        self.parts = inputs.parts_of(scheme)
         self.rms_norm = RMSNorm(in_features, eps) if scheme.norm == "rms" else None
+        self.layer_norm = LayerNorm(eps, self.parts) if scheme.norm == "layer" else None
+        self.step: nn.Parameter | None = None
         # a plain attribute: a buffer would follow model.to(torch.bfloat16), and its scale round
         self._frozen: Codes | None = None
+        self.start_step()
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        if self.rms_norm is not None:
-            x_TK = self.rms_norm(x_TK)
-        if self.scheme.weight == "fp":
-            return F.linear(self._fake_input(x_TK), self.weight, self.bias)
-        q = self.codes()
-        if q.scale_NG.shape[1] > 1:  # the scale changes within a sum, so values are multiplied
-            return F.linear(self._fake_input(x_TK), self._fake_weight(q), self.bias)
-        scale_w = q.scale_NG[0, 0] if self._one_scale else q.scale_NG[:, 0]
-        if self.scheme.activation == "fp":
-            y_TN = product(x_TK, self.weight, x_TK.detach(), None, q.codes_NK, scale_w)
-        else:
-            x = activation.rounded(x_TK, self.scheme.activation)
-            y_TN = product(x_TK, self.weight, x.codes, x.scale, q.codes_NK, scale_w)
-        return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
+        x_TK, w_NK = self.turned_input(x_TK), self._turned_weight()
+        a = q = None
+        if self.blend > 0 and self.scheme.activation != "fp":
+            a = self._rounded(x_TK)
+        if self.blend > 0 and self.scheme.weight != "fp":
+            q = self.codes()
+        if q is not None and self.blend == 1 and product.has_whole_sums(q, a):
+            y_TN = product.of_codes(x_TK, self._learned(w_NK), a, q, self._one_scale)
+            return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
+        if a is not None:
+            x_TK = inputs.values(x_TK, a, self.blend)
+        if q is not None:
+            w_NK = self._fake_weight(w_NK, q)
+        return F.linear(x_TK, w_NK, self.bias)
 
     def codes(self) -> Codes:
         """Return the codes and scale that the layer multiplies with.
@@ -90,12 +97,15 @@ class BitLinear(nn.Linear):
             OptionError: the scheme's weight is "fp".
         """
         if self._frozen is None:
-            return quant.quantize_weight(self.weight, self.scheme)
-        device = self.weight.device
-        if self._frozen.codes_NK.device != device:
-            codes_NK, scale_NG = self._frozen[:2]
-            self._frozen = Codes(codes_NK.to(device), scale_NG.to(device))
+            return quant.quantize_weight(self.weight, self.scheme, self.step)
+        self._frozen = frozen.on_device(self._frozen, self.weight.device)
         return self._frozen
+
+    def turned_input(self, x_TK: Tensor) -> Tensor:
+        """Return the input as it is rounded: behind the norm and the Hadamard turn."""
+        norm = self.layer_norm if self.rms_norm is None else self.rms_norm
+        x_TK = inputs.normalized(x_TK, norm, self.parts)
+        return x_TK if self.scheme.hadamard == "none" else hadamard.turn(x_TK, self.scheme.signs)
 
     def input_codes(self, x_TK: Tensor) -> Activations:
         """Return the int8 codes and the scale that the layer gives its input.
@@ -103,9 +113,8 @@ class BitLinear(nn.Linear):
         Raises:
             OptionError: the scheme's activation is "fp".
         """
-        return activation.quantize(
-            x_TK if self.rms_norm is None else self.rms_norm(x_TK), self.scheme.activation
-        )
+        a = inputs.rounded(self.turned_input(x_TK), self.scheme, self.training)
+        return a._replace(codes=a.codes.to(torch.int8))
 
     @property
     def frozen(self) -> bool:
@@ -115,21 +124,19 @@ class BitLinear(nn.Linear):
     def freeze(self, q: Codes | None = None) -> None:
         """Keep these codes and scale (by default the present ones) until `unfreeze`.
 
+        Under hadamard "both" they are those of the turned weights, and `weight` gets their values.
+
         Raises:
             ShapeError: the codes are not of this layer's shape.
-            OptionError: the codes have a zero-point, or the scheme's weight is "fp".
+            OptionError: the codes have a zero-point that the scheme's have not, or the scheme's
+                weight is "fp".
         """
         q = self.codes() if q is None else q
-        if q.codes_NK.shape != self.weight.shape:
-            raise ShapeError(
-                f"freeze: the codes have shape {tuple(q.codes_NK.shape)}, the layer "
-                f"{tuple(self.weight.shape)}. Pass codes (out_features, in_features)."
-            )
-        if q.zero_NG is not None or q.minimum_NG is not None:
-            raise OptionError("freeze: codes with a zero-point; a scheme's codes are symmetric.")
-        self._frozen = Codes(q.codes_NK, q.scale_NG.float())
+        self._frozen = frozen.checked(q, self.weight, self.scheme)
         values_NK = quant.dequantize(q).to(self.weight.dtype)
         self.weight = nn.Parameter(values_NK, requires_grad=False)
+        if self.step is not None:
+            self.step = nn.Parameter(frozen.step_of(q, self.scheme), requires_grad=False)
 
     def unfreeze(self) -> None:
         """Train again: round `weight` anew at every forward pass, beginning where it stands.
@@ -142,17 +149,21 @@ class BitLinear(nn.Linear):
         """
         if self._frozen is None:
             return
-        w_NK = quant.dequantize(self._frozen)
-        if (self.scheme.weight, self.scheme.weight_rule) == ("ternary", "absmean"):
-            least = w_NK.abs().where(w_NK != 0, 1.0).min()
-            if least < EPSILON:
-                raise OptionError(
-                    f"unfreeze: a scale of {float(least):.3g}, and absmean's scales end at "
-                    f"{EPSILON:g}. Keep the layer frozen, or train from other weights."
-                )
-            w_NK = quant.ternary.latent_absmean(self._frozen, self.group)
+        w_NK = frozen.latent(self._frozen, self.scheme)
         self._frozen = None
         self.weight = nn.Parameter(w_NK.to(self.weight.dtype))
+        if self.step is not None:
+            self.step.requires_grad_(True)
+
+    @torch.no_grad()
+    def start_step(self) -> None:
+        """Give a layer with a learned step the one that its rule begins with for these weights."""
+        if self.scheme.learned and self.weight.is_meta:
+            shape = step_shape(self.scheme, self.out_features, self.in_features)
+            self.step = nn.Parameter(torch.empty(shape, device="meta"))
+        elif self.scheme.learned:
+            w_NK = quant.hadamard.turned(self.weight, self.scheme)
+            self.step = nn.Parameter(quant.learned.first_step(w_NK, self.scheme))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any
@@ -166,23 +177,53 @@ class BitLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         s = self.scheme
-        frozen = ", frozen" if self.frozen else ""
-        rule = f"{s.weight} by {s.weight_rule} per {s.weight_scale}, input {s.activation}{frozen}"
-        return f"{super().extra_repr()}, {rule}"
+        rule = f"{s.weight} by {s.weight_rule} per {s.weight_scale}, input {s.activation}"
+        turn = f", {hadamard.describe(self.in_features)}" if s.hadamard != "none" else ""
+        parts = f", split {s.split}" if s.parts > 1 else ""
+        return f"{super().extra_repr()}, {rule}{turn}{parts}{', frozen' if self.frozen else ''}"
 
     @property
     def _one_scale(self) -> bool:
-        """Whether one number serves the whole matrix."""
+        """Whether one number serves the whole matrix, or each part of its columns."""
         if self._frozen is None:
-            return self.scheme.weight_scale == "tensor"
+            return self.scheme.weight_scale == "tensor" and not self.scheme.split.startswith("out")
         scale_NG = self._frozen.scale_NG
-        return bool((scale_NG == scale_NG[0, 0]).all())
+        return bool((scale_NG == scale_NG[:1]).all())
 
-    def _fake_input(self, x_TK: Tensor) -> Tensor:
-        if self.scheme.activation == "fp":
-            return x_TK
-        x = activation.rounded(x_TK, self.scheme.activation)
-        return straight_through(x_TK, (x.codes * x.scale).to(x_TK.dtype))
+    def _rounded(self, x_TK: Tensor) -> Activations:
+        if self.bit_count is not None:
+            self.bit_count.add(x_TK, self.scheme)
+        return inputs.rounded(x_TK, self.scheme, self.training)
 
-    def _fake_weight(self, q: Codes) -> Tensor:
-        return straight_through(self.weight, quant.dequantize(q).to(self.weight.dtype))
+    def _turned_weight(self) -> Tensor:
+        """Return the weights that are rounded, or are what is left of rounding when frozen."""
+        return self.weight if self.frozen else quant.hadamard.turned(self.weight, self.scheme)
+
+    def _learned(self, w_NK: Tensor) -> Tensor:
+        """Return the rounded weights as the learned step's rule gives them, with its gradients."""
+        if self.step is None or self.frozen:
+            return w_NK
+        return quant.learned.fake_quantize(w_NK, self.step, self.scheme)
+
+    def _fake_weight(self, w_NK: Tensor, q: Codes) -> Tensor:
+        """Return the values of the codes, with the gradient of the weights that were rounded."""
+        w_hat_NK = straight_through(self._learned(w_NK), quant.dequantize(q).to(w_NK.dtype))
+        return w_hat_NK if self.blend == 1 else torch.lerp(w_NK, w_hat_NK, self.blend)
+
+
+def _check(scheme: LinearScheme, K: int, N: int) -> None:
+    """Refuse a scheme that cannot be, or does not fit a layer of K inputs and N outputs."""
+    if scheme.weight != "fp":
+        quant.quantizer_of(scheme)
+    group = quant.group_of(scheme, K)
+    if K % (group or 1):
+        raise ShapeError(
+            f"BitLinear: {K} inputs do not split into groups of {group}. "
+            f'Choose a group that divides {K}, or "row".'
+        )
+    size, what = (N, "outputs") if scheme.split.startswith("out") else (K, "inputs")
+    if size % scheme.parts:
+        raise ShapeError(
+            f"BitLinear: {size} {what} do not split into {scheme.parts} parts. "
+            f"Choose a number of parts that divides {size}."
+        )

@@ -1,8 +1,9 @@
 """Turn the linear layers of a model into those of a scheme. The only code that walks a module tree.
 
-The float weights are kept as they are, the same tensors: converting a float model gives the model
-that is "rounded after training", converting it back gives the float model again. Weights that were
-rounded before are not rounded twice: they keep their codes and scale, frozen.
+The float weights are kept as they are, the same Parameters, and so what an optimizer knows of them:
+converting a float model gives the model that is "rounded after training", converting it back gives
+the float model again. Weights that were rounded before are not rounded twice: they keep their codes
+and scale, frozen.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from torch import nn
 
 from onebit import quant
 from onebit.errors import OptionError
+from onebit.nn.attention import Attention
 from onebit.nn.bitlinear import BitLinear
+from onebit.nn.frozen import turned_back
 from onebit.nn.packed_linear import PackedLinear
 from onebit.nn.rms_norm import RMSNorm
 from onebit.scheme import FP, ROLES, LinearScheme, Scheme
@@ -26,16 +29,19 @@ def convert(model: nn.Module, scheme: Scheme, eps: float = 1e-5) -> nn.Module:
         model: any module tree; a layer's scheme is found by its full name in it.
         scheme: what to convert to. Frozen codes stay where it rounds weights by the same rule, and
             float weights that already lie on its grid are frozen with the codes that they have;
-            `unfreeze` makes both trainable.
+            `unfreeze` makes both trainable. Norms that it puts inside layers begin with weights 1,
+            learned steps where their rule says for the present weights; a step belongs to its
+            rule and goes with it.
         eps: of the norms that it puts inside layers.
 
     Returns:
-        `model`, whose attribute `scheme` is now `scheme`.
+        `model`, whose attribute `scheme` is now `scheme`. Its attention layers round queries, keys
+        and values to the scheme's bits.
 
     Raises:
-        OptionError: the scheme quantizes an embedding, takes the norm out of a layer, has no such
-            rule, or names layers that are not there.
-        ShapeError: a group of the scheme does not divide a layer's width.
+        OptionError: the scheme quantizes an embedding, takes the weights of a norm out of a layer,
+            has no such rule, or names layers that are not there.
+        ShapeError: a group of the scheme, or its parts, do not divide a layer.
     """
     _check_globs(model, scheme)
     changes = []
@@ -47,9 +53,12 @@ def convert(model: nn.Module, scheme: Scheme, eps: float = 1e-5) -> nn.Module:
                 'Take "embed" out of the scheme.'
             )
         if isinstance(module, nn.Linear) and _scheme_of(module) != wanted:
-            changes.append((name, _convert(name, module, wanted, eps)))
-    for name, module in changes:  # only when every layer could be converted
-        model.set_submodule(name, module)
+            changes.append((name, module, _convert(name, module, wanted, eps)))
+    for name, old, new in changes:  # only when every layer could be converted
+        _keep_step(new, old)
+        model.set_submodule(name, new)
+    for _, attention in attentions(model):
+        attention.kv_bits, attention.q_bits = scheme.kv_bits, scheme.q_bits
     model.scheme = scheme  # type: ignore[assignment]
     return model
 
@@ -58,6 +67,13 @@ def bit_linears(model: nn.Module) -> Iterator[tuple[str, BitLinear]]:
     """Yield the name and module of every BitLinear in the tree."""
     for name, module in model.named_modules():
         if isinstance(module, BitLinear):
+            yield name, module
+
+
+def attentions(model: nn.Module) -> Iterator[tuple[str, Attention]]:
+    """Yield the name and module of every attention layer in the tree."""
+    for name, module in model.named_modules():
+        if isinstance(module, Attention):
             yield name, module
 
 
@@ -122,26 +138,53 @@ def _convert(name: str, old: nn.Linear, wanted: LinearScheme, eps: float) -> nn.
     new.weight, new.bias = old.weight, old.bias
     new.train(old.training)
     if isinstance(old, BitLinear) and old.frozen:
-        if isinstance(new, BitLinear) and _weight_rule(wanted) == _weight_rule(old.scheme):
-            new.freeze(old.codes())
-        else:
-            new.weight = nn.Parameter(old.weight.detach())
-    if isinstance(new, BitLinear) and not new.frozen and wanted.weight != "fp":
-        _keep_grid(new)
+        new.weight = nn.Parameter(turned_back(old.weight.detach(), old.scheme))
+    if isinstance(new, BitLinear):
+        new.start_step()
+        if isinstance(old, BitLinear):
+            _take_over(new, old)
+        if wanted.weight != "fp":
+            _keep_grid(new)
     return new
 
 
+def _take_over(new: BitLinear, old: BitLinear) -> None:
+    """Give a layer what the old one had beside its weights and is still true of them."""
+    new.blend = old.blend
+    if _weight_rule(new.scheme) == _weight_rule(old.scheme):
+        new.step = old.step
+        if old.frozen:
+            new.freeze(old.codes())
+
+
+@torch.no_grad()
+def _keep_step(new: nn.Linear, old: nn.Linear) -> None:
+    """Let the Parameter stay where a step begins anew, for instance with fewer bits."""
+    if not isinstance(new, BitLinear) or not isinstance(old, BitLinear):
+        return
+    if new.step is old.step or new.step is None or old.step is None:
+        return
+    if new.step.shape == old.step.shape and not new.frozen and not old.frozen:
+        old.step.copy_(new.step)
+        new.step = old.step
+
+
 def _keep_grid(layer: BitLinear) -> None:
-    """Freeze weights on the scheme's grid that another rounding would move."""
-    if layer.weight.is_meta:  # a model without weights yet
+    """Freeze weights on the scheme's grid that another rounding would move.
+
+    Not where the grid is that of the turned weights, and these are about to be turned.
+    """
+    if layer.frozen or layer.weight.is_meta or layer.scheme.hadamard == "both":
         return
     found = quant.grid.of_scheme(layer.weight, layer.scheme)
     if found is None:
         return
-    again = quant.dequantize(quant.quantize_weight(layer.weight, layer.scheme))
+    again = quant.dequantize(layer.codes())
     if not torch.equal(again, layer.weight.detach().float()):
         layer.freeze(found)
 
 
-def _weight_rule(scheme: LinearScheme) -> tuple[str, str, str]:
-    return scheme.weight, scheme.weight_rule, scheme.weight_scale
+def _weight_rule(scheme: LinearScheme) -> tuple[object, ...]:
+    """Return all that codes depend on beside the weights."""
+    turn = scheme.signs if scheme.hadamard == "both" else None
+    return scheme.weight, scheme.weight_rule, scheme.weight_scale, scheme.split, turn

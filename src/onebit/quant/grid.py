@@ -8,6 +8,7 @@ float weights asks here first, and keeps codes and scale where the answer is yes
 import torch
 from torch import Tensor
 
+from onebit.quant import parts
 from onebit.quant.codes import EPSILON, Codes, join, split
 from onebit.scheme import LinearScheme
 
@@ -43,10 +44,14 @@ def on_grid(w_NK: Tensor, group: int | None = None) -> Codes | None:
 def of_scheme(w_NK: Tensor, scheme: LinearScheme) -> Codes | None:
     """Return the codes of float weights (N, K) that lie on a grid this scheme allows, or None.
 
-    One scale for the matrix suits every scheme; one for a row, or a group, only those that share
-    their scale as little.
+    One scale for the matrix suits every scheme; one for a row, a group, or a part, only those that
+    share their scale as little.
     """
     K = w_NK.shape[1]
+    if scheme.parts > 1:
+        cut = [on_grid(part) for part in parts.cut(w_NK, scheme)]
+        found = [q for q in cut if q is not None and fits(q, scheme)]
+        return parts.glue(found, scheme) if len(found) == len(cut) else None
     groups: list[int | None] = [None]
     if scheme.weight_scale != "tensor":
         groups.append(K)

@@ -37,9 +37,10 @@ def transform(x_TK: Tensor, signs: Tensor | None = None, transpose: bool = False
         x = x * signs
     matrices = _factors(K)
     y: Tensor = x.reshape(-1, *(len(matrix) for matrix in matrices))
-    for axis, matrix in enumerate(matrices, 1):
-        turn = matrix.to(y.device)
-        y = (y.movedim(axis, -1) @ (turn if transpose else turn.T)).movedim(-1, axis)
+    with torch.autocast(x.device.type, enabled=False):  # its products would be of bfloat16
+        for axis, matrix in enumerate(matrices, 1):
+            turn = matrix.to(y.device)
+            y = (y.movedim(axis, -1) @ (turn if transpose else turn.T)).movedim(-1, axis)
     y = y.reshape(x.shape) * hadamard.block(K) ** -0.5
     return y * signs if signs is not None and transpose else y
 

@@ -28,6 +28,7 @@
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
+#include "training_module.h"
 #include "unpack.h"
 
 namespace nb = nanobind;
@@ -554,6 +555,8 @@ NB_MODULE(cpu, m) {
   m.def("hadamard", &hadamard, "x_TK"_a, "signs"_a = nb::none(), "transpose"_a = false);
   m.def("f32_to_f16", &elementwise<float, uint16_t, &Ops::f32_to_f16>, "x_N"_a);
   m.def("f16_to_f32", &elementwise<uint16_t, float, &Ops::f16_to_f32>, "x_N"_a);
+
+  bind_training(m);
 
   nb::class_<Cache>(m, "Cache")
       .def_prop_rw("length", &length, &set_length)

@@ -120,6 +120,45 @@ def f32_to_f16(x_N: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def f16_to_f32(x_N: NDArray[np.uint16]) -> NDArray[np.float32]: ...
 
+class TokenCodes:
+    """The int8 codes of an input of a training step, in the order in which products read them.
+
+    Floats are float32, or the bits of bfloat16 as uint16. At most `threads` threads are used, and
+    never more than `set_threads` has given the kernels.
+    """
+
+    @staticmethod
+    def quantize(
+        x_TK: NDArray[Any], codes_TK: NDArray[np.int8], scale_T: NDArray[np.float32], threads: int
+    ) -> TokenCodes:
+        """By "int8_absmax", to the integers of `quantize_i8`; codes and scale are written as well.
+
+        A token with a NaN or an infinity has a NaN for a scale.
+        """
+
+    @staticmethod
+    def of_codes(
+        codes_TK: NDArray[np.int8], scale_T: NDArray[np.float32], threads: int
+    ) -> TokenCodes: ...
+    def product(self, w: Matrix, y_TN: NDArray[Any], threads: int) -> None:
+        """y = sums of codes * (scale of the token * scale of the row), rounded once to y's dtype.
+
+        The matrix has codes, not in layout "t1_6", one scale a row, and no minimum.
+        """
+
+def ternarize(
+    w_NK: NDArray[np.float32],
+    scale: NDArray[np.float32],  # one number, or N
+    codes_NK: NDArray[np.int8],  # written: round(w * (1 / scale)) within -1..1
+    threads: int,
+) -> Matrix: ...
+def dequantize_rows(
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],  # one number, or one for each row
+    y: NDArray[Any],  # written: codes * scale, float32 or the bits of bfloat16 as uint16
+    threads: int,
+) -> None: ...
+
 class Cache:
     """Keys and values of one sequence."""
 

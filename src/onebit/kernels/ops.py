@@ -21,15 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from onebit import pack
 from onebit.errors import FormatError, InputError, OptionError, ShapeError, UnsupportedError
 from onebit.kernels import cpu
-from onebit.kernels.cpu import Matrix
+from onebit.kernels.cpu import Matrix, TokenCodes
 from onebit.pack.unpacked import Unpacked
 
 __all__ = [
     "ACTIVATIONS",
     "LAYOUTS",
     "Matrix",
+    "TokenCodes",
     "active_isa",
     "default_threads",
+    "dequantize_rows",
     "faster_ternary",
     "hadamard",
     "int_sums",
@@ -43,6 +45,7 @@ __all__ = [
     "repack_stored",
     "set_threads",
     "settle_weights",
+    "ternarize",
     "threads",
 ]
 
@@ -389,6 +392,33 @@ def hadamard(
             raise InputError("hadamard: a sign is neither 1 nor -1.")
         signs = _plain(signs, np.float32)
     return cpu.hadamard(x_TK, signs, transpose)
+
+
+# --- training: of `nn`, which gives arrays that fit; what they hold is written into them
+
+
+def ternarize(
+    w_NK: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    codes_NK: NDArray[np.int8],
+    threads: int,
+) -> Matrix:
+    """Round weights to ternary codes and lay them out for `TokenCodes.product`.
+
+    Args:
+        w_NK: float weights.
+        scale: one number, or one for each row; codes are round(w * (1 / scale)) within -1 ... 1.
+        codes_NK: takes the codes.
+        threads: to use at most.
+    """
+    return cpu.ternarize(w_NK, scale, codes_NK, threads)
+
+
+def dequantize_rows(
+    codes: NDArray[np.int8], scale: NDArray[np.float32], y: NDArray[Any], threads: int
+) -> None:
+    """Write codes * scale, one number or one for each row, to `y`: float32, or bfloat16 bits."""
+    cpu.dequantize_rows(codes, scale, y, threads)
 
 
 def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:

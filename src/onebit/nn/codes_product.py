@@ -1,14 +1,17 @@
 """The product of integer inputs and integer weights, with the straight-through gradient.
 
-Forward, the sums run over whole numbers, which float32 holds exactly up to 2^24 (K to 132,000), so
-they are the sums that the packed model computes; the scales are applied once, after. Backward, the
-rounding is taken for the identity:
+Forward, the sums run over whole numbers and are exact, so they are the sums that the packed model
+computes; the scales are applied once, after. Backward, the rounding is taken for the identity:
 
     y = (codes_x . codes_w^T) * (scale_x * scale_w)
     dx = dy . w_hat        w_hat = codes_w * scale_w
     dw = dy^T . x_hat      x_hat = codes_x * scale_x
 
 These are the gradients of F.linear on straight-through operands, for fewer passes over them.
+
+On a CPU the sums are those of the native kernels, on int8; only codes and scales are kept for the
+gradients. Elsewhere they are torch's, on floats that hold whole numbers: float32 exactly up to 2^24
+(K to 132,000).
 
 Shape letters: T tokens (any leading shape), N out features, K in features.
 """
@@ -19,6 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from onebit.nn import native_codes
+from onebit.nn.native_codes import Tokens, Weights
+from onebit.quant import Codes
+from onebit.quant.activation import Activations
 
 
 class CodesProduct(torch.autograd.Function):
@@ -61,6 +69,34 @@ class CodesProduct(torch.autograd.Function):
         return dx_TK, dw_NK, None, None, None, None
 
 
+class NativeProduct(torch.autograd.Function):
+    """The same by the native kernels. In bfloat16 the values meet the gradient, rounded once."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TK: Tensor, w_NK: Tensor, tokens: Tokens, weights: Weights) -> Tensor:
+        out, _ = _dtypes(x_TK)
+        ctx.save_for_backward(tokens.codes_TK, tokens.scale_T, weights.codes_NK, weights.scale)
+        ctx.dtypes = x_TK.dtype, w_NK.dtype
+        y_TN = native_codes.multiply(tokens, weights, out)
+        return y_TN.view(*x_TK.shape[:-1], len(w_NK))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TN: Tensor) -> tuple[Tensor | None, ...]:
+        codes_x_TK, scale_T, codes_w_NK, scale_w = ctx.saved_tensors
+        dx_dtype, dw_dtype = ctx.dtypes
+        dx_TK = dw_NK = None
+        leading, dy_TN = dy_TN.shape[:-1], dy_TN.reshape(-1, dy_TN.shape[-1])
+        with torch.autocast("cpu", enabled=False):
+            if ctx.needs_input_grad[0]:
+                w_hat_NK = native_codes.values(codes_w_NK, scale_w, dy_TN.dtype)
+                dx_TK = (dy_TN @ w_hat_NK).to(dx_dtype).view(*leading, -1)
+            if ctx.needs_input_grad[1]:
+                x_hat_TK = native_codes.shared_values(codes_x_TK, scale_T, dy_TN.dtype)
+                dw_NK = (dy_TN.T @ x_hat_TK).to(dw_dtype)
+        return dx_TK, dw_NK, None, None
+
+
 def product(
     x_TK: Tensor,
     w_NK: Tensor,
@@ -74,13 +110,43 @@ def product(
     Args:
         x_TK: the input that was rounded; it takes the gradient.
         w_NK: the weights that were rounded; they take the gradient.
-        codes_x_TK: whole numbers in a float dtype; or, with `scale_x` None, the float input itself.
+        codes_x_TK: whole numbers within -127 ... 127 in a float dtype; or, with `scale_x` None, the
+            float input itself.
         scale_x: float32, (T, 1) or ones; None when the input is not rounded.
         codes_w_NK: int8.
         scale_w: float32, () or (N,).
     """
-    operands = x_TK, w_NK, codes_x_TK, scale_x, codes_w_NK, scale_w
-    y: Tensor = CodesProduct.apply(*operands)  # type: ignore[no-untyped-call]
+    if scale_x is None or not native_codes.serves(x_TK, _dtypes(x_TK)[0]):
+        operands = x_TK, w_NK, codes_x_TK, scale_x, codes_w_NK, scale_w
+        y: Tensor = CodesProduct.apply(*operands)  # type: ignore[no-untyped-call]
+        return y
+    tokens = native_codes.tokens_of(Activations(codes_x_TK, scale_x))
+    N, one_scale = len(codes_w_NK), scale_w.ndim == 0
+    q = Codes(codes_w_NK, scale_w.reshape(-1, 1).expand(N, 1).contiguous())
+    return _native(x_TK, w_NK, tokens, native_codes.weights_of(q, one_scale))
+
+
+def serves(x_TK: Tensor) -> bool:
+    """Whether `ternary_product` takes this input; `product` takes every one."""
+    return native_codes.serves(x_TK, _dtypes(x_TK)[0])
+
+
+def ternary_product(x_TK: Tensor, w_NK: Tensor, scale: Tensor) -> Tensor:
+    """Return what `product` does for an input by "int8_absmax" and ternary weights of these scales.
+
+    Both are rounded natively, in one pass each, to the integers of `quant`.
+
+    Args:
+        x_TK: float32 or bfloat16, on a CPU.
+        w_NK: float weights.
+        scale: float32, one number or N.
+    """
+    tokens = native_codes.absmax_tokens(x_TK)
+    return _native(x_TK, w_NK, tokens, native_codes.ternary_weights(w_NK, scale))
+
+
+def _native(x_TK: Tensor, w_NK: Tensor, tokens: Tokens, weights: Weights) -> Tensor:
+    y: Tensor = NativeProduct.apply(x_TK, w_NK, tokens, weights)  # type: ignore[no-untyped-call]
     return y
 
 

@@ -32,7 +32,12 @@ def quantize_absmean(w_NK: Tensor, group: int | None = None) -> Codes:
     Source: BitNet b1.58, equations 1-3, https://arxiv.org/abs/2402.17764
     """
     w_Sk = split("quantize_absmean", w_NK, group)
-    return _round(w_NK.shape, w_Sk, w_Sk.abs().mean(dim=1))
+    return _round(w_NK.shape, w_Sk, absmean(w_Sk))
+
+
+def absmean(w_Sk: Tensor) -> Tensor:
+    """Return the scale of each share, float32 (S,); one share is the whole matrix or a row."""
+    return w_Sk.abs().mean(dim=1).clamp(min=EPSILON)
 
 
 def quantize_absmedian(w_NK: Tensor, group: int | None = None) -> Codes:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import OptionError
+from onebit.kernels import ops
 from onebit.train import optim, schedule
 from onebit.train.config import TrainConfig
 
@@ -88,10 +89,12 @@ class Trainer:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use this many CPU threads for as long as the block runs."""
-    before = torch.get_num_threads()
+    """Let torch and the kernels use this many CPU threads for as long as the block runs."""
+    before = torch.get_num_threads(), ops.threads()
     torch.set_num_threads(count)
+    ops.set_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        ops.set_threads(before[1])

@@ -1,0 +1,209 @@
+#include "training.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+
+#include "dispatch.h"
+#include "parallel.h"
+#include "target.h"
+
+namespace onebit {
+namespace {
+
+// Of one row.
+struct RowOps {
+  float (*quantize_f32)(const float* x, size_t K, int8_t* codes, int32_t* sum);
+  float (*quantize_bf16)(const uint16_t* x, size_t K, int8_t* codes, int32_t* sum);
+  void (*dequantize_f32)(const int8_t* codes, float scale, size_t K, float* y);
+  void (*dequantize_bf16)(const int8_t* codes, float scale, size_t K, uint16_t* y);
+  void (*ternarize)(const float* w, float inverse, size_t K, int8_t* codes);
+  void (*round_bf16)(const float* x, size_t n, uint16_t* y);
+};
+
+namespace rows_16 {
+#define ONEBIT_PIECE 16
+#include "lanes.inl"
+#include "training.inl"
+#undef ONEBIT_PIECE
+}  // namespace rows_16
+
+#if defined(__x86_64__)
+ONEBIT_TARGET_BEGIN("avx2,fma,f16c")
+namespace rows_32 {
+#define ONEBIT_PIECE 32
+#include "lanes.inl"
+#include "training.inl"
+#undef ONEBIT_PIECE
+}  // namespace rows_32
+ONEBIT_TARGET_END
+
+ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+namespace rows_64 {
+#define ONEBIT_PIECE 64
+#include "lanes.inl"
+#include "training.inl"
+#undef ONEBIT_PIECE
+}  // namespace rows_64
+ONEBIT_TARGET_END
+#endif
+
+const RowOps& rows_of(const Ops& ops) {
+#if defined(__x86_64__)
+  if (!strncmp(ops.isa, "avx512", 6)) return rows_64::kRows;
+  if (!strncmp(ops.isa, "avx", 3)) return rows_32::kRows;
+#endif
+  return rows_16::kRows;
+}
+
+constexpr size_t kTokenBlock = 96;         // tokens that a thread takes at once, whole panels
+constexpr size_t kScratchFloats = 1 << 16; // of a block's product, before it is bfloat16
+
+size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Calls f(block, worker) for every block, `threads` workers at once at most.
+template <class F>
+void each_block(size_t blocks, size_t workers, F&& f) {
+  std::atomic<size_t> next{0};
+  parallel_for(workers, 1, [&](size_t begin, size_t end) {
+    for (size_t worker = begin; worker < end; ++worker)
+      for (size_t block; (block = next.fetch_add(1)) < blocks;) f(block, worker);
+  });
+}
+size_t workers_of(size_t blocks, size_t wanted) {
+  return std::max<size_t>(1, std::min({blocks, wanted, threads()}));
+}
+
+}  // namespace
+
+TokenCodes::TokenCodes(size_t T, size_t K)
+    : tokens_(T), columns_(K), stride_(round_up(K, 64)), scale_(new float[T]), sum_(new int32_t[T]) {
+  const size_t bytes = round_up(checked_product(T, stride_), 64);
+  panels_.reset(static_cast<int8_t*>(aligned_alloc(64, std::max<size_t>(bytes, 64))));
+  if (!panels_) throw std::bad_alloc();
+}
+
+// Tokens t .. t + count - 1, whose first stands at the beginning of a panel, as all do with whole
+// panels before them.
+void TokenCodes::put_in_panels(const int8_t* codes, size_t t, size_t count) {
+  const size_t whole = columns_ / 4 * 4;
+  for (const size_t end = t + count; t < end;) {
+    const size_t P = panel_of(tokens_ - t);
+    int8_t* panel = panels_.get() + t * stride_;
+    for (size_t i = 0; i < P; ++i) {
+      const int8_t* row = codes + (t + i) * columns_;
+      int8_t* to = panel + 4 * i;
+      for (size_t k = 0; k < whole; k += 4) memcpy(to + k * P, row + k, 4);
+      for (size_t k = whole; k < stride_; k += 4) memset(to + k * P, 0, 4);
+      if (whole < columns_) memcpy(to + whole * P, row + whole, columns_ - whole);
+    }
+    t += P;
+  }
+}
+
+void TokenCodes::quantize(Floats x, int8_t* codes, float* scale, size_t threads) {
+  const RowOps& rows = rows_of(active_ops());
+  const size_t blocks = (tokens_ + kTokenBlock - 1) / kTokenBlock;
+  each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
+    const size_t begin = block * kTokenBlock, end = std::min(begin + kTokenBlock, tokens_);
+    for (size_t t = begin; t < end; ++t) {
+      int8_t* out = codes + t * columns_;
+      int32_t* sum = sum_.get() + t;
+      scale[t] = scale_[t] =
+          x.bf16 ? rows.quantize_bf16(static_cast<const uint16_t*>(x.data) + t * columns_, columns_,
+                                      out, sum)
+                 : rows.quantize_f32(static_cast<const float*>(x.data) + t * columns_, columns_,
+                                     out, sum);
+    }
+    put_in_panels(codes, begin, end - begin);
+  });
+}
+
+void TokenCodes::take(const int8_t* codes, const float* scale, size_t threads) {
+  const size_t blocks = (tokens_ + kTokenBlock - 1) / kTokenBlock;
+  memcpy(scale_.get(), scale, tokens_ * sizeof(float));
+  each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
+    const size_t begin = block * kTokenBlock, end = std::min(begin + kTokenBlock, tokens_);
+    for (size_t t = begin; t < end; ++t) {
+      int32_t sum = 0;
+      for (size_t k = 0; k < columns_; ++k) sum += codes[t * columns_ + k];
+      sum_[t] = sum;
+    }
+    put_in_panels(codes, begin, end - begin);
+  });
+}
+
+void TokenCodes::product(const Ops& ops, const Matrix& matrix, FloatsOut y, size_t threads) const {
+  const RowOps& rows = rows_of(ops);
+  const size_t N = matrix.rows;
+  // few tokens, many rows: enough blocks for all threads, and a scratch that stays in a cache
+  const size_t fit = std::max<size_t>(kScratchFloats / N / 12, 1) * 12;
+  const size_t span = std::min(kTokenBlock, fit), blocks = (tokens_ + span - 1) / span;
+  const size_t workers = workers_of(blocks, threads);
+  std::unique_ptr<float[]> scratch(y.bf16 ? new float[checked_product(workers * span, N)] : nullptr);
+  std::unique_ptr<int32_t[]> low_sum(new int32_t[tokens_]);
+  for (size_t t = 0; t < tokens_; ++t) low_sum[t] = matrix.low * sum_[t];
+  Product p;
+  p.w = matrix.data.data();
+  p.tile_bytes = matrix.tile_bytes;
+  p.rows = N;
+  p.columns = p.step = columns_;
+  p.scale = matrix.scale.wide.data();
+  p.low = matrix.low;
+  p.x_stride = stride_;
+  const ProductFn gemm = matrix.layout == Layout::t2   ? ops.gemm_t2_i8
+                         : matrix.layout == Layout::b1 ? ops.gemm_b1_i8
+                         : matrix.layout == Layout::i4 ? ops.gemm_i4_i8
+                         : matrix.layout == Layout::i6 ? ops.gemm_i6_i8
+                                                       : ops.gemm_i8_i8;
+  each_block(blocks, workers, [&](size_t block, size_t worker) {
+    const size_t t = block * span;
+    Product part = p;
+    part.tokens = std::min(span, tokens_ - t);
+    part.x = panels_.get() + t * stride_;
+    part.x_scale = scale_.get() + t;
+    part.low_sum = low_sum.get() + t;
+    part.y = y.bf16 ? scratch.get() + worker * span * N : static_cast<float*>(y.data) + t * N;
+    gemm(part, 0, matrix.tiles);
+    if (y.bf16)
+      rows.round_bf16(part.y, part.tokens * N, static_cast<uint16_t*>(y.data) + t * N);
+  });
+}
+
+Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, size_t scales,
+                      int8_t* codes, size_t threads) {
+  const RowOps& rows = rows_of(active_ops());
+  Matrix m = matrix_like(Layout::i8, N, K, 1, -128, false, Pages::small);
+  each_block(m.tiles, workers_of(m.tiles, threads), [&](size_t tile, size_t) {
+    const size_t first = tile * kTileRows, count = std::min(kTileRows, N - first);
+    float row_scale[kTileRows] = {};
+    for (size_t r = 0; r < count; ++r) {
+      const size_t n = first + r;
+      row_scale[r] = scale[scales == 1 ? 0 : n];
+      rows.ternarize(w + n * K, 1.0f / row_scale[r], K, codes + n * K);
+    }
+    set_tile(m, tile, codes + first * K, row_scale, nullptr);
+  });
+  return m;
+}
+
+void dequantize_rows(const int8_t* codes, size_t count, size_t K, const float* scale, size_t scales,
+                     FloatsOut y, size_t threads) {
+  const RowOps& rows = rows_of(active_ops());
+  const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
+  each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
+    const size_t end = std::min((block + 1) * kTokenBlock, count);
+    for (size_t n = block * kTokenBlock; n < end; ++n) {
+      const float s = scale[scales == 1 ? 0 : n];
+      if (y.bf16)
+        rows.dequantize_bf16(codes + n * K, s, K, static_cast<uint16_t*>(y.data) + n * K);
+      else
+        rows.dequantize_f32(codes + n * K, s, K, static_cast<float*>(y.data) + n * K);
+    }
+  });
+}
+
+}  // namespace onebit

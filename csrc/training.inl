@@ -1,0 +1,123 @@
+// Rows of floats and codes for training.cpp, over sixteen lanes: the same bits on every instruction
+// set. Needs lanes.inl.
+
+typedef uint16_t HalfPiece __attribute__((vector_size(2 * kPieceLanes)));
+
+struct F32 {
+  typedef float Stored;
+  static ONEBIT_INLINE Lanes lanes(const float* x) { return load(x); }
+  static ONEBIT_INLINE void put(float* y, const Lanes& a) { store(y, a); }
+};
+
+// Rounded to the nearest, ties to even; NaN stays NaN.
+struct BF16 {
+  typedef uint16_t Stored;
+  static ONEBIT_INLINE Lanes lanes(const uint16_t* x) {
+    IntLanes r;
+    for (int i = 0; i < kPieces; ++i) {
+      HalfPiece half;
+      memcpy(&half, x + i * kPieceLanes, sizeof half);
+      r.p[i] = __builtin_convertvector(half, IntPiece) << 16;
+    }
+    return float_of_bits(r);
+  }
+  static ONEBIT_INLINE void put(uint16_t* y, const Lanes& a) {
+    const IntLanes bits = bits_of(a);
+    for (int i = 0; i < kPieces; ++i) {
+      const IntPiece b = bits.p[i];
+      const IntPiece rounded = (b + 0x7fff + (b >> 16 & 1)) >> 16;
+      const IntPiece kept = (b & 0x7fffffff) > 0x7f800000 ? (b >> 16 | 0x40) : rounded;
+      const HalfPiece half = __builtin_convertvector(kept, HalfPiece);
+      memcpy(y + i * kPieceLanes, &half, sizeof half);
+    }
+  }
+};
+
+// Calls f(k, lanes of x from k on, how many of them count); the others are 0.
+template <class From, class F>
+ONEBIT_INLINE void each_sixteen(const typename From::Stored* x, size_t K, F&& f) {
+  size_t k = 0;
+  for (; k + 16 <= K; k += 16) f(k, From::lanes(x + k), size_t{16});
+  if (k == K) return;
+  typename From::Stored part[16] = {};
+  memcpy(part, x + k, (K - k) * sizeof *x);
+  f(k, From::lanes(part), K - k);
+}
+
+ONEBIT_INLINE void put_codes(int8_t* codes, const IntLanes& a, size_t count) {
+  if (count == 16) return store_i8(codes, a);
+  int8_t part[16];
+  store_i8(part, a);
+  memcpy(codes, part, count);
+}
+
+ONEBIT_INLINE IntLanes rounded_within(const Lanes& a, float low, float high) {
+  return round_to_int(max(min(a, splat(high)), splat(low)));
+}
+
+template <class From>
+float quantize(const typename From::Stored* x, size_t K, int8_t* codes, int32_t* sum) {
+  // magnitudes are ordered as their bits are, and those of a NaN come last
+  IntLanes most = splat(0);
+  each_sixteen<From>(x, K, [&](size_t, const Lanes& v, size_t) {
+    const IntLanes bits = bits_of(abs(v));
+    for (int i = 0; i < kPieces; ++i) most.p[i] = bits.p[i] > most.p[i] ? bits.p[i] : most.p[i];
+  });
+  int32_t lanes[16], largest = 0;
+  store(lanes, most);
+  for (int32_t lane : lanes) largest = lane > largest ? lane : largest;
+  float m;
+  memcpy(&m, &largest, 4);
+  const float nan = m - m;  // or 0; NaN for infinity too, whose products are no numbers either
+  m = m > 1e-5f ? m : 1e-5f;
+  const Lanes factor = splat(127.0f / m);
+  IntLanes all = splat(0);
+  each_sixteen<From>(x, K, [&](size_t k, const Lanes& v, size_t count) {
+    const IntLanes code = rounded_within(v * factor, -127.0f, 127.0f);
+    all = all + code;
+    put_codes(codes + k, code, count);
+  });
+  store(lanes, all);
+  *sum = 0;
+  for (int32_t lane : lanes) *sum += lane;
+  return m / 127.0f + nan;
+}
+
+template <class To>
+void dequantize(const int8_t* codes, float scale, size_t K, typename To::Stored* y) {
+  const auto values = [&](const int8_t* from) {
+    Lanes r;
+    for (int i = 0; i < kPieces; ++i) {
+      BytePiece part;
+      memcpy(&part, from + i * kPieceLanes, kPieceLanes);
+      r.p[i] = __builtin_convertvector(__builtin_convertvector(part, IntPiece), Piece);
+    }
+    return r * splat(scale);
+  };
+  size_t k = 0;
+  for (; k + 16 <= K; k += 16) To::put(y + k, values(codes + k));
+  if (k == K) return;
+  int8_t part[16] = {};
+  memcpy(part, codes + k, K - k);
+  typename To::Stored out[16];
+  To::put(out, values(part));
+  memcpy(y + k, out, (K - k) * sizeof *y);
+}
+
+void ternarize(const float* w, float inverse, size_t K, int8_t* codes) {
+  each_sixteen<F32>(w, K, [&](size_t k, const Lanes& v, size_t count) {
+    put_codes(codes + k, rounded_within(v * splat(inverse), -1.0f, 1.0f), count);
+  });
+}
+
+void round_bf16(const float* x, size_t n, uint16_t* y) {
+  each_sixteen<F32>(x, n, [&](size_t k, const Lanes& v, size_t count) {
+    if (count == 16) return BF16::put(y + k, v);
+    uint16_t part[16];
+    BF16::put(part, v);
+    memcpy(y + k, part, 2 * count);
+  });
+}
+
+constexpr RowOps kRows = {&quantize<F32>,   &quantize<BF16>, &dequantize<F32>,
+                          &dequantize<BF16>, &ternarize,      &round_bf16};

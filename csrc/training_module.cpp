@@ -1,0 +1,128 @@
+// The Python side of training.h; see cpu.pyi for the contract.
+#include "training_module.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.h"
+#include "training.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace onebit {
+namespace {
+
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Into = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using IntoAny = nb::ndarray<nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+template <class Array>
+void check_shape(const char* what, const Array& x, size_t rows, size_t columns) {
+  if (x.ndim() != 2 || x.shape(0) != rows || x.shape(1) != columns)
+    fail(std::string(what) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
+         ").");
+}
+template <class Array>
+void check_matrix(const char* what, const Array& x) {
+  if (x.ndim() != 2 || !x.shape(1) || x.shape(1) > kMaxColumns)
+    fail(std::string(what) + " must be a matrix of 1 to 131071 columns.");
+}
+
+template <class Array>
+bool is_bf16(const char* what, const Array& x) {
+  if (x.dtype() == nb::dtype<uint16_t>()) return true;
+  if (x.dtype() != nb::dtype<float>())
+    fail(std::string(what) + " must be float32, or the bits of bfloat16 as uint16.");
+  return false;
+}
+
+size_t scales_of(const In<float>& scale, size_t rows) {
+  if (scale.size() != 1 && scale.size() != rows)
+    fail("scale has " + std::to_string(scale.size()) + " numbers; expected 1 or " +
+         std::to_string(rows) + ".");
+  return scale.size();
+}
+
+std::unique_ptr<TokenCodes> quantized(Any x, Into<int8_t> codes, Into<float> scale,
+                                      size_t threads) {
+  check_matrix("x_TK", x);
+  const size_t T = x.shape(0), K = x.shape(1);
+  check_shape("codes_TK", codes, T, K);
+  if (scale.size() != T) fail("scale_T must have a number for each token.");
+  const Floats floats{x.data(), is_bf16("x_TK", x)};
+  active_ops();  // raises for a wrong ONEBIT_ISA
+  nb::gil_scoped_release release;
+  auto made = std::make_unique<TokenCodes>(T, K);
+  made->quantize(floats, codes.data(), scale.data(), threads);
+  return made;
+}
+
+std::unique_ptr<TokenCodes> taken(In<int8_t> codes, In<float> scale, size_t threads) {
+  check_matrix("codes_TK", codes);
+  const size_t T = codes.shape(0);
+  if (scale.size() != T) fail("scale_T must have a number for each token.");
+  nb::gil_scoped_release release;
+  auto made = std::make_unique<TokenCodes>(T, codes.shape(1));
+  made->take(codes.data(), scale.data(), threads);
+  return made;
+}
+
+void product(const TokenCodes& x, const Matrix& m, IntoAny y, size_t threads) {
+  if (!m.has_codes() || m.layout == Layout::t1_6 || m.groups != 1 || m.has_minimum() ||
+      m.factor_bytes != 4)
+    fail("product: the matrix must have codes, one scale a row and no minimum.");
+  if (m.columns != x.columns())
+    fail("product: the matrix has " + std::to_string(m.columns) + " columns, the input " +
+         std::to_string(x.columns()) + ".");
+  check_shape("y_TN", y, x.tokens(), m.rows);
+  const FloatsOut out{y.data(), is_bf16("y_TN", y)};
+  const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
+  x.product(ops, m, out, threads);
+}
+
+std::shared_ptr<Matrix> ternarize(In<float> w, In<float> scale, Into<int8_t> codes,
+                                  size_t threads) {
+  check_matrix("w_NK", w);
+  const size_t N = w.shape(0), K = w.shape(1), scales = scales_of(scale, N);
+  if (!N) fail("w_NK is empty.");
+  check_shape("codes_NK", codes, N, K);
+  active_ops();
+  nb::gil_scoped_release release;
+  return std::make_shared<Matrix>(
+      ternary_matrix(w.data(), N, K, scale.data(), scales, codes.data(), threads));
+}
+
+void dequantize(In<int8_t> codes, In<float> scale, IntoAny y, size_t threads) {
+  check_matrix("codes", codes);
+  const size_t rows = codes.shape(0), K = codes.shape(1), scales = scales_of(scale, rows);
+  check_shape("y", y, rows, K);
+  const FloatsOut out{y.data(), is_bf16("y", y)};
+  active_ops();
+  nb::gil_scoped_release release;
+  dequantize_rows(codes.data(), rows, K, scale.data(), scales, out, threads);
+}
+
+}  // namespace
+
+void bind_training(nb::module_& m) {
+  nb::class_<TokenCodes>(m, "TokenCodes")
+      .def_static("quantize", &quantized, "x_TK"_a, "codes_TK"_a, "scale_T"_a, "threads"_a)
+      .def_static("of_codes", &taken, "codes_TK"_a, "scale_T"_a, "threads"_a)
+      .def("product", &product, "w"_a, "y_TN"_a, "threads"_a);
+  m.def("ternarize", &ternarize, "w_NK"_a, "scale"_a, "codes_NK"_a, "threads"_a);
+  m.def("dequantize_rows", &dequantize, "codes"_a, "scale"_a, "y"_a, "threads"_a);
+}
+
+}  // namespace onebit

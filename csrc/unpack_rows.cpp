@@ -137,6 +137,8 @@ void split_i4(uint8_t byte, int8_t* codes) {
   codes[1] = static_cast<int8_t>((byte >> 4) - 8);
 }
 
+void split_i8(uint8_t byte, int8_t* code) { *code = static_cast<int8_t>(byte); }
+
 uint8_t never(uint8_t) { return 0; }
 
 template <size_t PerByte, int Pad, void (*Split)(uint8_t, int8_t*), uint8_t (*Bad)(uint8_t)>
@@ -406,6 +408,7 @@ const StoredFormat kFormats[] = {
     apart("t1_6", -1, 1, bytes_of_rows<5>, codes_t1_6),
     without_zero(apart("b1", -1, 1, bytes_of_rows<8>, codes_of_bytes<8, -1, split_b1, never>)),
     apart("i4", -8, 7, bytes_of_rows<2>, codes_of_bytes<2, 0, split_i4, never>),
+    apart("i8", -128, 127, bytes_of_rows<1>, codes_of_bytes<1, 0, split_i8, never>),
     apart("hf_2bit", -1, 1, size_hf_2bit, codes_hf_2bit),
     {"i2_s", 128, 0, 0, false, -1, 1, true, size_i2_s, codes_i2_s, factors_i2_s},
     blocks<256, 54, 1, block_tq1_0>("tq1_0", -1, 1, factors_d<52>),

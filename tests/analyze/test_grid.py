@@ -81,8 +81,8 @@ def test_all_zeros():
 
 
 def test_plain_integers_are_no_weights():
-    with pytest.raises(FormatError, match="w: holds i8, and weights are floats or packed codes"):
-        of_tensor(stored(CODES, np.int8, "i8"))
+    with pytest.raises(FormatError, match="w: holds int8, and weights are floats or packed codes"):
+        of_tensor(stored(CODES, np.int8, "int8"))
 
 
 def test_what_is_not_finite_is_said():

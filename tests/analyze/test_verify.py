@@ -185,7 +185,7 @@ def test_float_weights_exported_without_being_quantized(masters, tmp_path):
         patch.setattr(
             export_weights,
             "linear",
-            lambda tensor, claim: export_weights.stored_weight.values(tensor),
+            lambda tensor, claim, step: export_weights.stored_weight.values(tensor),
         )
         models.export(masters, tmp_path / "m.gguf", "f16")
     report = verify(tmp_path / "m.gguf")
@@ -408,7 +408,7 @@ def test_groups_of_masters_and_packing_need_not_divide_each_other(monkeypatch):
     codes = np.array([[1, -1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]], np.int8)
     scales = {"made": [[0.5] * 3, [0.0] * 3], "master": [[0.5] * 2, [0.0] * 2]}
     monkeypatch.setattr(
-        against, "_codes", lambda t, _: Unpacked(codes, np.array(scales[t.name], np.float32))
+        against, "_codes", lambda t, *_: Unpacked(codes, np.array(scales[t.name], np.float32))
     )
     tensors = [StoredTensor(name, "t2", (2, 6), np.zeros(4, np.uint8)) for name in scales]
     assert against._findings(*tensors, LinearScheme("ternary")) == []

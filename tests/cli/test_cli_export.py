@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_written(ternary, tmp_path):
 def test_an_unknown_format_is_a_usage_error(ternary, tmp_path):
     result = onebit("export", ternary, "-o", tmp_path / "m.gguf", "-f", "q9")
     assert result.exit_code == 2
-    assert "'t1_6', 't2', 'tq1_0'" in result.stderr
+    assert "'t1_6', 't2', 'b1'" in result.stderr
 
 
 def test_progress_is_shown_to_a_terminal_alone(capsys, monkeypatch):

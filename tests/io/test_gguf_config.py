@@ -5,8 +5,13 @@ import pytest
 
 from onebit.architecture import Architecture
 from onebit.errors import FormatError, MissingError, UnsupportedError
-from onebit.io.gguf_config import config_to_metadata, metadata_to_config, rope_factors
-from onebit.scheme import SCHEMES
+from onebit.io.gguf_config import (
+    config_to_metadata,
+    metadata_to_config,
+    only_ours,
+    rope_factors,
+)
+from onebit.scheme import SCHEMES, LinearScheme, Scheme
 
 SHAPES = {"token_embd.weight": (100, 64), "output.weight": (100, 64)}
 LLAMA = {
@@ -66,6 +71,59 @@ def test_what_is_written_comes_back(wanted):
     found = metadata_to_config(config_to_metadata(config), shapes, rope_factors(config))
     assert Architecture.from_config(found) == wanted
     assert found["onebit_scheme"] == scheme
+
+
+@pytest.mark.parametrize(
+    ("fields", "scheme"),
+    [
+        ({"pre_norms": False}, "bitnet-b1.58-norm"),
+        ({"softmax_temperature": 0.7, "hidden_act": "relu2"}, "bitnet-b1.58"),
+        ({"learned_temperature": True, "model_type": "bitnet", "sub_norms": True}, "bitnet-b1.58"),
+        ({"model_type": "qwen2", "qkv_bias": True}, "bitnet-v2-a4"),
+        ({}, "bitnet-b1"),
+    ],
+)
+def test_a_model_that_others_would_run_wrongly_has_our_architecture(fields, scheme):
+    wanted = model(**fields)
+    config = wanted.to_config() | {"onebit_scheme": SCHEMES[scheme].to_dict()}
+    metadata = config_to_metadata(config)
+    assert metadata["general.architecture"] == "onebit"
+    assert not any(key.startswith(("llama.", "qwen2.", "bitnet")) for key in metadata)
+    shapes = {"token_embd.weight": (100, 64)}
+    if wanted.qkv_bias:
+        shapes["blk.0.attn_q.bias"] = (64,)
+    found = metadata_to_config(metadata, shapes)
+    assert Architecture.from_config(found) == wanted
+    assert found["onebit_scheme"] == config["onebit_scheme"]
+
+
+def test_a_layer_in_parts_is_ours_where_its_input_is_cut():
+    for split, ours in (("in:2", True), ("out:2", False)):
+        body = LinearScheme("binary", split=split)
+        config = model().to_config() | {"onebit_scheme": Scheme("s", {"body": body}).to_dict()}
+        assert only_ours(config) == ours
+    assert not only_ours(model().to_config())
+    assert not only_ours(model().to_config() | {"onebit_scheme": SCHEMES["bitnet-a4.8"].to_dict()})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("model_type", None, "onebit.model_type is None; expected llama"),
+        ("model_type", "gpt2", "onebit.model_type is 'gpt2'; expected llama"),
+        ("model_type", ["llama"], "onebit.model_type is"),
+        ("pre_norms", 1, "onebit.pre_norms is 1; expected true or false"),
+        ("learned_temperature", "yes", "onebit.learned_temperature is 'yes'"),
+        ("softmax_temperature", 0.0, "onebit.softmax_temperature is 0.0; expected a number"),
+        ("softmax_temperature", float("nan"), "onebit.softmax_temperature is nan"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_ours_is_one_line(key, value, match):
+    metadata = config_to_metadata(model(pre_norms=False).to_config())
+    metadata[f"onebit.{key}"] = value
+    with pytest.raises(FormatError, match=match) as caught:
+        metadata_to_config(metadata, {"token_embd.weight": (100, 64)})
+    assert "\n" not in str(caught.value)
 
 
 def test_bitnet_architectures_have_their_activations():

@@ -337,7 +337,10 @@ def test_weights_that_are_not_ternary_are_refused(tokenizer, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("format", "blocks", "fits"),
-    [("tq1_0", 256, "t1_6, t2, i2_s, q8_0, q5_1"), ("i2_s", 128, "t1_6, t2, q8_0, q5_1")],
+    [
+        ("tq1_0", 256, "t1_6, t2, i4, i8, i2_s, q8_0, q5_1"),
+        ("i2_s", 128, "t1_6, t2, i4, i8, q8_0, q5_1"),
+    ],
 )
 def test_widths_that_fit_no_block_are_named(tokenizer, tmp_path, format, blocks, fits):
     model = tiny(tokenizer, intermediate_size=384 if blocks == 256 else 448)
@@ -393,8 +396,8 @@ def test_a_float_beyond_the_format_is_refused(tokenizer, tmp_path, embed, value)
 @pytest.mark.parametrize(
     ("out", "options", "match"),
     [
-        ("m.gguf", {"format": "hf_2bit"}, "a gguf file takes t1_6, t2, tq1_0"),
-        ("m", {"format": "tq2_0"}, "a safetensors file takes t1_6, t2, hf_2bit"),
+        ("m.gguf", {"format": "hf_2bit"}, "a gguf file takes t1_6, t2, b1"),
+        ("m", {"format": "tq2_0"}, "a safetensors file takes t1_6, t2, b1"),
         ("m.gguf", {"format": "q3_k"}, "format is 'q3_k'"),
         ("m.gguf", {"format": "q4_k"}, "ternary, and q4_k would only make it larger"),
         ("m", {"embed": "q6_k"}, "embed is 'q6_k'"),

@@ -21,6 +21,8 @@ from onebit.pack import FORMATS, Unpacked, decode, find
 WRITTEN = [name for name, form in FORMATS.items() if form.packs]
 APART = [name for name, form in FORMATS.items() if not form.scale_inside]
 
+BESIDE = ["i4", "i8"]  # those that take a minimum beside the scale
+
 # the widths of real models, and those that fit nothing
 WIDTHS = [1, 3, 17, 128, 256, 576, 3200, 8640]
 
@@ -45,13 +47,14 @@ def test_the_key_is_the_name():
 
 def test_the_formats_are_these():
     """What is read, written, and takes a scale from outside: a change here is one for users."""
-    ours, theirs = ["t2", "t1_6", "b1", "i4"], ["i2_s", "hf_2bit"]
+    ours, theirs = ["t2", "t1_6", "b1", "i4", "i8"], ["i2_s", "hf_2bit"]
     few_bits = ["q1_0", "q2_0", "q2_0_g128"]
     simple = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
     k_quants = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
     assert list(FORMATS) == [*ours, "tq1_0", "tq2_0", *few_bits, *simple, *k_quants, *theirs]
     assert list(WRITTEN) == [*ours, "tq1_0", "tq2_0", *simple, *k_quants[2:], *theirs]
     assert list(APART) == [*ours, "hf_2bit"]
+    assert [name for name, form in FORMATS.items() if form.takes_minimum] == BESIDE
 
 
 @pytest.mark.parametrize("K", WIDTHS)
@@ -83,7 +86,8 @@ def test_the_formats_that_fit_are_named():
         FORMATS["tq1_0"].size_bytes(1, 576)
     assert str(caught.value) == (
         "tq1_0: 576 columns do not fill whole blocks of 256. "
-        "Formats that hold 576 columns: t2, t1_6, b1, i4, q4_0, q4_1, q5_0, q5_1, q8_0, hf_2bit."
+        "Formats that hold 576 columns: t2, t1_6, b1, i4, i8, q4_0, q4_1, q5_0, q5_1, q8_0, "
+        "hf_2bit."
     )
 
 
@@ -176,7 +180,7 @@ def test_unpacked_arrays_are_the_callers_own(name):
 # what is refused when packing
 
 
-@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "q8_0"])
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name not in ("q8_0", "i8")])
 def test_a_code_outside_is_named(name):
     codes_NK, scale_NG = np.ones((2, 256), np.int8), np.ones((2, 1), np.float32)
     greatest = FORMATS[name].codes[1]
@@ -193,11 +197,52 @@ def test_a_format_that_is_only_read_says_so(name):
         FORMATS[name].pack(weights(name, 1, 256))
 
 
-@pytest.mark.parametrize("name", [name for name in WRITTEN if not FORMATS[name].has_minimum])
+@pytest.mark.parametrize(
+    "name", [name for name in WRITTEN if not FORMATS[name].has_minimum and name not in BESIDE]
+)
 def test_a_minimum_is_refused(name):
     codes_NK, scale_NG, _ = weights(name, 1, 256)
     with pytest.raises(InputError, match="have a minimum and the format holds none"):
         FORMATS[name].pack(Unpacked(codes_NK, scale_NG, scale_NG))
+    with pytest.raises(InputError, match=f"{name}: the format takes no minimum from outside"):
+        FORMATS[name].unpack(
+            FORMATS[name].pack(weights(name, 1, 256)),
+            (1, 256),
+            None if FORMATS[name].scale_inside else scale_NG,
+            scale_NG,
+        )
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (5, 4), (1, 4)])
+def test_a_minimum_beside_the_scale_is_added(name, shape):
+    codes_NK, _, _ = weights(name, 5, 16)
+    rng = np.random.default_rng(1)
+    scale, minimum = (rng.uniform(0.1, 1, shape).astype(np.float32) for _ in range(2))
+    wide = [np.broadcast_to(factor, (5, shape[1])) for factor in (scale, minimum)]
+    data = FORMATS[name].pack(Unpacked(codes_NK, *wide))
+    back = FORMATS[name].unpack(data, (5, 16), scale, minimum)
+    np.testing.assert_array_equal(back.minimum_NG, wide[1])
+    expected = (codes_NK.reshape(5, shape[1], -1) * wide[0][..., None] + wide[1][..., None]).ravel()
+    np.testing.assert_array_equal(back.values().ravel(), expected)
+    np.testing.assert_array_equal(decode(name, data, (5, 16), scale, minimum).ravel(), expected)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    ("minimum", "error", "match"),
+    [
+        (np.ones((2, 3), np.float32), ShapeError, "the minimum has shape"),
+        (np.ones((5, 2), np.float32), ShapeError, "give both for the same groups"),
+        (np.full((5, 1), np.nan, np.float32), FormatError, "minimum holds a number that is not fi"),
+    ],
+)
+def test_a_minimum_that_does_not_fit_is_refused(name, minimum, error, match):
+    codes_NK, scale_NG, _ = weights(name, 5, 16)
+    data = FORMATS[name].pack(Unpacked(codes_NK, scale_NG))
+    with pytest.raises(error, match=match) as caught:
+        FORMATS[name].unpack(data, (5, 16), scale_NG, minimum)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -305,6 +350,6 @@ def test_damaged_bytes_give_codes_in_range_or_one_clear_error(name, changes, see
 def test_an_unknown_format_is_refused_with_the_list():
     with pytest.raises(OptionError, match=r"'iq2_xxs' is not a format of codes\. Known: t2, t1_6"):
         find("iq2_xxs")
-    with pytest.raises(OptionError, match="'i8'"):
-        decode("i8", np.zeros(4, np.uint8), (1, 4))
+    with pytest.raises(OptionError, match="'int8'"):
+        decode("int8", np.zeros(4, np.uint8), (1, 4))
     assert find("t2") is FORMATS["t2"]

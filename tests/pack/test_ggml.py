@@ -52,7 +52,8 @@ def ternary(N, K, seed=0, scale=0.0371):
 
 
 def test_these_are_ggmls_formats():
-    assert set(FORMATS) - set(GGML) == {"t2", "t1_6", "b1", "i4", "i2_s", "hf_2bit", *FEW_BITS}
+    ours = {"t2", "t1_6", "b1", "i4", "i8"}
+    assert set(FORMATS) - set(GGML) == {*ours, "i2_s", "hf_2bit", *FEW_BITS}
 
 
 @pytest.mark.parametrize("name", GGML)

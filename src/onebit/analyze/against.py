@@ -12,13 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from onebit import pack
+from onebit import pack, quant
 from onebit.analyze.claims import Finding
 from onebit.errors import OptionError
 from onebit.io import Checkpoint, StoredTensor
-from onebit.models.export_weights import is_ternary, linear
+from onebit.models import stored_weight
+from onebit.models.export_weights import linear, step_of
 from onebit.pack import Unpacked
+from onebit.quant import Codes
 from onebit.scheme import LinearScheme, Scheme
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ def compare(
     compared = []
     for report in reports:
         claim = scheme.linear(report.name.removesuffix(".weight"))
-        if claim.weight not in ("ternary", "binary") or report.kind not in ("ternary", "binary"):
+        if claim.weight == "fp" or report.kind in ("float", "codebook", "zero"):
             compared.append(report)
             continue
         if report.name not in names or masters.tensor(report.name).shape != report.shape:
@@ -57,13 +61,17 @@ def compare(
                 f"{masters.path}: no {report.name} of shape {list(report.shape)}. "
                 "Name the masters of this model."
             )
-        found = _findings(made.tensor(report.name), masters.tensor(report.name), claim)
+        master = masters.tensor(report.name)
+        step = step_of(masters, master, claim)
+        found = _findings(made.tensor(report.name), master, claim, step)
         compared.append(replace(report, findings=(*report.findings, *found)))
     return compared
 
 
-def _findings(made: StoredTensor, master: StoredTensor, claim: LinearScheme) -> list[Finding]:
-    here, there = _codes(made, claim), _codes(master, claim)
+def _findings(
+    made: StoredTensor, master: StoredTensor, claim: LinearScheme, step: torch.Tensor | None = None
+) -> list[Finding]:
+    here, there = _codes(made, claim), _codes(master, claim, step)
     if here is None or there is None:
         return [Finding("error", "the masters do not quantize to weights of this kind")]
     different = int(np.count_nonzero(here.codes_NK != there.codes_NK))
@@ -72,7 +80,9 @@ def _findings(made: StoredTensor, master: StoredTensor, claim: LinearScheme) -> 
         return [Finding("error", f"{share} differ from those that the masters round to")]
     G = math.lcm(here.scale_NG.shape[1], there.scale_NG.shape[1])
     used = np.count_nonzero(here.codes_NK.reshape(len(here.codes_NK), G, -1), axis=2) > 0
-    ours, theirs = (_widened(w, G)[used].astype(np.float64) for w in (here, there))
+    if not _same_minimum(here, there, G):
+        return [Finding("error", "the zero-points differ from those that the masters round to")]
+    ours, theirs = (_widened(w.scale_NG, G)[used].astype(np.float64) for w in (here, there))
     tolerance = _BF16_TOLERANCE if made.format == "bf16" else _TOLERANCE
     if (abs(ours - theirs) <= tolerance * theirs).all():
         return []
@@ -90,16 +100,31 @@ def _findings(made: StoredTensor, master: StoredTensor, claim: LinearScheme) -> 
     return [Finding("error", f"the scale is {middle:.4g} times that of the masters")]
 
 
-def _codes(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | None:
+def _codes(
+    tensor: StoredTensor, claim: LinearScheme, step: torch.Tensor | None = None
+) -> Unpacked | None:
     """Return codes and scale of a tensor: its own, or those that it rounds to."""
     if tensor.format in pack.FORMATS:
-        N, K = tensor.shape
-        unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, (N, K), tensor.scale)
-        return unpacked if is_ternary(unpacked) else None
-    weights = linear(tensor, claim)
+        unpacked = stored_weight.unpacked(tensor)
+        return unpacked if unpacked is not None and _fits(unpacked, claim) else None
+    weights = linear(tensor, claim, step)
     return None if isinstance(weights, np.ndarray) else weights
 
 
-def _widened(weights: Unpacked, G: int) -> np.ndarray:
-    """Return the scale in G groups per row, (N, G)."""
-    return np.repeat(weights.scale_NG, G // weights.scale_NG.shape[1], axis=1)
+def _fits(weights: Unpacked, claim: LinearScheme) -> bool:
+    """Whether the codes are of the kind that the scheme names."""
+    codes = Codes(torch.from_numpy(weights.codes_NK), torch.from_numpy(weights.scale_NG))
+    minimum = weights.minimum_NG is None or stored_weight.has_zero_point(claim)
+    return minimum and quant.grid.fits(codes, claim)
+
+
+def _same_minimum(here: Unpacked, there: Unpacked, G: int) -> bool:
+    ours, theirs = here.minimum_NG, there.minimum_NG
+    if ours is None or theirs is None:
+        return ours is theirs
+    return bool((_widened(ours, G) == _widened(theirs, G)).all())
+
+
+def _widened(factor_NG: NDArray[np.float32], G: int) -> NDArray[np.float32]:
+    """Return a scale or minimum in G groups per row, (N, G)."""
+    return np.repeat(factor_NG, G // factor_NG.shape[1], axis=1)

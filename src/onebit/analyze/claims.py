@@ -49,8 +49,13 @@ class Storage:
     """Hugging Face's convention for the stored scale; None where there is but one."""
 
 
-def judge(grid: Grid, format: str, claim: LinearScheme | None, storage: Storage) -> list[Finding]:
-    """Return what is to be said about one matrix. `claim` is None where the file has no scheme."""
+def judge(
+    grid: Grid, format: str, claim: LinearScheme | None, storage: Storage, columns: int
+) -> list[Finding]:
+    """Return what is to be said about one matrix of so many columns.
+
+    `claim` is None where the file has no scheme.
+    """
     found = []
     if not grid.finite:
         found.append(Finding("error", "holds a number that is not finite"))
@@ -63,8 +68,9 @@ def judge(grid: Grid, format: str, claim: LinearScheme | None, storage: Storage)
     if floats and grid.kind in ("float", "codebook", "zero") and storage.masters:
         return found  # nothing is rounded yet, and nothing says it should be
     found += _kind(grid, floats, claim)
+    if on_grid:
+        found += _sharing(grid, claim, columns)
     if on_grid and grid.kind in ("ternary", "binary"):
-        found += _sharing(grid, claim)
         found += _scale(grid, format, storage)
         if floats:
             found.append(_stored_as_floats(grid, format, storage))
@@ -96,19 +102,34 @@ def _bits(kind: str) -> int:
     return int(kind[3:]) if kind.startswith("int") else 2
 
 
-def _sharing(grid: Grid, claim: LinearScheme) -> list[Finding]:
+def group_of(claim: LinearScheme, columns: int) -> int | None:
+    """Return how many columns share a scale where rows are cut, or None."""
+    return columns // claim.parts if claim.split.startswith("in:") else claim.group
+
+
+def _sharing(grid: Grid, claim: LinearScheme, columns: int) -> list[Finding]:
     """Whether scales change more often than the scheme says."""
     assert grid.scale_NG is not None
-    if _fineness(grid.sharing) <= _fineness(claim.weight_scale):
+    group, wanted = group_of(claim, columns), claim.weight_scale
+    if claim.parts > 1:
+        wanted = f"group:{group}" if group else "row"
+    if _fineness(grid.sharing) <= _fineness(wanted) and not _too_many(grid, claim):
         return []
     count = int(np.unique(grid.scale_NG[grid.scale_NG > 0]).size)
     return [
         Finding(
             "error",
             f"{count} different scales, one per {grid.sharing}; "
-            f"the scheme says one per {claim.weight_scale}",
+            f"the scheme says one per {claim.weight_scale if claim.parts == 1 else 'part'}",
         )
     ]
+
+
+def _too_many(grid: Grid, claim: LinearScheme) -> bool:
+    """Whether a layer in parts has more scales than parts."""
+    if claim.parts == 1 or grid.scale_NG is None:
+        return False
+    return bool(np.unique(grid.scale_NG[grid.scale_NG > 0]).size > claim.parts)
 
 
 def _fineness(sharing: str) -> float:
@@ -170,6 +191,21 @@ def _stored_as_floats(grid: Grid, format: str, storage: Storage) -> Finding:
         f"{kept}: onebit keeps the grid; a tool that rounds again shrinks the scale "
         f"to {share:.3f} of itself",
     )
+
+
+def input_of(claim: LinearScheme) -> str:
+    """Return in words what a layer does to its input before it multiplies; "" for nothing."""
+    said = {"none": [], "rms": ["RMSNorm"], "layer": ["LayerNorm without weights"]}[claim.norm]
+    if claim.hadamard != "none":
+        of = "" if claim.hadamard == "input" else ", the weights turned too"
+        signs = f" with signs of seed {claim.signs}" if claim.signs else ""
+        said = [*said, f"Hadamard matrix{signs}{of}"]
+    if claim.activation != "fp":
+        said = [*said, claim.activation]
+    if claim.parts > 1:
+        where = "columns" if claim.split.startswith("in:") else "rows"
+        said = [*said, f"in {claim.parts} parts by {where}"]
+    return "; ".join(said)
 
 
 def sixteen_bit_traces(scales: Iterable[tuple[float, float]]) -> tuple[int, int]:

@@ -44,7 +44,8 @@ class Grid:
     sharing: str
     """What shares a scale: "tensor", "row", "group:G", or "" where there is no scale."""
     scale_NG: NDArray[np.float32] | None
-    """The scales of a ternary or binary grid; 0 where a group is all zeros."""
+    """The scales of a ternary or binary grid, 0 where a group is all zeros; and those that are
+    stored beside integer codes."""
     density_NG: NDArray[np.float64] | None
     """Share of non-zero weights in each group of `scale_NG`."""
     finite: bool = True
@@ -91,16 +92,21 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
             f"{tensor.name}: holds {tensor.format}, and weights are floats or packed codes. "
             "The file is damaged, or packed in a way that it does not name."
         )
-    unpacked = pack.FORMATS[tensor.format].unpack(tensor.data, (N, K), tensor.scale)
-    return of_unpacked(unpacked, group)
+    form = pack.FORMATS[tensor.format]
+    unpacked = form.unpack(tensor.data, (N, K), tensor.scale, tensor.minimum)
+    return of_unpacked(unpacked, group, apart=not form.scale_inside)
 
 
-def of_unpacked(unpacked: Unpacked, group: int | None = None) -> Grid:
-    """Measure codes and scales. Ternary is ternary, also when int8 codes or a minimum carry it."""
+def of_unpacked(unpacked: Unpacked, group: int | None = None, apart: bool = False) -> Grid:
+    """Measure codes and scales. Ternary is ternary, also when int8 codes or a minimum carry it.
+
+    `apart`: the scales are stored beside the codes, as they are; integers are then what their codes
+    say, from which a zero-point takes nothing away.
+    """
     N, K = unpacked.codes_NK.shape
     low, high = int(unpacked.codes_NK.min()), int(unpacked.codes_NK.max())
     grid = _of_values(_unpacked_chunks(unpacked), N, K, group)
-    if grid.kind not in ("float", "codebook"):
+    if grid.kind not in ("float", "codebook") and not (apart and grid.kind.startswith("int")):
         return grid
     counts = np.zeros(256, np.int64)
     for codes_nK in np.array_split(unpacked.codes_NK, _parts(N, K)):
@@ -110,7 +116,8 @@ def of_unpacked(unpacked: Unpacked, group: int | None = None) -> Grid:
     seen = tuple(int(c) for c in counts if c)
     bits = max((high - low).bit_length(), 2)
     sharing = _sharing_of(unpacked.scale_NG, K)
-    return Grid(f"int{bits}", len(seen), seen, grid.zeros, sharing, None, None, grid.finite)
+    scale_NG = unpacked.scale_NG if apart else None
+    return Grid(f"int{bits}", len(seen), seen, grid.zeros, sharing, scale_NG, None, grid.finite)
 
 
 def _of_codes(unpacked: Unpacked, counts: NDArray[np.int64]) -> Grid:

@@ -6,7 +6,7 @@ that its config claims, though: no engine can run it.
 
 from collections.abc import Mapping, Sequence
 
-from onebit import tensors
+from onebit import pack, tensors
 from onebit.analyze.claims import Finding
 from onebit.architecture import Architecture
 from onebit.errors import OptionError, UnsupportedError
@@ -32,6 +32,9 @@ def judge(
     except OptionError as error:
         return [Finding("error", str(error).rstrip("."))]
     wanted = tensors.shapes(architecture, scheme or SCHEMES["fp"])
+    idle = _idle_steps(checkpoint, wanted)
+    wanted = {name: shape for name, shape in wanted.items() if name not in idle}
+    found = {name: shape for name, shape in found.items() if name not in idle}
     findings = []
     if missing := [name for name in wanted if name not in found]:
         findings.append(_finding(missing, "not in the file, and the config asks for"))
@@ -44,6 +47,22 @@ def judge(
         if name in found and found[name] != shape
     ]
     return findings
+
+
+def _idle_steps(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the learned steps of layers that are codes already: there or not, nothing reads them.
+
+    Only float masters are rounded by their step.
+    """
+    there = set(checkpoint.names())
+    weights = {
+        name: f"{name.removesuffix('.step')}.weight" for name in wanted if name.endswith(".step")
+    }
+    return {
+        step
+        for step, weight in weights.items()
+        if weight in there and checkpoint.tensor(weight).format in pack.FORMATS
+    }
 
 
 def _finding(names: Sequence[str], what: str) -> Finding:

@@ -42,6 +42,8 @@ class TensorReport:
     """How it is stored."""
     claim: str
     """What the scheme says of its weights; "" where the file has no scheme."""
+    input: str
+    """What the scheme says of its input: norm, Hadamard matrix, rounding; "" for nothing."""
     kind: str
     """What it is: "ternary", "binary", "int4" ..., "codebook", "float", "zero"."""
     levels: int | None
@@ -51,7 +53,7 @@ class TensorReport:
     sharing: str
     """What shares a scale: "tensor", "row", "group:G", or "" for floats."""
     scale: tuple[float, float] | None
-    """The least and the greatest scale of a ternary or binary matrix."""
+    """The least and the greatest scale of a ternary or binary matrix, and of integer codes."""
     stored_bits: float
     """Bits per weight in the file, scales included."""
     entropy_bits: float | None
@@ -74,6 +76,10 @@ class Report:
     path: str
     scheme: str
     """The name of the scheme that the file carries; "" if it has none."""
+    kv_bits: int
+    """Of keys and values after RoPE, as the scheme says; 16 where nothing does."""
+    q_bits: int
+    """Of queries."""
     tensors: tuple[TensorReport, ...]
     findings: tuple[Finding, ...]
     """About the model as a whole."""
@@ -94,6 +100,17 @@ class Report:
         return sum(t.weights for t in self.tensors if t.kind == "ternary") / self.parameters
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Share of all parameters of each kind that is codes: "ternary", "binary", "int4" ..."""
+        kinds = sorted(
+            {t.kind for t in self.tensors if t.kind not in ("float", "codebook", "zero")}
+        )
+        return {
+            kind: sum(t.weights for t in self.tensors if t.kind == kind) / self.parameters
+            for kind in kinds
+        }
+
+    @property
     def bits_per_weight(self) -> float:
         """Of everything in the file."""
         return 8 * self.size_bytes / self.parameters
@@ -112,6 +129,7 @@ class Report:
             "tensors": tensors,
             "ok": self.ok,
             "ternary_share": self.ternary_share,
+            "shares": self.shares,
             "bits_per_weight": self.bits_per_weight,
             "body_bits_per_weight": self.body_bits_per_weight,
         }
@@ -158,6 +176,8 @@ def verify(
     return Report(
         str(checkpoint.path),
         scheme.name if scheme else "",
+        scheme.kv_bits if scheme else 16,
+        scheme.q_bits if scheme else 16,
         tuple(tensors),
         (*parts.judge(checkpoint, shapes, scheme), *_whole(tensors, storage)),
         parameters,
@@ -203,13 +223,14 @@ def _look(tensor: StoredTensor, scheme: Scheme | None, storage: Storage) -> Tens
     N, K = tensor.shape
     module = _module(tensor.name)
     claim = scheme.linear(module) if scheme else None
-    grid = of_tensor(tensor, claim.group if claim else None)
+    grid = of_tensor(tensor, claims.group_of(claim, K) if claim else None)
     return TensorReport(
         name=tensor.name,
         role=schemes.role_of(module),
         shape=(N, K),
         format=tensor.format,
         claim=claim.weight if claim else "",
+        input=claims.input_of(claim) if claim else "",
         kind=grid.kind,
         levels=grid.levels,
         zeros=grid.zeros,
@@ -217,7 +238,7 @@ def _look(tensor: StoredTensor, scheme: Scheme | None, storage: Storage) -> Tens
         scale=_range(grid),
         stored_bits=8 * _size_bytes(tensor) / (N * K),
         entropy_bits=grid.entropy_bits,
-        findings=tuple(claims.judge(grid, tensor.format, claim, storage)),
+        findings=tuple(claims.judge(grid, tensor.format, claim, storage, K)),
     )
 
 

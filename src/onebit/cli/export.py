@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from onebit.models import ExportReport
 
 _BLOCKS = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0")
-_FORMATS = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", "bf16", "f32")
+_OURS = ("t1_6", "t2", "b1", "i4", "i8")
+_FORMATS = (*_OURS, "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", "bf16", "f32")
 
 
 @click.command()
 @click.argument("model")
 @click.option("-o", "--out", required=True,
               help="A file that ends in .gguf, or a folder for safetensors.")  # fmt: skip
-@click.option("-f", "--format", type=click.Choice(_FORMATS), default="t1_6", show_default=True,
+@click.option("-f", "--format", type=click.Choice(_FORMATS),
               help="Of the linear layers. GGUF: all but hf_2bit. "
-              "safetensors: t1_6, t2, hf_2bit, f16, bf16, f32.")  # fmt: skip
+              "safetensors: t1_6, t2, b1, i4, i8, hf_2bit, f16, bf16, f32. Default: for each layer "
+              "what holds its codes in the fewest bits: t1_6, b1, i4 or i8.")  # fmt: skip
 @click.option("--embed", type=click.Choice(("f16", "f32", "bf16", *_BLOCKS)),
               help="Of embedding and head; f32 keeps the trained logits to the bit. Default: "
               "FORMAT if it is a float type; else, in GGUF, the blocks of codes that are there, or "
@@ -28,9 +30,9 @@ _FORMATS = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", 
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(
-    model: str, out: str, format: str, embed: str | None, force: bool, as_json: bool
+    model: str, out: str, format: str | None, embed: str | None, force: bool, as_json: bool
 ) -> None:
-    """Write MODEL for others to run, its ternary weights packed.
+    """Write MODEL for others to run, its codes packed.
 
     MODEL is a folder, a .gguf file or a name such as smollm2. llama.cpp runs tq1_0 and tq2_0,
     bitnet.cpp i2_s, transformers hf_2bit, onebit all of them. Weights are quantized once: what is

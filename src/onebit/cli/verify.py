@@ -65,16 +65,33 @@ def _show(report: "Report") -> None:
     for text, names in _gathered(report.tensors).items():
         more = f" and {len(names) - 1} more" if names[1:] else ""
         console.print(f"{escape(text)} ({escape(names[0])}{more})", soft_wrap=True)
+    for line in _inputs(report):
+        console.print(escape(line), soft_wrap=True)
     body = report.body_bits_per_weight
+    shares = {"ternary": report.ternary_share} | report.shares
+    kinds = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in shares.items())
     console.print(
         f"scheme {escape(report.scheme) or 'none claimed'}; "
-        f"{report.parameters:,} parameters, {100 * report.ternary_share:.1f} % ternary; "
+        f"{report.parameters:,} parameters, {kinds}; "
         f"{report.size_bytes:,} bytes, {report.bits_per_weight:.3f} bits per weight"
         + ("" if body is None else f", {body:.3f} in the linear layers"),
         soft_wrap=True,
     )
     if report.ok:
         console.print("The weights are what the scheme claims." if report.scheme else "")
+
+
+def _inputs(report: "Report") -> list[str]:
+    """Return what the scheme says of the inputs of layers, each once with the roles it is of."""
+    roles: dict[str, list[str]] = {}
+    for tensor in report.tensors:
+        of = roles.setdefault(tensor.input, [])
+        if tensor.role and tensor.role not in of:
+            of.append(tensor.role)
+    lines = [f"input of {', '.join(of)}: {said}" for said, of in roles.items() if said]
+    if report.kv_bits != 16 or report.q_bits != 16:
+        lines.append(f"keys and values {report.kv_bits} bits, queries {report.q_bits} bits")
+    return lines
 
 
 def _gathered(tensors: tuple["TensorReport", ...]) -> dict[str, list[str]]:

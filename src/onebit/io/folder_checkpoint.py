@@ -20,7 +20,7 @@ from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
 _FORMAT_OF = {
     **{"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f64"},
-    **{"U8": "u8", "I8": "i8", "I16": "i16", "U16": "u16", "I32": "i32", "I64": "i64"},
+    **{"U8": "u8", "I8": "int8", "I16": "i16", "U16": "u16", "I32": "i32", "I64": "i64"},
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PER_BYTE = 4  # ternary codes, of rows R apart
@@ -51,23 +51,25 @@ class FolderCheckpoint(Checkpoint):
             found = {t.name: (t.dtype, t.shape) for t in reader.tensors.values()}
             self._packed |= packed.read(reader.metadata, found, "U8", str(reader.path))
         self._hf_packed = self._find_hf_packed()
-        self._scales = {packed.scale_name(n) for n in (*self._packed, *self._hf_packed)}
+        self._factors = {packed.scale_name(n) for n in (*self._packed, *self._hf_packed)}
+        self._factors |= {packed.minimum_name(n) for n in self._packed}
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
         self.tokenizer = TokenizerSource("files", folder=folder) if has_tokenizer else None
 
     def names(self) -> list[str]:
         """Return the names of the tensors, file by file."""
-        return [name for name in self._reader_of if name not in self._scales]
+        return [name for name in self._reader_of if name not in self._factors]
 
     def tensor(self, name: str) -> StoredTensor:
         """Return one tensor."""
-        if name not in self._reader_of or name in self._scales:
+        if name not in self._reader_of or name in self._factors:
             raise MissingError(f"{self.path}: there is no tensor {name}.")
         reader = self._reader_of[name]
         info, data = reader.tensors[name], reader.data(name)
         if name in self._packed:
             form, shape = self._packed[name]
-            return StoredTensor(name, form, shape, data, self._scale(name, shape))
+            scale = self._scale(name, shape)
+            return StoredTensor(name, form, shape, data, scale, self._minimum(name, shape))
         if name in self._hf_packed:
             shape = self._hf_shape(name, info.shape)
             scale = self._scale(name, shape)
@@ -136,9 +138,20 @@ class FolderCheckpoint(Checkpoint):
         reader = self._reader_of.get(own)
         if reader is None:
             raise MissingError(f"{self.path}: {name} has no scale; {own} is not there.")
+        return self._factor(own, reader, shape)
+
+    def _minimum(self, name: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+        own = packed.minimum_name(name)
+        reader = self._reader_of.get(own)
+        return None if reader is None else self._factor(own, reader, shape)
+
+    @staticmethod
+    def _factor(
+        own: str, reader: safetensors.Reader, shape: tuple[int, int]
+    ) -> NDArray[np.float32]:
         info = reader.tensors[own]
         form = _FORMAT_OF.get(info.dtype, info.dtype)
-        return packed.read_scale(name, form, reader.data(own), info.shape, shape)
+        return packed.read_factor(own, form, reader.data(own), info.shape, shape)
 
     def _inverse(self, name: str, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn 1 / mean|W|, as "bitlinear" stores it, into the factor mean|W|."""

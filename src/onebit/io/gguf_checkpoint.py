@@ -41,11 +41,12 @@ class GgufCheckpoint(Checkpoint):
         arch = architecture_of(self.metadata)  # before its names, which may be strange too
         found = {t.name: (t.type.name, t.shape) for t in self._reader.tensors.values()}
         self._packed = packed.read(self.metadata, found, "i8", str(path))
-        scales = {packed.scale_name(name) for name in self._packed}
+        beside = (packed.scale_name, packed.minimum_name)
+        factors = {name_of(name) for name in self._packed for name_of in beside}
         self._gguf_name = {
             gguf_names.to_huggingface(name): name
             for name in self._reader.tensors
-            if name not in scales and name != ROPE_FACTORS_NAME
+            if name not in factors and name != ROPE_FACTORS_NAME
         }
         shapes = {name: self._described(name)[1] for name in self._gguf_name.values()}
         self.config = metadata_to_config(self.metadata, shapes, self._rope_factors())
@@ -69,11 +70,13 @@ class GgufCheckpoint(Checkpoint):
                 f"{self.path}: {own} is of type {form}, which is not read. "
                 f"Read are {', '.join(READABLE)}; convert the model to one of them."
             )
-        scale = self._scale(own, shape) if own in self._packed else None
+        if own not in self._packed and form == "i8":
+            form = "int8"  # plain integers; "i8" is a format of codes, which come with a scale
+        factors = self._factors(own, shape) if own in self._packed else ()
         heads = self._heads.get(name.rsplit(".", 2)[-2])
         if heads:
-            data, scale = self._unpermuted(own, form, shape, data, scale, heads)
-        return StoredTensor(name, form, shape, data, scale)
+            data, factors = self._unpermuted(own, form, shape, data, factors, heads)
+        return StoredTensor(name, form, shape, data, *factors)
 
     def _described(self, own: str) -> tuple[str, tuple[int, ...]]:
         """Return the format and the logical shape of a tensor by its GGUF name."""
@@ -82,12 +85,18 @@ class GgufCheckpoint(Checkpoint):
         info = self._reader.tensors[own]
         return info.type.name, info.shape
 
-    def _scale(self, own: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        name = packed.scale_name(own)
-        info = self._reader.tensors.get(name)
-        if info is None:
-            raise MissingError(f"{self.path}: {own} has no scale; {name} is not there.")
-        return packed.read_scale(own, info.type.name, self._reader.data(name), info.shape, shape)
+    def _factors(self, own: str, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
+        """Return the scale, and the minimum where there is one."""
+        if packed.scale_name(own) not in self._reader.tensors:
+            raise MissingError(
+                f"{self.path}: {own} has no scale; {packed.scale_name(own)} is not there."
+            )
+        found = []
+        for name in (packed.scale_name(own), packed.minimum_name(own)):
+            if (info := self._reader.tensors.get(name)) is not None:
+                data = self._reader.data(name)
+                found.append(packed.read_factor(name, info.type.name, data, info.shape, shape))
+        return tuple(found)
 
     def _rope_factors(self) -> NDArray[np.float32] | None:
         info = self._reader.tensors.get(ROPE_FACTORS_NAME)
@@ -140,10 +149,10 @@ class GgufCheckpoint(Checkpoint):
         form: str,
         shape: tuple[int, ...],
         data: NDArray[np.uint8],
-        scale: NDArray[np.float32] | None,
+        factors: tuple[NDArray[np.float32], ...],
         heads: int,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Put the rows of q or k, and their scales, in Hugging Face's order."""
+    ) -> tuple[NDArray[np.uint8], tuple[NDArray[np.float32], ...]]:
+        """Put the rows of q or k, and their factors, in Hugging Face's order."""
         if not shape:
             raise FormatError(f"{self.path}: {own} is one number; rows are expected.")
         tail = _I2_S_TAIL_BYTES if form == "i2_s" else 0
@@ -155,11 +164,13 @@ class GgufCheckpoint(Checkpoint):
         body = data[: data.size - tail]
         try:
             rows = rope_rows.unpermute(body.reshape(shape[0], -1), heads).reshape(-1)
-            if scale is not None and scale.shape and scale.shape[0] == shape[0] > 1:
-                scale = rope_rows.unpermute(scale, heads)
+            factors = tuple(
+                rope_rows.unpermute(f, heads) if f.shape and f.shape[0] == shape[0] > 1 else f
+                for f in factors
+            )
         except (ShapeError, ValueError) as error:
             raise FormatError(f"{self.path}: {own}: {error}") from error
-        return (np.concatenate([rows, data[body.size :]]) if tail else rows), scale
+        return (np.concatenate([rows, data[body.size :]]) if tail else rows), factors
 
     def _tokenizer(self) -> TokenizerSource | None:
         keys = self.metadata.part("tokenizer.")

@@ -5,6 +5,9 @@ GGUF keeps a model's shape under keys that begin with the architecture's name
 of `output.weight`, and Llama 3's RoPE scaling is a tensor, `rope_freqs.weight`, of one factor for
 each frequency.
 
+A model that another reader would take for one it knows, and run wrongly in silence, has the
+architecture "onebit", which only we know: `only_ours` says which they are.
+
 Sources: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; for the BitNet architectures,
 `src/llama.cpp` of https://github.com/microsoft/BitNet.
 """
@@ -17,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit.architecture import Architecture
+from onebit.architecture import MODEL_TYPES, Architecture
 from onebit.errors import FormatError, MissingError, UnsupportedError
 from onebit.io.json_file import parse_object
 from onebit.io.packed import SCHEME_KEY
+from onebit.scheme import Scheme
 
 MODEL_TYPE_OF = {
     "llama": "llama",
@@ -29,9 +33,11 @@ MODEL_TYPE_OF = {
     "bitnet": "bitnet",
     "bitnet-25": "bitnet",
     "bitnet-b1.58": "bitnet",
+    "onebit": "",
 }
 """general.architecture to model_type. "bitnet-25" and "bitnet-b1.58" are the same architecture,
-with the squared ReLU; "bitnet" is llama.cpp's own and has SiLU."""
+with the squared ReLU; "bitnet" is llama.cpp's own and has SiLU. "onebit" is ours, and a key says of
+which model type it is."""
 
 ROPE_FACTORS_NAME = "rope_freqs.weight"
 _HIDDEN_ACT_KEY = "onebit.hidden_act"
@@ -67,10 +73,11 @@ def metadata_to_config(
         raise FormatError(f"GGUF: embedding_length {hidden} is no multiple of {heads} heads.")
     head_dim = keys.whole("attention.key_length", hidden // heads)
     _refuse_other_models(keys, head_dim)
+    model_type = keys.model_type()
     biases = "blk.0.attn_q.bias" in shapes
     rope = _rope(keys, head_dim, rope_factors)
     config = {
-        "model_type": MODEL_TYPE_OF[keys.arch],
+        "model_type": model_type,
         "vocab_size": _vocab_size(metadata, shapes),
         "hidden_size": hidden,
         "intermediate_size": keys.whole("feed_forward_length"),
@@ -84,11 +91,15 @@ def metadata_to_config(
         "rope_parameters": rope,
         "max_position_embeddings": keys.whole("context_length"),
         "tie_word_embeddings": "output.weight" not in shapes,
-        "attention_bias": biases and keys.arch != "qwen2",
+        "attention_bias": biases and model_type != "qwen2",
         "mlp_bias": "blk.0.ffn_gate.bias" in shapes,
         "bos_token_id": keys.token("bos_token_id"),
         "eos_token_id": _eos(keys),
     }
+    if keys.arch == "onebit":
+        config["pre_norms"] = keys.flag("pre_norms", True)
+        config["softmax_temperature"] = keys.real("softmax_temperature", 1.0)
+        config["learned_temperature"] = keys.flag("learned_temperature", False)
     if SCHEME_KEY in metadata:
         config["onebit_scheme"] = _scheme(metadata[SCHEME_KEY])
     return config
@@ -106,6 +117,8 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     arch = model.model_type
     if arch == "bitnet" and model.hidden_act == "relu2":
         arch = "bitnet-b1.58"
+    if only_ours(config):
+        arch = "onebit"
     values: dict[str, Any] = {
         "vocab_size": model.vocab_size,
         "context_length": model.max_position_embeddings,
@@ -120,6 +133,13 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "rope.dimension_count": model.head_dim,
         "rope.freq_base": model.rope_theta,
     }
+    if arch == "onebit":
+        values |= {
+            "model_type": model.model_type,
+            "pre_norms": model.pre_norms,
+            "softmax_temperature": model.softmax_temperature,
+            "learned_temperature": model.learned_temperature,
+        }
     if model.rope_scaling["rope_type"] == "linear":
         values["rope.scaling.type"] = "linear"
         values["rope.scaling.factor"] = float(model.rope_scaling["factor"])
@@ -137,6 +157,24 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     if "onebit_scheme" in config:
         metadata[SCHEME_KEY] = json.dumps(config["onebit_scheme"])
     return metadata
+
+
+def only_ours(config: Mapping[str, Any]) -> bool:
+    """Whether a reader of GGUF that knows the model's type would compute something else.
+
+    That is so where the input of a layer is turned by a Hadamard matrix, or normalised without
+    weights or in parts, and for attention without norms before it or with a temperature. How finely
+    inputs are rounded is another matter: a reader that does not round them is close.
+    """
+    model = Architecture.from_config(config)
+    if not model.pre_norms or model.learned_temperature or model.softmax_temperature != 1:
+        return True
+    if "onebit_scheme" not in config:
+        return False
+    return any(
+        linear.hadamard != "none" or linear.norm == "layer" or linear.split.startswith("in:")
+        for linear in Scheme.from_dict(config["onebit_scheme"]).layers.values()
+    )
 
 
 def rope_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
@@ -207,6 +245,24 @@ class _Keys:
                 f"GGUF: {self.arch}.{key} is {value!r:.40}; expected a number over 0."
             )
         return _shortest(float(value))
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return whether the architecture's `key` is set."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise FormatError(f"GGUF: {self.arch}.{key} is {value!r:.40}; expected true or false.")
+        return default if value is None else value
+
+    def model_type(self) -> str:
+        """Return the model type of Hugging Face's that the architecture is, or names."""
+        if self.arch != "onebit":
+            return MODEL_TYPE_OF[self.arch]
+        value = self.get("model_type")
+        if value not in MODEL_TYPES:
+            raise FormatError(
+                f"GGUF: onebit.model_type is {value!r:.40}; expected {', '.join(MODEL_TYPES)}."
+            )
+        return str(value)
 
     def token(self, key: str) -> int | None:
         """Return a token id of the tokenizer's keys, or None."""

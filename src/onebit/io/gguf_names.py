@@ -1,7 +1,8 @@
 """One table of tensor names: GGUF's ("blk.0.attn_q.weight") and Hugging Face's.
 
 The norm inside a linear layer, which GGUF files of BitNet embedding models call `attn_q_norm_in`,
-is `q_proj.rms_norm` in Hugging Face's BitNet layers.
+is `q_proj.rms_norm` in Hugging Face's BitNet layers. A learned temperature of attention is nobody's
+but ours: `attn_temperature.weight` is `self_attn.temperature`, a parameter and no module.
 """
 
 import re
@@ -30,9 +31,12 @@ _LAYER = {
 }
 _WHOLE_BACK = {hf: gguf for gguf, hf in _WHOLE.items()}
 _LAYER_BACK = {hf: gguf for gguf, hf in _LAYER.items()}
-_KINDS = "weight|bias|weight_scale"
-_GGUF_LAYER = re.compile(rf"blk\.(0|[1-9]\d{{0,3}})\.([a-z_]+)\.({_KINDS})")
-_HF_LAYER = re.compile(rf"model\.layers\.(0|[1-9]\d{{0,3}})\.([a-z_.]+)\.({_KINDS})")
+_KINDS = "weight|bias|weight_scale|weight_minimum"
+_NUMBER = r"(0|[1-9]\d{0,3})"
+_GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.({_KINDS})")
+_HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.({_KINDS})")
+_GGUF_TEMPERATURE = re.compile(rf"blk\.{_NUMBER}\.attn_temperature\.weight")
+_HF_TEMPERATURE = re.compile(rf"model\.layers\.{_NUMBER}\.self_attn\.temperature")
 
 
 def to_huggingface(name: str) -> str:
@@ -44,6 +48,8 @@ def to_huggingface(name: str) -> str:
     stem, _, kind = name.rpartition(".")
     if stem in _WHOLE and kind in _KINDS.split("|"):
         return f"{_WHOLE[stem]}.{kind}"
+    if temperature := _GGUF_TEMPERATURE.fullmatch(name):
+        return f"model.layers.{temperature[1]}.self_attn.temperature"
     layer = _GGUF_LAYER.fullmatch(name)
     if layer and layer[2] in _LAYER:
         return f"model.layers.{layer[1]}.{_LAYER[layer[2]]}.{layer[3]}"
@@ -61,6 +67,8 @@ def to_gguf(name: str) -> str:
     stem, _, kind = name.rpartition(".")
     if stem in _WHOLE_BACK and kind in _KINDS.split("|"):
         return f"{_WHOLE_BACK[stem]}.{kind}"
+    if temperature := _HF_TEMPERATURE.fullmatch(name):
+        return f"blk.{temperature[1]}.attn_temperature.weight"
     layer = _HF_LAYER.fullmatch(name)
     if layer and layer[2] in _LAYER_BACK:
         return f"blk.{layer[1]}.{_LAYER_BACK[layer[2]]}.{layer[3]}"

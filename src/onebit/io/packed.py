@@ -1,8 +1,8 @@
 """Tensors in onebit's own formats: plain integers in a standard container, named in its metadata.
 
 The key "onebit.tensors" holds a JSON object, name -> {"format": "t1_6", "shape": [N, K]}, for each
-integer tensor whose bytes are packed codes; `<name>_scale` is its scale. docs/formats/container.md
-is the specification.
+integer tensor whose bytes are packed codes; `<name>_scale` is its scale, and `<name>_minimum` what
+is added where codes have a zero-point. docs/formats/container.md is the specification.
 """
 
 import json
@@ -33,6 +33,11 @@ class Packed(NamedTuple):
 def scale_name(name: str) -> str:
     """Return the name of the scale of the packed tensor `name`."""
     return f"{name}_scale"
+
+
+def minimum_name(name: str) -> str:
+    """Return the name of the minimum of the packed tensor `name`, should it have one."""
+    return f"{name}_minimum"
 
 
 def to_json(tensors: Mapping[str, Packed]) -> str:
@@ -105,24 +110,30 @@ def floats(form: str, data: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArra
         return np.frombuffer(data, code).astype(np.float32).reshape(shape)
 
 
-def read_scale(
+def read_factor(
     name: str, form: str, data: NDArray[np.uint8], stored: tuple[int, ...], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Return the scale of a packed tensor of `shape` (N, K), checked to broadcast to (N, G).
+    """Return the scale or minimum of a packed tensor, checked to broadcast to (N, G).
+
+    Args:
+        name: of the scale or minimum, for errors.
+        form: the type of its bytes `data`; `stored` is its shape.
+        shape: (N, K), of the packed tensor.
 
     Raises:
-        FormatError: it is not of floats, or its shape is none of (), (1,), (N,), (N, 1), (N, G).
+        FormatError: it is not of floats, or its shape is none of (), (1,), (N,), (1, G), (N, G).
     """
     N, K = shape[0], shape[-1]
     fits = stored in ((), (1,), (N,)) or (
-        len(stored) == 2 and stored[0] == N and stored[1] > 0 and K % stored[1] == 0
+        len(stored) == 2 and stored[0] in (1, N) and stored[1] > 0 and K % stored[1] == 0
     )
     if form not in _FLOAT_BYTES or not fits:
+        word = name.rpartition("_")[2]
         raise FormatError(
-            f"{scale_name(name)}: is {form} of shape {list(stored)}; a scale of {N} x {K} weights "
-            f"is floats of shape [], [1], [{N}] or [{N}, G], where G divides {K}."
+            f"{name}: is {form} of shape {list(stored)}; a {word} of {N} x {K} weights "
+            f"is floats of shape [], [1], [{N}], [1, G] or [{N}, G], where G divides {K}."
         )
-    scale = floats(form, data, stored)
-    if not np.isfinite(scale).all():
-        raise FormatError(f"{scale_name(name)}: is not finite everywhere. The file is damaged.")
-    return scale
+    factor = floats(form, data, stored)
+    if not np.isfinite(factor).all():
+        raise FormatError(f"{name}: is not finite everywhere. The file is damaged.")
+    return factor

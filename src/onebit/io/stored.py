@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor, not decoded. `pack.decode(t.format, t.data, t.shape, t.scale)` gives its values."""
+    """A tensor, not decoded: `pack.decode(t.format, t.data, t.shape, t.scale, t.minimum)` does."""
 
     name: str
     """As in Hugging Face's checkpoints: "model.layers.0.mlp.up_proj.weight"."""
     format: str
-    """A key of `pack.FORMATS`, or f32 f16 bf16 f64 i8 u8 i16 i32 i64."""
+    """A key of `pack.FORMATS`, or f32 f16 bf16 f64, or of plain integers int8 u8 i16 i32 i64."""
     shape: tuple[int, ...]
     """Of the values, not of the bytes; (N, K) for a matrix."""
     data: NDArray[np.uint8]
     """The bytes, one-dimensional; a view of the file unless rows had to be put in order."""
     scale: NDArray[np.float32] | None = None
     """For formats that hold none; value = code x scale. Broadcasts to (N, G)."""
+    minimum: NDArray[np.float32] | None = None
+    """Added to that, where codes have a zero-point; of the scale's shape."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Export: a model in any form we read, to a file that others read, its ternary weights packed.
+"""Export: a model in any form we read, to a file that others read, its codes packed.
 
     export("runs/demo/model", "demo.gguf", "tq2_0")     llama.cpp
-    export("runs/demo/model", "demo.gguf", "t1_6")      onebit, 1.6 bits per weight
+    export("runs/demo/model", "demo.gguf")              onebit, in the fewest bits: 1.6 for ternary
     export("runs/demo/model", "demo-hf", "hf_2bit")     transformers
 
 Every width is held against its format before anything is written; weights on a grid keep their
@@ -40,7 +40,7 @@ class ExportReport:
     scheme: str
     """Name of the scheme that the written model carries."""
     format: str
-    """Of the linear layers."""
+    """Of the linear layers; several names where they differ."""
     embed: str
     """Of embedding and head; two names where they differ."""
     parameters: int
@@ -58,7 +58,7 @@ class ExportReport:
 def export(
     source: str | Path | Checkpoint,
     out: str | Path,
-    format: str = "t1_6",
+    format: str | None = None,
     *,
     embed: str | None = None,
     force: bool = False,
@@ -69,9 +69,11 @@ def export(
     Args:
         source: a folder, a file or a catalog name, or an open checkpoint.
         out: a file that ends in .gguf, or a folder for safetensors.
-        format: of the linear layers: t1_6, t2, tq1_0, tq2_0, i2_s or hf_2bit for ternary models;
-            q8_0, f16, bf16 or f32 for any, and q6_k to q4_0 for any that is not ternary. A ternary
-            model written as these keeps its grid.
+        format: of the linear layers: t1_6, t2, tq1_0, tq2_0, i2_s or hf_2bit for ternary models,
+            b1 for binary ones; i4 or i8 for integers; q8_0, f16, bf16 or f32 for any model that is
+            not of integers, and q6_k to q4_0 for any that is in no codes. A ternary model written
+            as these keeps its grid. None gives each layer what holds its codes in the fewest bits:
+            t1_6, b1, i4 or i8.
         embed: of embedding and head: f16, f32, bf16, and for GGUF q8_0, q6_k, q5_k, q5_1, q5_0,
             q4_k, q4_1 or q4_0. Default: the format of the linear layers if it is a float type;
             else, for GGUF, blocks of codes that are there already, or q8_0; f16 for safetensors.
@@ -83,7 +85,8 @@ def export(
     Raises:
         MissingError, FormatError: the source, or its tokenizer, is not there or damaged, or does
             not hold the model that its config describes.
-        OptionError: no such format; `out` exists; or it is the source.
+        OptionError: no such format, or it does not hold a layer's codes; `out` exists; or it is the
+            source.
         NotTernaryError: a ternary format is asked for weights that are not.
         ShapeError: a width does not fit the format.
         UnsupportedError: the format cannot say what the model does.
@@ -110,7 +113,7 @@ def export(
         float_type = embed or (format if format in FLOATS else "f16")
         sizes = export_folder.write(out, checkpoint, config, planned, float_type, progress)
     written = schemes.of_config(config).name
-    return _report(out, container, written, format, planned, sizes)
+    return _report(out, container, written, planned, sizes)
 
 
 def _check_out(out: Path, origin: Path, container: str, force: bool) -> None:
@@ -138,13 +141,13 @@ def _is_models(file: Path) -> bool:
     return file.is_file() and (file.suffix in _MODEL_FILES or file.name == ".gitattributes")
 
 
-def _config(source: Mapping[str, Any], scheme: Scheme, format: str) -> dict[str, Any]:
+def _config(source: Mapping[str, Any], scheme: Scheme, format: str | None) -> dict[str, Any]:
     """Return the config of the model that is written; what describes only the source stays out.
 
     Weights that pass into a ternary format are ternary, whether or not the source says so.
     """
     config = Architecture.from_config(source).to_config()
-    if format in TERNARY and not scheme.quantized:
+    if (format is None or format in TERNARY) and not scheme.quantized:
         scheme = SCHEMES["ternary-weights"]
     if scheme.quantized or "onebit_scheme" in source:
         config["onebit_scheme"] = scheme.to_dict()
@@ -155,7 +158,6 @@ def _report(
     out: Path,
     container: str,
     scheme: str,
-    format: str,
     planned: list[Planned],
     sizes: Mapping[str, int],
 ) -> ExportReport:
@@ -167,6 +169,7 @@ def _report(
     for entry in planned:
         if entry.rounded_again:
             again[f"{entry.source} to {entry.format}"] += counts[entry.name]
+    bodies = {entry.format for entry in planned if entry.part == "body"}
     embeds = {entry.format for entry in planned if entry.part in ("embed", "head")}
     body = sum(counts[entry.name] for entry in planned if entry.part == "body")
     files = out.iterdir() if out.is_dir() else [out]
@@ -174,7 +177,7 @@ def _report(
         path=str(out),
         container=container,
         scheme=scheme,
-        format=format,
+        format=", ".join(sorted(bodies)),
         embed=", ".join(sorted(embeds)),
         parameters=sum(counts.values()),
         size_bytes=sum(file.stat().st_size for file in files),

@@ -73,7 +73,7 @@ def _write_tensors(
     ours = {
         entry.name: packed.Packed(entry.format, entry.matrix)
         for entry in planned
-        if entry.format in ("t1_6", "t2")
+        if entry.format in export_weights.OURS
     }
     metadata = {"format": "pt"} | ({packed.TENSORS_KEY: packed.to_json(ours)} if ours else {})
     declared = [d for entry in planned for d in _declared(entry)]
@@ -81,28 +81,33 @@ def _write_tensors(
     with safetensors.Writer(path, declared, metadata) as file:
         for entry in planned:
             tensor = checkpoint.tensor(entry.name)
-            weights = export_weights.weights_of(tensor, entry.part, entry.claim)
+            step = export_weights.step_of(checkpoint, tensor, entry.claim)
+            weights = export_weights.weights_of(tensor, entry.part, entry.claim, step)
             encoded = export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)
             file.write(entry.name, encoded.data)
             if encoded.scale is not None:
                 file.write(packed.scale_name(entry.name), encoded.scale)
+            if encoded.minimum is not None:
+                file.write(packed.minimum_name(entry.name), encoded.minimum)
             sizes[entry.name] = encoded.size_bytes
             progress(len(sizes), len(planned))
     return sizes
 
 
 def _declared(entry: Planned) -> list[safetensors.Declared]:
-    """Return what the file's head says of a tensor, and of its scale if it has one."""
+    """Return what the file's head says of a tensor, and of its factors if it has any."""
     if entry.format in _DTYPES:
         return [safetensors.Declared(entry.name, _DTYPES[entry.format], entry.shape)]
     N, K = entry.shape
     size = pack.FORMATS[entry.format].size_bytes(N, K)
     shape = (N // 4, K) if entry.format == "hf_2bit" else (N, size // N)
     assert entry.scale_shape is not None
-    return [
-        safetensors.Declared(entry.name, "U8", shape),
-        safetensors.Declared(packed.scale_name(entry.name), "F32", entry.scale_shape),
+    names = [
+        packed.scale_name(entry.name),
+        *([packed.minimum_name(entry.name)] if entry.has_minimum else []),
     ]
+    factors = [safetensors.Declared(name, "F32", entry.scale_shape) for name in names]
+    return [safetensors.Declared(entry.name, "U8", shape), *factors]
 
 
 def _quantization_config(planned: list[Planned], config: Mapping[str, Any]) -> dict[str, Any]:

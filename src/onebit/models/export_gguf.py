@@ -1,9 +1,9 @@
 """Write a model as one GGUF file, as llama.cpp lays it out.
 
 Names are GGUF's, rows of q and k are permuted for architecture "llama", norms are float32, and the
-tokenizer goes along. Ternary tensors of 1.6 and 2 bits under one scale, which GGUF has no type for,
-are I8 tensors named in the key "onebit.tensors" (docs/formats/container.md). Nothing in the file
-depends on the time, the machine or the path, so the same model gives the same bytes.
+tokenizer goes along. Codes in formats of our own, which GGUF has no type for, are I8 tensors named
+in the key "onebit.tensors" (docs/formats/container.md). Nothing in the file depends on the time,
+the machine or the path, so the same model gives the same bytes.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,6 @@ from onebit.io.gguf_config import ROPE_FACTORS_NAME, config_to_metadata, rope_fa
 from onebit.models import export_weights
 from onebit.models.export_plan import Planned, Progress
 
-_OURS = ("t1_6", "t2")
 _FILE_TYPES = {  # of llama.cpp, "mostly" this
     **{"f32": 0, "f16": 1, "bf16": 32},
     **{"q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16, "q6_k": 18},
@@ -37,7 +36,7 @@ def write(
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
     planned: list[Planned],
-    format: str,
+    format: str | None,
     progress: Progress,
 ) -> dict[str, int]:
     """Write the file, one tensor at a time.
@@ -45,7 +44,7 @@ def write(
     Args:
         config: of the model to be written, in the style of config.json.
         planned: from `export_plan.plan`.
-        format: of the linear layers.
+        format: of the linear layers; None where each has its own.
         progress: called after each tensor with how many are written, and of how many.
 
     Returns:
@@ -70,6 +69,8 @@ def write(
             file.write(own, encoded.data)
             if encoded.scale is not None:
                 file.write(packed.scale_name(own), encoded.scale)
+            if encoded.minimum is not None:
+                file.write(packed.minimum_name(own), encoded.minimum)
             sizes[entry.name] = encoded.size_bytes
             progress(len(sizes), len(planned))
         if factors is not None:
@@ -78,7 +79,7 @@ def write(
 
 
 def _metadata(
-    checkpoint: Checkpoint, config: Mapping[str, Any], planned: list[Planned], format: str
+    checkpoint: Checkpoint, config: Mapping[str, Any], planned: list[Planned], format: str | None
 ) -> dict[str, Any]:
     own = config_to_metadata(config)
     general = {
@@ -95,7 +96,7 @@ def _metadata(
             entry.format, (entry.shape[0], entry.shape[1])
         )
         for entry in planned
-        if entry.format in _OURS
+        if entry.format in export_weights.OURS
     }
     if tensors:
         metadata[packed.TENSORS_KEY] = packed.to_json(tensors)
@@ -142,17 +143,16 @@ def _permuted_heads(arch: str, config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _declared(entry: Planned) -> list[gguf.Declared]:
-    """Return what the file's head says of a tensor, and of its scale if that stands apart."""
+    """Return what the file's head says of a tensor, and of its factors if they stand apart."""
     own = gguf_names.to_gguf(entry.name)
-    if entry.format not in _OURS:
+    if entry.format not in export_weights.OURS:
         return [gguf.Declared(own, entry.format, entry.shape)]
     N, K = entry.shape
     row_bytes = pack.FORMATS[entry.format].size_bytes(N, K) // N
     assert entry.scale_shape is not None
-    return [
-        gguf.Declared(own, "i8", (N, row_bytes)),
-        gguf.Declared(packed.scale_name(own), "f32", entry.scale_shape),
-    ]
+    names = [packed.scale_name(own), *([packed.minimum_name(own)] if entry.has_minimum else [])]
+    factors = [gguf.Declared(name, "f32", entry.scale_shape) for name in names]
+    return [gguf.Declared(own, "i8", (N, row_bytes)), *factors]
 
 
 def _encoded(
@@ -163,7 +163,8 @@ def _encoded(
     kept = export_weights.kept(tensor, entry.claim, entry.format, count)
     if kept is not None:
         return kept
-    weights = export_weights.weights_of(tensor, entry.part, entry.claim)
+    step = export_weights.step_of(checkpoint, tensor, entry.claim)
+    weights = export_weights.weights_of(tensor, entry.part, entry.claim, step)
     if count:
         weights = export_weights.permuted(weights, count)
     return export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)

@@ -1,8 +1,9 @@
 """What an export will write, decided and checked before the first byte.
 
-Each tensor gets one format: the linear layers that the scheme quantizes get the one asked for,
-embedding and head get `embed`; linear layers that a scheme leaves float among others that it does
-not stay float, in `embed` if that is a float type; norms and biases are float32.
+Each tensor gets one format: the linear layers that the scheme quantizes get the one asked for, or
+each the one that holds its codes in the fewest bits; embedding and head get `embed`; linear layers
+that a scheme leaves float among others that it does not stay float, in `embed` if that is a float
+type; norms and biases are float32.
 
 Where `embed` is not given, an embedding that is in blocks of codes keeps them, and any other gets
 the smallest format whose cost in perplexity was measured to be below 0.1 %: q8_0 (docs/log.md).
@@ -14,14 +15,23 @@ from dataclasses import dataclass, replace
 from onebit import pack
 from onebit.errors import OptionError, ShapeError, UnsupportedError
 from onebit.io import Checkpoint, StoredTensor
-from onebit.models.export_weights import BLOCKS, FLOATS, TERNARY, scale_shape
+from onebit.models.export_weights import (
+    BLOCKS,
+    FLOATS,
+    OURS,
+    TERNARY,
+    USUAL,
+    holding,
+    scale_shape,
+)
+from onebit.models.stored_weight import has_zero_point
 from onebit.scheme import FP, LinearScheme, Scheme, role_of
 
 Progress = Callable[[int, int], None]
 
 FORMATS = {
-    "gguf": ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", *BLOCKS, "f16", "bf16", "f32"),
-    "safetensors": ("t1_6", "t2", "hf_2bit", "f16", "bf16", "f32"),
+    "gguf": (*OURS, "tq1_0", "tq2_0", "i2_s", *BLOCKS, "f16", "bf16", "f32"),
+    "safetensors": (*OURS, "hf_2bit", "f16", "bf16", "f32"),
 }
 """Container -> the formats of its linear layers."""
 EMBED_FORMATS = {"gguf": (*FLOATS, *BLOCKS), "safetensors": tuple(FLOATS)}
@@ -50,6 +60,11 @@ class Planned:
     """Of the scale that is stored beside it, where there is one."""
 
     @property
+    def has_minimum(self) -> bool:
+        """Whether a minimum of the same shape is stored beside the scale."""
+        return self.scale_shape is not None and has_zero_point(self.claim)
+
+    @property
     def matrix(self) -> tuple[int, int]:
         """`shape` of what is known to be a matrix (N, K)."""
         N, K = self.shape
@@ -67,16 +82,17 @@ class Planned:
 
 
 def plan(
-    checkpoint: Checkpoint, scheme: Scheme, container: str, format: str, embed: str | None
+    checkpoint: Checkpoint, scheme: Scheme, container: str, format: str | None, embed: str | None
 ) -> list[Planned]:
-    """Return what is to be written, in the source's order. `embed` None takes the default.
+    """Return what is to be written, in the source's order. None takes the default.
 
     Raises:
-        OptionError: the container has no such format.
+        OptionError: the container has no such format, or it cannot hold a layer's codes.
         ShapeError: a matrix does not fit its format.
         UnsupportedError: the format cannot say what the scheme does.
     """
-    _one_of("format", format, FORMATS[container], container)
+    if format is not None:
+        _one_of("format", format, FORMATS[container], container)
     if embed is not None:
         _one_of("embed", embed, EMBED_FORMATS[container], container)
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
@@ -84,9 +100,12 @@ def plan(
     for name in checkpoint.names():
         if name.endswith(_COMPUTED) or (tied and name == "lm_head.weight"):
             continue
+        if name.endswith(".step") and scheme.linear(name.removesuffix(".step")).learned:
+            continue  # of masters; what is written has its scale
         tensor = checkpoint.tensor(name)
         entry = _planned(tensor, scheme, container, format, embed)
         if len(entry.shape) == 2:
+            _check_codes(entry, scheme, container)
             _check_columns(entry, container)
             _check_scales(entry, tensor)
         if entry.format in pack.FORMATS and not pack.FORMATS[entry.format].scale_inside:
@@ -105,7 +124,7 @@ def _one_of(option: str, given: str, accepted: Sequence[str], container: str) ->
 
 
 def _planned(
-    tensor: StoredTensor, scheme: Scheme, container: str, format: str, embed: str | None
+    tensor: StoredTensor, scheme: Scheme, container: str, format: str | None, embed: str | None
 ) -> Planned:
     module, _, kind = tensor.name.rpartition(".")
     role = role_of(module)
@@ -113,15 +132,15 @@ def _planned(
         return Planned(tensor.name, "other", "f32", tensor.shape, FP, tensor.format)
     claim = scheme.linear(module)
     part = role if role in ("embed", "head") else "body"
-    chosen = format
+    chosen = format or USUAL.get(claim.weight, USUAL["ternary"])
     if claim.weight == "fp" and part != "body":
         chosen = embed or _default_embed(tensor, container, format)
-    elif claim.weight == "fp" and scheme.quantized and format in TERNARY:  # left float
+    elif claim.weight == "fp" and scheme.quantized and chosen in (*TERNARY, *OURS):  # left float
         chosen = embed if embed in FLOATS else "f16"
     return Planned(tensor.name, part, chosen, tensor.shape, claim, tensor.format)
 
 
-def _default_embed(tensor: StoredTensor, container: str, format: str) -> str:
+def _default_embed(tensor: StoredTensor, container: str, format: str | None) -> str:
     if format in FLOATS:
         return format
     if container != "gguf":
@@ -132,6 +151,34 @@ def _default_embed(tensor: StoredTensor, container: str, format: str) -> str:
     return DEFAULT_EMBED if fits else "f16"
 
 
+def _check_codes(entry: Planned, scheme: Scheme, container: str) -> None:
+    """Refuse a format that does not hold the codes of a layer, naming those that do."""
+    if entry.part != "body" and entry.claim.weight == "fp":
+        return
+    if entry.claim.weight == "fp":
+        if entry.format not in _fitting(entry, container):
+            raise OptionError(
+                f"{entry.name}: {entry.format} holds codes, and scheme {scheme.name!r} leaves this "
+                f"layer float. Formats for it: {', '.join((*BLOCKS, *FLOATS))}."
+            )
+        return
+    if entry.format not in _fitting(entry, container):
+        holds = [form for form in FORMATS[container] if form in holding(entry.claim)]
+        raise OptionError(
+            f"{entry.name}: {entry.format} does not hold the codes of {entry.claim.weight} "
+            f"weights as they are. Formats that do: {', '.join(holds)}."
+        )
+
+
+def _fitting(entry: Planned, container: str) -> list[str]:
+    """Return the formats of the container that `entry`, a linear layer, could be written in."""
+    if entry.claim.weight == "fp":
+        return [form for form in FORMATS[container] if form not in ("b1", "i4", "i8")]
+    ternary = entry.claim.weight in ("ternary", "binary")  # of which `encode` refuses some blocks
+    holds = (*holding(entry.claim), *(BLOCKS if ternary else ()))
+    return [form for form in FORMATS[container] if form in holds]
+
+
 def _check_columns(entry: Planned, container: str) -> None:
     """Refuse a width that does not fill the format's blocks, naming the formats that fit."""
     N, K = entry.shape
@@ -139,7 +186,7 @@ def _check_columns(entry: Planned, container: str) -> None:
         return
     columns = pack.FORMATS[entry.format].columns
     if K % columns:
-        known = (FORMATS if entry.part == "body" else EMBED_FORMATS)[container]
+        known = _fitting(entry, container) if entry.part == "body" else EMBED_FORMATS[container]
         fits = [f for f in known if f in FLOATS or not K % pack.FORMATS[f].columns]
         raise ShapeError(
             f"{entry.name}: {K} columns do not fill {entry.format}'s blocks of {columns}. "
@@ -158,11 +205,17 @@ def _check_scales(entry: Planned, tensor: StoredTensor) -> None:
         return
     columns = pack.FORMATS[entry.format].columns
     group = entry.claim.group
-    one_scale = entry.format in ("i2_s", "hf_2bit") and entry.claim.weight_scale != "tensor"
+    kind, _, _ = entry.claim.split.partition(":")
+    if kind == "in":
+        group = entry.shape[1] // entry.claim.parts
+    one_scale = entry.format in ("i2_s", "hf_2bit") and (
+        entry.claim.weight_scale != "tensor" or kind != "none"
+    )
     if one_scale or (group and group % columns):
         holds = "one scale per tensor" if one_scale else f"a scale per {columns} columns"
+        shared = entry.claim.weight_scale if kind == "none" else f"part (split {entry.claim.split})"
         raise ShapeError(
-            f"{entry.name}: the scheme has one scale per {entry.claim.weight_scale}, and "
+            f"{entry.name}: the scheme has one scale per {shared}, and "
             f"{entry.format} holds {holds}. Formats that fit: t1_6, t2."
         )
 
@@ -175,6 +228,14 @@ def _check_hf(planned: list[Planned]) -> None:
             raise UnsupportedError(
                 f"{entry.name}: hf_2bit layers round their input to int8 per token, and the scheme "
                 f"says {entry.claim.activation!r}. Export as t1_6 or t2, or to GGUF."
+            )
+    for entry in planned:
+        claim = entry.claim
+        if entry.format == "hf_2bit" and (claim.norm == "layer" or claim.hadamard != "none"):
+            what = "a LayerNorm" if claim.norm == "layer" else "a Hadamard matrix"
+            raise UnsupportedError(
+                f"{entry.name}: the scheme has {what} inside, which transformers does not know. "
+                "Export as t1_6 or t2, or to GGUF."
             )
     if len({claim.norm for claim in claims}) > 1:
         raise UnsupportedError(

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from onebit import pack, quant
-from onebit.errors import InputError, NotTernaryError
-from onebit.io import StoredTensor, rope_rows
+from onebit.errors import InputError, MissingError, NotTernaryError
+from onebit.io import Checkpoint, StoredTensor, rope_rows
 from onebit.models import stored_weight
 from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme
@@ -26,6 +26,13 @@ Floats: TypeAlias = NDArray[np.float32]
 
 FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dtypes.bfloat16)}
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
+OURS = ("t1_6", "t2", "b1", "i4", "i8")
+"""Onebit's own, whose scale stands beside them; container.md says how."""
+USUAL = {
+    **{"ternary": "t1_6", "binary": "b1"},
+    **{f"int{bits}": "i4" if bits <= 4 else "i8" for bits in range(2, 9)},
+}
+"""Weights of a scheme -> the format that holds them in the fewest bits."""
 BLOCKS = tuple(quant.blockwise.FORMATS)
 """The formats of ggml that floats are rounded to."""
 _OF_TERNARY = ("q8_0", "q5_0", "q4_0")
@@ -37,14 +44,44 @@ _ANY_TERNARY = LinearScheme("ternary", weight_scale="row")
 
 
 class Encoded(NamedTuple):
-    """A tensor's bytes, and its scale where the format stores it apart."""
+    """A tensor's bytes, and its scale and minimum where the format stores them apart."""
 
     data: NDArray[np.generic]
     scale: Floats | None = None
+    minimum: Floats | None = None
 
     @property
     def size_bytes(self) -> int:
-        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+        return sum(part.nbytes for part in self if part is not None)
+
+
+def holding(claim: LinearScheme) -> tuple[str, ...]:
+    """Return the formats that hold the codes of a quantized layer as they are, and give them back.
+
+    Of ggml's blocks, those that hold ternary codes; floats are a grid that is found again where it
+    has one magnitude.
+    """
+    if claim.weight not in ("ternary", "binary"):
+        return ("i8",) if USUAL[claim.weight] == "i8" else ("i4", "i8")
+    binary = ("b1",) if claim.weight == "binary" else ()
+    floats = () if claim.learned else FLOATS  # a step that is not there would be asked for
+    return (*binary, *TERNARY, "i4", "i8", *_OF_TERNARY, *floats)
+
+
+def step_of(
+    checkpoint: Checkpoint, tensor: StoredTensor, claim: LinearScheme
+) -> torch.Tensor | None:
+    """Return the learned step that float masters are rounded with; None where nothing is learned.
+
+    Codes that are packed have a scale, and a step beside them would say nothing.
+
+    Raises:
+        FormatError: its bytes are damaged.
+    """
+    name = f"{tensor.name.removesuffix('.weight')}.step"
+    if not claim.learned or tensor.format in pack.FORMATS or name not in checkpoint.names():
+        return None
+    return torch.from_numpy(stored_weight.values(checkpoint.tensor(name)))
 
 
 def kept(
@@ -68,34 +105,44 @@ def kept(
     return Encoded((rope_rows.permute(rows, heads) if heads else rows).reshape(-1))
 
 
-def weights_of(tensor: StoredTensor, part: str, claim: LinearScheme) -> Unpacked | Floats:
+def weights_of(
+    tensor: StoredTensor, part: str, claim: LinearScheme, step: torch.Tensor | None = None
+) -> Unpacked | Floats:
     """Return what is to be written of a tensor: codes and scale, or floats.
 
     Args:
         tensor: as it lies in the source.
         part: as in `export_plan.Planned`.
         claim: what the model's scheme says of it.
+        step: from `step_of`.
 
     Raises:
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
     """
     if part == "body" or claim.weight != "fp":
-        return linear(tensor, claim)
+        return linear(tensor, claim, step)
     return stored_weight.values(tensor)
 
 
-def linear(tensor: StoredTensor, claim: LinearScheme) -> Unpacked | Floats:
+def linear(
+    tensor: StoredTensor, claim: LinearScheme, step: torch.Tensor | None = None
+) -> Unpacked | Floats:
     """Return what a linear layer computes with: codes and scale if it is quantized, else floats.
 
     Args:
         tensor: a matrix (N, K).
         claim: what the model's scheme says of it. Under "fp", weights that are ternary all the same
             are found too.
+        step: from `step_of`. Float weights with a step are masters, wherever they lie.
 
     Raises:
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
         InputError: it is on a grid that is not the scheme's.
+        MissingError: they are masters whose step is learned, and it is not there.
     """
+    if step is not None:
+        w = torch.from_numpy(stored_weight.values(tensor))
+        return _unpacked(quant.quantize_weight(w, claim, step))
     if claim.weight != "fp":
         found = stored_weight.codes(tensor, claim)
         return _unpacked(_quantized(tensor, claim) if found is None else found)
@@ -112,6 +159,11 @@ def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
             f"one scale per {claim.weight_scale}). Rounding again would shrink the scale: correct "
             "the scheme, or export from the masters."
         )
+    if claim.learned:
+        raise MissingError(
+            f"{tensor.name}: float masters, and the step that weight_rule {claim.weight_rule!r} "
+            "learns is not in the file. Export the folder that training wrote."
+        )
     return quant.quantize_weight(w, claim)
 
 
@@ -122,11 +174,10 @@ def is_ternary(weights: Unpacked) -> bool:
 
 
 def _unpacked(codes: quant.Codes) -> Unpacked:
-    assert codes.zero_NG is None  # neither schemes nor block formats have one
     return Unpacked(
         codes.codes_NK.numpy(),
         codes.scale_NG.numpy().astype(np.float32, copy=False),
-        None if codes.minimum_NG is None else codes.minimum_NG.numpy(),
+        stored_weight.minimum(codes),
     )
 
 
@@ -138,8 +189,9 @@ def encode(
     Args:
         name: the tensor's, for errors.
         weights: from `linear`, or floats of any shape.
-        format: one of FLOATS, TERNARY or BLOCKS.
-        scale_shape: of the scale that is stored beside the bytes, where the format wants one.
+        format: one of FLOATS, TERNARY, OURS or BLOCKS.
+        scale_shape: of the scale that is stored beside the bytes, where the format wants one, and
+            of the minimum where the weights have one.
 
     Raises:
         NotTernaryError: the format is ternary and the weights are not.
@@ -161,7 +213,12 @@ def encode(
         data = pack.FORMATS[format].pack(weights)
     if scale_shape is None:
         return Encoded(data)
-    return Encoded(data, _fitted_scale(name, weights.scale_NG, scale_shape))
+    minimum_NG = weights.minimum_NG
+    return Encoded(
+        data,
+        _fitted(name, weights.scale_NG, scale_shape),
+        None if minimum_NG is None else _fitted(name, minimum_NG, scale_shape),
+    )
 
 
 def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.generic]:
@@ -194,34 +251,38 @@ def _rounded(name: str, w_NK: Floats, format: str) -> Unpacked:
 
 
 def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:
-    """Return the shape that the scale of a tensor takes on its own: (1,), (N,) or (N, G).
+    """Return the shape that the scale of a tensor takes on its own: (1,), (N,), (1, G) or (N, G).
 
     Known from the scheme for masters; else from the scales that are there.
     """
     N, K = tensor.shape
     if tensor.format not in pack.FORMATS and claim.weight != "fp":
+        kind, _, _ = claim.split.partition(":")
         if claim.weight_scale == "tensor":
-            return (1,)
+            return {"none": (1,), "in": (1, claim.parts), "out": (N,)}[kind]
         return (N, K // claim.group) if claim.group else (N,)
     weights = linear(tensor, claim)
     if isinstance(weights, np.ndarray):
         return (1,)  # not ternary: `encode` refuses it
-    scale_NG = weights.scale_NG
-    if (scale_NG == scale_NG[0, 0]).all():
+    factors = [factor_NG for factor_NG in weights[1:] if factor_NG is not None]
+    if all((factor_NG == factor_NG[0, 0]).all() for factor_NG in factors):
         return (1,)
-    return (N,) if (scale_NG == scale_NG[:, :1]).all() else scale_NG.shape
+    if all((factor_NG == factor_NG[:, :1]).all() for factor_NG in factors):
+        return (N,)
+    rows = 1 if all((factor_NG == factor_NG[:1]).all() for factor_NG in factors) else N
+    return (rows, factors[0].shape[1])
 
 
-def _fitted_scale(name: str, scale_NG: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return a scale in the shape that was planned for it.
+def _fitted(name: str, factor_NG: Floats, shape: tuple[int, ...]) -> Floats:
+    """Return a scale or minimum in the shape that was planned for it.
 
     Raises:
         InputError: it changes more often than that.
     """
-    N, G = scale_NG.shape
+    N, G = factor_NG.shape
     groups = shape[1] if len(shape) == 2 else 1
-    finest = np.repeat(scale_NG, math.lcm(G, groups) // G, axis=1).reshape(N, groups, -1)
-    fitted = finest[..., 0] if len(shape) == 2 or shape[0] == N else finest[:1, :, 0]
+    finest = np.repeat(factor_NG, math.lcm(G, groups) // G, axis=1).reshape(N, groups, -1)
+    fitted = finest[: shape[0], :, 0]
     if not (finest == fitted[..., None]).all():
         raise InputError(
             f"{name}: already on a grid, with more scales than its scheme says. "

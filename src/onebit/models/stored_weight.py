@@ -34,7 +34,7 @@ def values(stored: StoredTensor) -> NDArray[np.float32]:
                 f"holds {stored.format}, and weights are floats ({', '.join(plain.SIZE_BYTES)}) or "
                 "packed codes. The file is damaged or is not a model."
             )
-        return pack.decode(stored.format, stored.data, stored.shape, stored.scale)
+        return pack.decode(stored.format, stored.data, stored.shape, stored.scale, stored.minimum)
 
 
 def unpacked(stored: StoredTensor) -> Unpacked | None:
@@ -46,7 +46,9 @@ def unpacked(stored: StoredTensor) -> Unpacked | None:
     if stored.format not in pack.FORMATS:
         return None
     with named(stored.name):
-        return pack.FORMATS[stored.format].unpack(stored.data, stored.shape, stored.scale)
+        return pack.FORMATS[stored.format].unpack(
+            stored.data, stored.shape, stored.scale, stored.minimum
+        )
 
 
 def codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
@@ -77,11 +79,39 @@ def find_codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
         FormatError: its bytes are damaged.
     """
     packed = unpacked(stored)
-    if packed is not None and packed.minimum_NG is None:
-        q = Codes(torch.from_numpy(packed.codes_NK), torch.from_numpy(packed.scale_NG))
-        if quant.grid.fits(q, scheme):
+    q = None if packed is None else _codes(packed)
+    if q is not None and quant.grid.fits(q, scheme):
+        if q.zero_NG is None:
             return quant.fewest_scales(q)
+        if has_zero_point(scheme):
+            return q
     return quant.grid.of_scheme(torch.from_numpy(values(stored)), scheme)
+
+
+def has_zero_point(scheme: LinearScheme) -> bool:
+    """Whether 0 has a code of its own, which a file says by a minimum."""
+    return scheme.weight_rule == "zero_point" and scheme.weight != "fp"
+
+
+def minimum(q: Codes) -> NDArray[np.float32] | None:
+    """Return what is added to code * scale, (N, G); None for nothing. `_codes` turns it back."""
+    if q.zero_NG is not None:
+        lowest_NG: NDArray[np.float32] = (-q.zero_NG.float() * q.scale_NG).numpy()
+        return lowest_NG
+    return None if q.minimum_NG is None else q.minimum_NG.numpy()
+
+
+def _codes(packed: Unpacked) -> Codes | None:
+    """Return codes that are packed, their minimum as a zero-point; None where it is none."""
+    codes_NK, scale_NG = torch.from_numpy(packed.codes_NK), torch.from_numpy(packed.scale_NG)
+    if packed.minimum_NG is None:
+        return Codes(codes_NK, scale_NG)
+    zero_NG = (-packed.minimum_NG / np.where(packed.scale_NG, packed.scale_NG, 1)).round()
+    if not (abs(zero_NG) <= 128).all():
+        return None
+    q = Codes(codes_NK, scale_NG, torch.from_numpy(zero_NG.clip(-128, 127).astype(np.int8)))
+    again_NG = minimum(q)
+    return q if again_NG is not None and (again_NG == packed.minimum_NG).all() else None
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from onebit.pack.ggml.ternary import TQ1_0, TQ2_0
 from onebit.pack.hf_2bit import HF_2BIT
 from onebit.pack.i2_s import I2_S
 from onebit.pack.i4 import I4
+from onebit.pack.i8 import I8
 from onebit.pack.t1_6 import T1_6
 from onebit.pack.t2 import T2
 from onebit.pack.unpacked import Unpacked
@@ -38,6 +39,7 @@ FORMATS: dict[str, Format] = {
     "t1_6": T1_6(),
     "b1": B1(),
     "i4": I4(),
+    "i8": I8(),
     # ggml, in GGUF files
     "tq1_0": TQ1_0(),
     "tq2_0": TQ2_0(),
@@ -73,7 +75,11 @@ def find(name: str) -> Format:
 
 
 def decode(
-    format: str, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
+    format: str,
+    data: Bytes,
+    shape: tuple[int, ...],
+    scale: ArrayLike | None = None,
+    minimum: ArrayLike | None = None,
 ) -> NDArray[np.float32]:
     """Return the float32 weights that the bytes of a format, or plain floats, stand for.
 
@@ -81,19 +87,19 @@ def decode(
         format: a key of `FORMATS`, or "f32", "f16", "bf16", "f64".
         data: the bytes, uint8, 1-D.
         shape: (N, K); any shape for the floats.
-        scale: as for `Format.unpack`; not for the floats.
+        scale, minimum: as for `Format.unpack`; not for the floats.
 
     Raises:
         OptionError: the format is unknown.
         ShapeError, FormatError, InputError: as `Format.unpack`.
     """
     if format in plain.SIZE_BYTES:
-        if scale is not None:
+        if scale is not None or minimum is not None:
             raise InputError(f"{format}: floats take no scale, and one was given. Pass None.")
         return plain.decode(format, data, shape)
-    codes_NK, scale_NG, minimum_NG = find(format).unpack(data, shape, scale)
+    codes_NK, scale_NG, minimum_NG = find(format).unpack(data, shape, scale, minimum)
     w_NK = np.empty(codes_NK.shape, np.float32)
     for rows in slices(len(w_NK), max(1, CHUNK // codes_NK.shape[1])):  # few temporaries
-        minimum = None if minimum_NG is None else minimum_NG[rows]
-        w_NK[rows] = Unpacked(codes_NK[rows], scale_NG[rows], minimum).values()
+        low = None if minimum_NG is None else minimum_NG[rows]
+        w_NK[rows] = Unpacked(codes_NK[rows], scale_NG[rows], low).values()
     return w_NK

@@ -35,7 +35,9 @@ class Format(ABC):
     packs: ClassVar[bool] = True
     """Whether onebit writes the format; it reads all of them."""
     has_minimum: ClassVar[bool] = False
-    """Whether a minimum is added to code * scale."""
+    """Whether the bytes hold a minimum, which is added to code * scale."""
+    takes_minimum: ClassVar[bool] = False
+    """Whether a minimum may stand beside the scale that is stored apart."""
     columns: ClassVar[int] = 1
     """The number of columns must be a multiple of this."""
     codes: ClassVar[tuple[int, int]]
@@ -68,7 +70,7 @@ class Format(ABC):
                 "accepted: int8 of shape (N, K)."
             )
         N, K = self._check_shape(codes_NK.shape)
-        if minimum_NG is not None and not self.has_minimum:
+        if minimum_NG is not None and not (self.has_minimum or self.takes_minimum):
             raise InputError(
                 f"{self.name}: these weights have a minimum and the format holds none. "
                 "Quantize without a zero point."
@@ -89,15 +91,20 @@ class Format(ABC):
         return self._pack(weights)
 
     def unpack(
-        self, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
+        self,
+        data: Bytes,
+        shape: tuple[int, ...],
+        scale: ArrayLike | None = None,
+        minimum: ArrayLike | None = None,
     ) -> Unpacked:
         """Return the codes and factors that the bytes stand for.
 
         Args:
             data: the bytes, uint8, 1-D.
             shape: (N, K), the logical shape of the weights.
-            scale: for a format whose scale is stored apart: of shape (), (1,), (N,), (N, 1) or
-                (N, G), to be multiplied with the codes. None for the others.
+            scale: for a format whose scale is stored apart: of shape (), (1,), (N,), (N, G) or
+                (1, G), to be multiplied with the codes. None for the others.
+            minimum: what is added then, of the scale's shape, for i4 and i8. None adds nothing.
 
         Raises:
             ShapeError: the format cannot hold this shape, or the scale does not go with it.
@@ -105,7 +112,19 @@ class Format(ABC):
             InputError: the scale is missing, or given twice.
         """
         N, K, scale_NG = self.check(data, shape, scale)
-        return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)
+        if minimum is None:
+            return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)
+        if not self.takes_minimum:
+            raise InputError(f"{self.name}: the format takes no minimum from outside. Pass None.")
+        minimum_NG = self._outer_factor("minimum", minimum, N, K)
+        if minimum_NG.shape != scale_NG.shape:
+            raise ShapeError(
+                f"{self.name}: the minimum has shape {np.asarray(minimum).shape}, the scale "
+                f"{np.asarray(scale).shape}; give both for the same groups."
+            )
+        return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)._replace(
+            minimum_NG=minimum_NG
+        )
 
     def check(
         self, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None
@@ -180,16 +199,20 @@ class Format(ABC):
             return np.empty((N, 0), np.float32)
         if scale is None:
             raise InputError(f"{self.name}: the scale is stored apart from the bytes. Pass it.")
-        given = np.asarray(scale, np.float32)
-        grouped = given.ndim == 2 and given.shape[0] == N and given.shape[1] >= 1
+        return self._outer_factor("scale", scale, N, K)
+
+    def _outer_factor(self, word: str, factor: ArrayLike, N: int, K: int) -> NDArray[np.float32]:
+        """Return a scale or minimum that is stored apart as (N, G)."""
+        given = np.asarray(factor, np.float32)
+        grouped = given.ndim == 2 and given.shape[0] in (1, N) and given.shape[1] >= 1
         if not (given.size == 1 or given.shape == (N,) or (grouped and K % given.shape[1] == 0)):
             raise ShapeError(
-                f"{self.name}: the scale has shape {given.shape}; accepted for {N} x {K} weights: "
-                f"(), (1,), ({N},), or ({N}, G) where G divides {K}."
+                f"{self.name}: the {word} has shape {given.shape}; accepted for {N} x {K} weights: "
+                f"(), (1,), ({N},), or ({N}, G) or (1, G) where G divides {K}."
             )
         if not np.isfinite(given).all():
             raise FormatError(
-                f"{self.name}: the scale holds a number that is not finite. {DAMAGED}"
+                f"{self.name}: the {word} holds a number that is not finite. {DAMAGED}"
             )
         columns = given if grouped else given.reshape(-1, 1)
         return np.array(np.broadcast_to(columns, (N, columns.shape[1])))

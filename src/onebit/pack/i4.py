@@ -1,8 +1,11 @@
 """i4: integer codes -8 to 7, two to a byte, 4 bits per weight. Page: docs/formats/i4.md.
 
 The low half of byte b of a row holds the code of column 2b, plus 8; the high half that of column
-2b + 1. A row is padded to whole bytes with code 0. The scale is stored apart.
+2b + 1. A row is padded to whole bytes with code 0. The scale is stored apart, and a minimum too
+where there is one.
 """
+
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ class I4(RowFormat):
 
     name = "i4"
     codes = (-8, 7)
+    takes_minimum: ClassVar[bool] = True
     per_byte = 2
     table = (((np.arange(256)[:, None] >> (0, 4)) & 15) - 8).astype(np.int8)
 

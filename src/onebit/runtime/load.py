@@ -2,17 +2,19 @@
 
 Codes stay the codes that the file holds: they are unpacked and laid out anew for the kernels, never
 rounded. Float weights of a layer that the scheme quantizes are masters from training; rounding them
-is `onebit export`'s business, so they are refused here, unless they already lie on a ternary grid.
+is `onebit export`'s business, so they are refused here, unless they already lie on a ternary grid
+and no learned step says that they are still to be rounded.
 
 Shape letters: N rows (out features), K columns (in features), G groups of a row that share a scale.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit import pack
+from onebit import hadamard, pack
 from onebit.architecture import Architecture
 from onebit.errors import OnebitError, OptionError, ShapeError, UnsupportedError
 from onebit.io import mapped
@@ -20,7 +22,7 @@ from onebit.io.stored import Checkpoint, StoredTensor
 from onebit.kernels import ops
 from onebit.kernels.cpu import Decoder, Matrix
 from onebit.pack import Unpacked
-from onebit.scheme import LinearScheme, Scheme, of_config
+from onebit.scheme import KV_BITS, LinearScheme, Scheme, of_config
 from onebit.tensors import Linear, check_spare, linears, norms, shapes
 
 FLOATS = ("f32", "f16", "bf16")
@@ -64,7 +66,12 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
     scheme = of_config(checkpoint.config)
     known = shapes(architecture, scheme)
     check_spare(checkpoint.path, architecture.model_type, checkpoint.names(), known)
-    decoder = Decoder(_native(architecture))
+    if scheme.kv_bits not in KV_BITS:
+        raise UnsupportedError(
+            f"scheme {scheme.name}: kv_bits is {scheme.kv_bits}, which trains and does not run; "
+            f"the engine's cache has {', '.join(map(str, KV_BITS))}. Train with one of these."
+        )
+    decoder = Decoder(_native(architecture, scheme))
     size_bytes = token_bytes = 0
     all_linears = list(linears(architecture))
     layouts = _Body(body, sum(linear.N * linear.K for linear in all_linears))
@@ -74,12 +81,15 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
         inner = f"{linear.name}.rms_norm.weight"
         norm = _vector(checkpoint, inner, linear.K) if how.norm == "rms" else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
-        decoder.set_matrix(linear.name, matrix, how.activation, norm, bias)
+        decoder.set_matrix(linear.name, matrix, how.activation, norm, bias, **_inside(how, linear))
         size_bytes += matrix.size_bytes
         lookup = linear.name == "model.embed_tokens" and not architecture.tie_word_embeddings
         token_bytes += matrix.size_bytes // linear.N if lookup else matrix.size_bytes
     for name, size in norms(architecture):
         decoder.set_norm(name, _vector(checkpoint, f"{name}.weight", size))
+    for name, shape in known.items():
+        if name.endswith(".temperature"):
+            decoder.set_norm(name, _vector(checkpoint, name, shape[0]))
     layouts.drop()
     decoder.finish()
     ops.settle_weights()
@@ -89,26 +99,43 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
 def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | None:
     """Return codes and scale of float weights that already are code * scale, or None.
 
-    Exact: every weight is 0 or of the one magnitude of its tensor, row or group; none is rounded.
+    Exact: every weight is 0 or of the one magnitude of its share; none is rounded. What shares a
+    scale is the tensor, a row, a group, or a part of a split layer. Binary weights have no 0: one
+    that is 0 is a master.
     """
     N, K = w_NK.shape
-    if how.group and K % how.group:
+    kind, _, _ = how.split.partition(":")
+    R = {"none": 1, "in": 1, "out": how.parts}[kind] if how.weight_scale == "tensor" else N
+    G = K // how.group if how.group else how.parts if kind == "in" else 1
+    if N % R or K % G or (how.group and K % how.group):
         return None
-    G = K // how.group if how.group else 1
-    w_NGk = w_NK.reshape(N, G, -1)
-    size = np.abs(w_NGk).max(axis=2)
-    scale_NG = np.full((N, 1), size.max()) if how.weight_scale == "tensor" else size
-    if not ((w_NGk == 0) | (np.abs(w_NGk) == scale_NG[..., None])).all():
+    size_RnGk = np.abs(w_NK).reshape(R, N // R, G, K // G)
+    scale_RG = size_RnGk.max(axis=(1, 3))
+    if not ((size_RnGk == 0) | (size_RnGk == scale_RG[:, None, :, None])).all():
         return None
-    return Unpacked(np.sign(w_NK).astype(np.int8), scale_NG)
+    if how.weight == "binary" and not w_NK.all():
+        return None
+    return Unpacked(np.sign(w_NK).astype(np.int8), np.repeat(scale_RG, N // R, axis=0))
 
 
-def _native(architecture: Architecture) -> dict[str, object]:
+def _native(architecture: Architecture, scheme: Scheme) -> dict[str, object]:
     """Return the fields as the native decoder takes them: RoPE is frequencies, ready to use."""
     fields = asdict(architecture)
     for name in ("rope_theta", "rope_scaling"):
         del fields[name]
-    return fields | {"inv_freq": architecture.inv_freq()}
+    return fields | {"inv_freq": architecture.inv_freq(), "q_bits": scheme.q_bits}
+
+
+def _inside(how: LinearScheme, linear: Linear) -> dict[str, Any]:
+    """Return what a layer does to its input between its norm's weights and its rounding."""
+    inside: dict[str, Any] = {}
+    if how.hadamard != "none":
+        inside["hadamard"] = hadamard.signs(how.signs, linear.K)
+    if how.norm == "layer":
+        inside["layer_norm"] = True
+    if how.split.startswith("in:"):
+        inside["parts"] = how.parts
+    return inside
 
 
 def _matrix(
@@ -117,7 +144,8 @@ def _matrix(
     stored = checkpoint.tensor(f"{linear.name}.weight")
     _check_shape(stored, (linear.N, linear.K))
     try:
-        matrix = _repack(stored, how, layouts.layout_of(stored))
+        learned = how.learned and f"{linear.name}.step" in checkpoint.names()
+        matrix = _repack(stored, how, layouts.layout_of(stored), learned)
     except _Masters:
         raise UnsupportedError(
             f"{checkpoint.path} holds float masters of scheme {scheme.name} "
@@ -134,18 +162,25 @@ class _Masters(Exception):
     """Float weights where the scheme has codes."""
 
 
-def _repack(stored: StoredTensor, how: LinearScheme, ternary: str) -> Matrix:
-    """Bring what is stored into the kernels' order, codes as codes and floats as floats."""
+def _repack(stored: StoredTensor, how: LinearScheme, ternary: str, learned: bool) -> Matrix:
+    """Bring what is stored into the kernels' order, codes as codes and floats as floats.
+
+    `learned`: whether the file holds a step to round it with, which only masters need.
+    """
     if stored.format not in (*FLOATS, *pack.FORMATS):
         raise UnsupportedError(
             f"stored as {stored.format}; a weight matrix that runs is one of "
             f"{', '.join((*FLOATS, *pack.FORMATS))}."
         )
+    if stored.minimum is not None:
+        form = pack.FORMATS[stored.format]
+        return ops.repack(form.unpack(stored.data, stored.shape, stored.scale, stored.minimum))
     if stored.format in pack.FORMATS or how.weight == "fp":
         return ops.repack_stored(
             stored.format, stored.data, stored.shape, stored.scale, ternary=ternary
         )
-    on_grid = ternary_grid(pack.decode(stored.format, stored.data, stored.shape), how)
+    w_NK = pack.decode(stored.format, stored.data, stored.shape)
+    on_grid = None if learned else ternary_grid(w_NK, how)
     if on_grid is None:
         raise _Masters
     whole_rows = ternary == "t1_6" and on_grid.scale_NG.shape[1] == 1

@@ -49,6 +49,13 @@ class Position:
     """CPU threads in use: another number would sum in another order."""
     precision: str
     """"fp32" or "bf16", never "auto"."""
+    adam_before: int = 0
+    """Optimizer steps of the run that this one started from, if it took over the moments."""
+
+    @property
+    def adam_steps(self) -> int:
+        """Steps that Adam's moments have seen."""
+        return self.adam_before + self.step
 
 
 def save(
@@ -97,6 +104,8 @@ def position(path: Path) -> Position:
     except (OSError, ValueError) as error:
         raise _damaged(file, f"unreadable ({error})") from error
     kinds = {item.name: _type_of(item.type) for item in fields(Position)}
+    if isinstance(state, dict):
+        state.setdefault("adam_before", 0)  # not in checkpoints of version 0.1
     if not isinstance(state, dict) or state.keys() != kinds.keys():
         raise _damaged(file, f"expected exactly {', '.join(kinds)}")
     for name, kind in kinds.items():
@@ -124,10 +133,23 @@ def load(
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(stored[name])
-            optimizer.state[weight] = {"step": torch.tensor(float(position.step))} | {
+            optimizer.state[weight] = {"step": torch.tensor(float(position.adam_steps))} | {
                 moment: moments[f"{moment}.{name}"] for moment in _MOMENTS
             }
     torch.set_rng_state(moments[_RANDOM])
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """Return the float weights of a checkpoint by name.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    file = path / "model.safetensors"
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(file, f"unreadable ({error})") from error
 
 
 def sweep(folder: Path) -> None:

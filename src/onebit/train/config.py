@@ -11,7 +11,10 @@ from typing import Any
 from onebit.architecture import ACTIVATIONS, MODEL_TYPES, Architecture
 from onebit.errors import OptionError
 from onebit.scheme import SCHEMES, Scheme
+from onebit.train import stages
+from onebit.train.progressive import ProgressiveConfig
 from onebit.train.setting import check, setting
+from onebit.train.stages import StageConfig
 
 SCHEDULES = ("two_stage", "cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -49,14 +52,26 @@ class ModelConfig:
     """Biases in the attention projections."""
     mlp_bias: bool = setting(False)
     """Biases in the MLP projections."""
+    pre_norms: bool | None = setting(None)
+    """RMSNorm before attention and before the MLP; by default, unless the scheme gives q, k, v,
+    gate and up norms of their own."""
+    softmax_temperature: float = setting(1.0, low=1e-3, high=1e3)
+    """Attention scores are divided by it, on top of sqrt(head_dim)."""
+    learned_temperature: bool = setting(False)
+    """Whether each head learns its own temperature, beginning at that."""
 
     def __post_init__(self) -> None:
         check(self, "model")
 
     def architecture(
-        self, vocab_size: int, context: int, bos_id: int | None, eos_ids: tuple[int, ...]
+        self,
+        vocab_size: int,
+        context: int,
+        bos_id: int | None,
+        eos_ids: tuple[int, ...],
+        scheme: Scheme = SCHEMES["fp"],
     ) -> Architecture:
-        """Return the architecture for a tokenizer's vocabulary and end tokens.
+        """Return the architecture for a tokenizer's vocabulary and end tokens, and a scheme.
 
         Raises:
             OptionError: the sizes do not fit together.
@@ -65,6 +80,7 @@ class ModelConfig:
             name: value for name, value in vars(self).items() if value is not None
         }
         config.setdefault("max_position_embeddings", context)
+        config.setdefault("pre_norms", not _norms_inside(scheme, self.num_hidden_layers))
         config |= {"vocab_size": vocab_size, "bos_token_id": bos_id, "eos_token_id": list(eos_ids)}
         return Architecture.from_config(config)
 
@@ -167,6 +183,15 @@ class TrainConfig:
     """Table [optim]."""
     scheme: Scheme = SCHEMES["fp"]
     """How each linear holds its weight and input: a name from `onebit.scheme`, or a table."""
+    stages: tuple[StageConfig, ...] = ()
+    """Tables [[stages]]: other schemes before it, in order; see `stages.py`."""
+    progressive: ProgressiveConfig | None = None
+    """Table [progressive]: how the float model becomes the scheme's; see `progressive.py`."""
+    start_from: str | None = setting(None)
+    """Folder of a finished run whose weights this one begins with, and Adam's moments where both
+    have the same parameters; see `start.py`."""
+    measure: bool = setting(False)
+    """Whether each measurement also says what the layers see: see `measure.py`."""
     seed: int = setting(0, low=0, high=(1 << 63) - 1)
     """Of the first weights and of the order of the text."""
     precision: str = setting("auto", choices=PRECISIONS)
@@ -191,6 +216,36 @@ class TrainConfig:
                 f"{longest}; a model is not trained beyond the context that it claims. "
                 "Raise the second or leave it out."
             )
+        self._check_progressive()
+        stages.check_order(self.stages)
+        if self.steps is not None:
+            stages.check_steps(self.every_stage, self.steps)
+
+    def _check_progressive(self) -> None:
+        if self.progressive is None:
+            return
+        if all(how.weight == how.activation == "fp" for how in self.scheme.layers.values()):
+            raise OptionError(
+                f"recipe: [progressive] leads to a quantized model, and scheme {self.scheme.name} "
+                "quantizes nothing. Choose another scheme, or leave the table out."
+            )
+        if self.progressive.bits and self.stages:
+            raise OptionError(
+                "recipe: progressive.bits makes stages of its own, and there are [[stages]]. "
+                "Leave one of them out."
+            )
+        if self.steps is not None and (self.steps - 0.5) / self.steps < self.progressive.share:
+            raise OptionError(
+                f"recipe: progressive.share is {self.progressive.share:g}, and a run of "
+                f"{self.steps} steps then has none that is fully quantized. Lower it."
+            )
+
+    @property
+    def every_stage(self) -> tuple[StageConfig, ...]:
+        """The stages before the recipe's own scheme: its own, or those of the ladder of bits."""
+        if self.progressive is None or not self.progressive.bits:
+            return self.stages
+        return stages.ladder(self.progressive, self.scheme)
 
     @property
     def tokens_per_step(self) -> int:
@@ -203,6 +258,14 @@ class TrainConfig:
         if self.budget.tokens is not None:
             return -(-self.budget.tokens // self.tokens_per_step)
         return self.budget.steps
+
+
+def _norms_inside(scheme: Scheme, layers: int) -> bool:
+    """Whether q, k, v, gate and up all have norms of their own, in every layer."""
+    attention = [f"self_attn.{name}_proj" for name in "qkv"]
+    readers = (*attention, "mlp.gate_proj", "mlp.up_proj")
+    names = (f"model.layers.{layer}.{name}" for layer in range(layers) for name in readers)
+    return all(scheme.linear(name).norm != "none" for name in names)
 
 
 def _exactly_one(table: str, values: dict[str, Any]) -> None:

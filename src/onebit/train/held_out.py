@@ -38,12 +38,7 @@ def bits_per_byte(model: nn.Module, file: TokenFile, context: int, limit: int = 
         InputError: no document has two tokens.
     """
     model.eval()
-    ids = [file.document(i) for i in range(len(file.names))]
-    cut = [window for document in ids for window in windows(document, context)]
-    if not cut:
-        raise InputError(f"{file.path}: no held-out document has two tokens. Hold out more text.")
-    if 0 < limit < len(cut):
-        cut = [cut[i * len(cut) // limit] for i in range(limit)]
+    cut = chosen(file, context, limit)
     nats = 0.0
     for batch_BT in _batches(cut):
         tokens_BT = torch.from_numpy(batch_BT)
@@ -51,8 +46,23 @@ def bits_per_byte(model: nn.Module, file: TokenFile, context: int, limit: int = 
         targets = tokens_BT[:, 1:].flatten()
         nats += float(F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="sum").double())
     scored = sum(len(window) - 1 for window in cut)
-    tokens = sum(len(document) for document in ids)
+    tokens = sum(len(file.document(i)) for i in range(len(file.names)))
     return nats / scored * tokens / (file.size_bytes * math.log(2))
+
+
+def chosen(file: TokenFile, context: int, limit: int) -> list[NDArray[np.int64]]:
+    """Return the windows of `bits_per_byte`, at most `limit` of them, or all for 0.
+
+    Raises:
+        InputError: no document has two tokens.
+    """
+    documents = (file.document(i) for i in range(len(file.names)))
+    cut = [window for document in documents for window in windows(document, context)]
+    if not cut:
+        raise InputError(f"{file.path}: no held-out document has two tokens. Hold out more text.")
+    if 0 < limit < len(cut):
+        cut = [cut[i * len(cut) // limit] for i in range(limit)]
+    return cut
 
 
 def _batches(cut: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:

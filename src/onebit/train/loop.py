@@ -9,20 +9,21 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from onebit import models
+from onebit import models, nn
 from onebit.data.sampler import Sampler
 from onebit.errors import FormatError
 from onebit.io.atomic import write_bytes
-from onebit.train import checkpoint, held_out, metrics, plot, recipe
+from onebit.train import checkpoint, held_out, metrics, plot, progressive, recipe, stages, start
 from onebit.train.checkpoint import Position
 from onebit.train.config import TrainConfig
 from onebit.train.folder import claim
+from onebit.train.measure import measure
 from onebit.train.metrics import Metrics
 from onebit.train.progress import Progress, Silent
 from onebit.train.text import Text, next_batch, prepare
@@ -89,6 +90,8 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
             progress.say(f"{folder}: already finished. Remove the folder to train again.")
             return _read_result(finished)
         _check_sizes(config)
+        if config.start_from is not None:
+            start.check(config)
         text = prepare(config.data, folder / "data", progress)
         saved = checkpoint.latest(folder / "checkpoints")
         position = checkpoint.position(saved) if saved else _beginning(config)
@@ -98,8 +101,10 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         ):
             run = _Run(config, folder, text, position, lines, progress)
             if saved:
-                checkpoint.load(saved, run.trainer.model, run.trainer.optimizer, position)
+                checkpoint.load(saved, run.model, run.trainer.optimizer, position)
                 progress.say(f"going on from {saved}")
+            elif config.start_from is not None:
+                run.start()
             run.to_the_end()
             result = run.finish()
         write_bytes(finished, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
@@ -112,9 +117,13 @@ def _check_sizes(config: TrainConfig) -> None:
     None of them depends on the size of the vocabulary, which a tokenizer yet to be read decides.
     """
     vocab_size = config.data.vocab_size or 1
-    architecture = config.model.architecture(vocab_size, config.data.context, None, ())
-    with torch.device("meta"):
-        models.LanguageModel(architecture, config.scheme)
+    architecture = config.model.architecture(
+        vocab_size, config.data.context, None, (), config.scheme
+    )
+    stages.check_parameters(architecture, config.every_stage, config.scheme)
+    for scheme in (*(stage.scheme for stage in config.every_stage), config.scheme):
+        with torch.device("meta"):
+            models.LanguageModel(architecture, scheme)
 
 
 def _read_result(path: Path) -> Result:
@@ -152,7 +161,11 @@ class _Run:
         self.position, self.metrics, self.progress = position, lines, progress
         tokenizer = text.tokenizer
         architecture = config.model.architecture(
-            tokenizer.vocab_size, config.data.context, tokenizer.bos_id, tokenizer.eos_ids
+            tokenizer.vocab_size,
+            config.data.context,
+            tokenizer.bos_id,
+            tokenizer.eos_ids,
+            config.scheme,
         )
         self.model = models.build(architecture, config.scheme, config.seed)
         torch.manual_seed(config.seed)
@@ -162,6 +175,11 @@ class _Run:
             self.sampler.load_state(position.sampler)
         self.step, self.elapsed_s, self.loss = position.step, position.elapsed_s, position.loss
         self.last_step_s = 0.0
+        # the stage of the last step done, so that a change at this very point is written down
+        self.stage = stages.current(self.share(ahead=-0.5), config.every_stage)
+        self._convert(self.stage)
+        for note in nn.notes(self.model):
+            progress.say(note)
 
     @property
     def tokens(self) -> int:
@@ -176,6 +194,13 @@ class _Run:
         soon_s = self.elapsed_s + ahead * self.last_step_s
         return min(soon_s / (60 * self.config.budget.max_minutes), 1.0)
 
+    def start(self) -> None:
+        """Begin with the weights of another run."""
+        steps = start.take(self.config, self.model, self.trainer.optimizer)
+        self.position = replace(self.position, adam_before=steps)
+        also = f"and the moments of its {steps} steps" if steps else "and new moments"
+        self.progress.say(f"starting with the weights of {self.config.start_from} {also}")
+
     def to_the_end(self) -> None:
         """Train until the budget is spent, with a checkpoint at the end."""
         while self.share() < 1:
@@ -189,6 +214,8 @@ class _Run:
 
     def finish(self) -> Result:
         """Measure on the whole held-out text, save the model, draw the curve."""
+        self._convert(len(self.config.every_stage))
+        self._blend(1.0)
         self.progress.say("measuring on the whole held-out text")
         bits_per_byte = self._evaluate(0)
         self._save_model()
@@ -212,7 +239,10 @@ class _Run:
     def _train_step(self) -> None:
         begin_s = time.perf_counter()
         batches = [next_batch(self.sampler) for _ in range(self.config.optim.accumulate)]
-        done = self.trainer.step(batches, self.share(ahead=0.5))
+        middle = self.share(ahead=0.5)
+        self._enter_stage(middle)
+        blend = self._blend(middle)
+        done = self.trainer.step(batches, middle)
         self.last_step_s = time.perf_counter() - begin_s
         self.elapsed_s += self.last_step_s
         self.step += 1
@@ -220,32 +250,67 @@ class _Run:
         rate = self.tokens / self.elapsed_s
         if self.step % self.config.log_every == 0 or self.step == 1 or self.share() == 1:
             self.metrics.write(
-                step=self.step, tokens=self.tokens, **done._asdict(), time_s=self.elapsed_s
+                step=self.step,
+                tokens=self.tokens,
+                **done._asdict(),
+                **blend,
+                time_s=self.elapsed_s,
             )
         left_s = self.elapsed_s * (1 / self.share() - 1)
         self.progress.step(self.step, self.share(), self.loss, rate, left_s)
 
+    def _enter_stage(self, progress: float) -> None:
+        """Convert the model if another stage begins, and say so; by the clock never back."""
+        if not self.config.every_stage:
+            return
+        stage = max(self.stage, stages.current(progress, self.config.every_stage))
+        if stage == self.stage and self.step:
+            return
+        self.stage = stage
+        self._convert(stage)
+        self.metrics.write(step=self.step, tokens=self.tokens, scheme=self.model.scheme.name)
+        self.progress.say(f"step {self.step}  scheme {self.model.scheme.name}")
+
+    def _convert(self, stage: int) -> None:
+        """Give the model the scheme of a stage; its parameters, and their moments, are the same."""
+        schemes = [*(other.scheme for other in self.config.every_stage), self.config.scheme]
+        if self.model.scheme != schemes[stage]:
+            nn.convert(self.model, schemes[stage], self.model.architecture.rms_norm_eps)
+
+    def _blend(self, progress: float) -> dict[str, float]:
+        """Set lambda of every layer; return its mean for the metrics, or nothing to say."""
+        if self.config.progressive is None or self.config.progressive.blend is None:
+            return {}
+        mean = progressive.set_blends(
+            nn.bit_linears(self.model),
+            progress,
+            self.config.progressive,
+            self.model.architecture.num_hidden_layers,
+        )
+        return {"blend": mean}
+
     def _evaluate(self, windows: int) -> float:
         context = self.config.data.context
         bits_per_byte = held_out.bits_per_byte(self.model, self.text.held_out, context, windows)
+        seen = measure(self.model, self.text.held_out, context) if self.config.measure else {}
         self.metrics.write(
             step=self.step,
             tokens=self.tokens,
             held_out_bits_per_byte=bits_per_byte,
             windows=windows or "all",
+            **seen,
         )
         self.progress.say(f"step {self.step}  held-out text {bits_per_byte:.3f} bits per byte")
         return bits_per_byte
 
     def _save(self) -> None:
-        self.position = Position(
+        self.position = replace(
+            self.position,
             step=self.step,
             elapsed_s=self.elapsed_s,
             loss=self.loss,
             sampler=self.sampler.state(),
             metrics_bytes=self.metrics.sync(),
-            threads=self.position.threads,
-            precision=self.position.precision,
         )
         checkpoint.save(
             self.folder / "checkpoints", self.model, self.trainer.optimizer, self.position

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from onebit import scheme as schemes
 from onebit.errors import FormatError, MissingError, OptionError
@@ -77,11 +77,13 @@ def apply(table: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise OptionError(f"--set {override!r:.80}: write it as key=value, for instance lr=2e-3.")
     *path, name = _full_name(key).split(".")
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+    inner: Any = table
+    for i, part in enumerate(path):
+        is_list = isinstance(inner, list)
+        inner = _entry(inner, part, key) if is_list else inner.setdefault(part, {})
+        if not isinstance(inner, dict) and not (isinstance(inner, list) and path[i + 1 :]):
             raise OptionError(f"--set {key}: {part} is a value, not a table.")
-    table[name] = _parse(text.strip())
+    inner[name] = _parse(text.strip())
 
 
 def from_dict(table: Mapping[str, Any]) -> TrainConfig:
@@ -103,6 +105,8 @@ def to_dict(config: Any) -> dict[str, Any]:
             value = value.name if SCHEMES.get(value.name) == value else value.to_dict()
         elif is_dataclass(value):
             value = to_dict(value)
+        elif isinstance(value, tuple):
+            value = [to_dict(part) if is_dataclass(part) else part for part in value] or None
         if value is not None:
             table[item.name] = value
     return table
@@ -139,20 +143,45 @@ def _build(kind: Any, table: Any, where: str) -> Any:
 def _value(kind: Any, value: Any, name: str, where: str) -> Any:
     if kind is Scheme:
         return schemes.find(value) if isinstance(value, str) else Scheme.from_dict(value)
-    return _build(kind, value, dotted(where, name)) if is_dataclass(kind) else value
+    table, many = _table_of(kind), get_origin(kind) is tuple
+    if table is None:
+        return value
+    if not many:
+        return _build(table, value, dotted(where, name))
+    if not isinstance(value, list):
+        raise OptionError(f"recipe: {name} is {value!r:.80}; accepted: tables [[{name}]].")
+    return tuple(_build(table, part, f"{dotted(where, name)}.{i}") for i, part in enumerate(value))
+
+
+def _entry(tables: list[Any], part: str, key: str) -> Any:
+    """Return the table that a number names, in --set stages.0.until=0.9."""
+    if not (part.isdecimal() and int(part) < len(tables)):
+        raise OptionError(
+            f"--set {key}: {part!r:.40} is none of the {len(tables)} tables; they count from 0."
+        )
+    return tables[int(part)]
 
 
 def _full_name(key: str) -> str:
     """Return "schedule.lr" for "lr": the one setting of that name, if a single table has it."""
-    tables = {name: kind for name, kind in get_type_hints(TrainConfig).items() if _is_table(kind)}
     if "." in key or key in {item.name for item in fields(TrainConfig)}:
         return key
-    homes = [name for name, kind in tables.items() if key in {item.name for item in fields(kind)}]
+    homes = [
+        name
+        for name, kind in get_type_hints(TrainConfig).items()
+        if get_origin(kind) is not tuple
+        and (table := _table_of(kind)) is not None
+        and key in {item.name for item in fields(table)}
+    ]
     return f"{homes[0]}.{key}" if len(homes) == 1 else key
 
 
-def _is_table(kind: Any) -> bool:
-    return is_dataclass(kind) and kind is not Scheme
+def _table_of(kind: Any) -> Any:
+    """Return the dataclass that a setting's table, or list of tables, is read into, or None."""
+    for found in (kind, *get_args(kind)):
+        if is_dataclass(found) and found is not Scheme:
+            return found
+    return None
 
 
 def _parse(text: str) -> Any:
@@ -168,19 +197,28 @@ def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in table.items():
         full = dotted(where, name)
+        if _is_tables(value):
+            value = {str(i): part for i, part in enumerate(value)}
         flat |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
     return flat
 
 
-def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, Mapping) for part in value)
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...], head: str = "[{}]") -> list[str]:
     """Write a table: its values first, then the tables in it, as TOML wants them."""
-    values = [(name, value) for name, value in table.items() if not isinstance(value, Mapping)]
-    lines = [f"{name} = {_json(value)}" for name, value in values]
+    inner = {k: v for k, v in table.items() if isinstance(v, Mapping) or _is_tables(v)}
+    lines = [f"{name} = {_json(value)}" for name, value in table.items() if name not in inner]
     if path:
-        lines.insert(0, "\n[" + ".".join(map(_key, path)) + "]")
-    for name, value in table.items():
+        lines.insert(0, "\n" + head.format(".".join(map(_key, path))))
+    for name, value in inner.items():
         if isinstance(value, Mapping):
             lines += _lines(value, (*path, name))
+        else:
+            for part in value:
+                lines += _lines(part, (*path, name), "[[{}]]")
     return lines
 
 

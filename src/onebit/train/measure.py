@@ -1,0 +1,81 @@
+"""What the layers of a model see, measured on a little held-out text: for `measure = true`.
+
+    "zeros": {"q": 0.01, "k": ...}   share of a projection's input codes that are 0, mean of layers
+    "softmax_range": [-9.1, 12.4]    smallest and largest score before a softmax, of all layers
+    "activation_bits": 4.6           mean over tokens and layers, where "dynamic:R" decides
+
+An input that a layer does not round counts the zeros that it has. Compare BitNet a4.8, table 2,
+https://arxiv.org/abs/2411.04965.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onebit.data.blocks import TokenFile
+from onebit.nn import BitLinear, mean_bits, record, score_ranges
+from onebit.scheme import role_of
+from onebit.train.held_out import chosen
+
+WINDOWS = 4
+
+
+@torch.no_grad()
+def measure(model: nn.Module, file: TokenFile, context: int) -> dict[str, Any]:
+    """Return the numbers of the module's docstring, from `WINDOWS` windows of the held-out text.
+
+    Args:
+        model: tokens (B, T) to logits; it is left in eval mode.
+        file: the held-out documents.
+        context: tokens in a window.
+
+    Raises:
+        InputError: no document has two tokens.
+    """
+    model.eval()
+    record(model)
+    with _count_zeros(model) as zeros:
+        for window_T in chosen(file, context, WINDOWS):
+            model(torch.from_numpy(np.asarray(window_T[None, :-1], np.int64)))
+    bits, ranges = mean_bits(model), score_ranges(model)
+    record(model, on=False)
+    found: dict[str, Any] = {
+        "zeros": {role: sum(shares) / len(shares) for role, shares in zeros.items()},
+        "softmax_range": [
+            min(low for low, _ in ranges.values()),
+            max(h for _, h in ranges.values()),
+        ],
+    }
+    return found | ({"activation_bits": sum(bits.values()) / len(bits)} if bits else {})
+
+
+@contextmanager
+def _count_zeros(model: nn.Module) -> Iterator[dict[str, list[float]]]:
+    """Fill a dict, role to shares of zeros, for as long as the block runs."""
+    shares: dict[str, list[float]] = defaultdict(list)
+
+    def hook(role: str) -> Any:
+        def count(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            codes = inputs[0]
+            if isinstance(layer, BitLinear):
+                rounds = layer.scheme.activation != "fp"
+                codes = layer.input_codes(codes).codes if rounds else layer.turned_input(codes)
+            shares[role].append(float((codes == 0).float().mean()))
+
+        return count
+
+    hooks = [
+        layer.register_forward_pre_hook(hook(role_of(name)))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and role_of(name)
+    ]
+    try:
+        yield shares
+    finally:
+        for handle in hooks:
+            handle.remove()

@@ -16,17 +16,40 @@ bool is_prime(size_t n) {
   return true;
 }
 
-bool is_paley_1(size_t m) { return m % 4 == 0 && is_prime(m - 1); }
-bool is_paley_2(size_t m) { return m % 4 == 0 && (m / 2 - 1) % 4 == 1 && is_prime(m / 2 - 1); }
+// The prime whose field, or field of pairs, has q elements; 0 if there is none.
+size_t prime_of(size_t q) {
+  if (is_prime(q)) return q;
+  for (size_t p = 3; p * p <= q; p += 2)
+    if (p * p == q && is_prime(p)) return p;
+  return 0;
+}
 
-// Jacobsthal's matrix: [i][j] = 1 where i - j is a square other than 0 modulo q, -1 where it is
-// none, 0 on the diagonal.
+bool is_paley_1(size_t m) { return m % 4 == 0 && is_prime(m - 1); }
+bool is_paley_2(size_t m) { return m % 4 == 0 && (m / 2 - 1) % 4 == 1 && prime_of(m / 2 - 1); }
+
+// The least number that is no square modulo an odd prime.
+size_t non_square(size_t p) {
+  for (size_t r = 2;; ++r) {
+    bool square = false;
+    for (size_t i = 1; i < p; ++i) square |= i * i % p == r;
+    if (!square) return r;
+  }
+}
+
+// Jacobsthal's matrix of the field of q elements: [i][j] = 1 where i - j is a square other than 0,
+// -1 where it is none, 0 on the diagonal. With q = p^2, number a + p b is a + b w, and w^2 the
+// least non-square.
 std::vector<int> jacobsthal(size_t q) {
+  const size_t p = prime_of(q), r = p < q ? non_square(p) : 0;
   std::vector<int> of(q, -1), matrix(q * q);
   of[0] = 0;
-  for (size_t i = 1; i < q; ++i) of[i * i % q] = 1;
+  for (size_t i = 1; i < q; ++i) {
+    const size_t a = i % p, b = i / p;
+    of[(a * a + r * b * b) % p + p * (2 * a * b % p)] = 1;
+  }
   for (size_t i = 0; i < q; ++i)
-    for (size_t j = 0; j < q; ++j) matrix[i * q + j] = of[(i + q - j) % q];
+    for (size_t j = 0; j < q; ++j)
+      matrix[i * q + j] = of[(i % p + p - j % p) % p + p * ((i / p + p - j / p) % p)];
   return matrix;
 }
 
@@ -64,6 +87,54 @@ void turn_over(std::vector<float>& h, size_t m) {
     for (size_t j = 0; j < i; ++j) std::swap(h[i * m + j], h[j * m + i]);
 }
 
+// Four circulant matrices of order p, prime, with A A^T + B B^T + C C^T + D D^T = 4 p I. Number
+// root^k of a first row is 1 where bit k % classes of its union is set, number 0 always.
+struct Cyclotomic {
+  size_t p, root, classes;
+  unsigned unions[4];
+};
+
+constexpr Cyclotomic kCyclotomic[] = {
+    {23, 5, 11, {0x3c, 0x5f, 0x2ed, 0x571}},
+    {29, 2, 14, {0x1fb8, 0x215f, 0x2c34, 0x2d2c}},
+    {43, 3, 6, {0xb, 0xc, 0xd, 0xd}},
+};
+
+const Cyclotomic* cyclotomic_of(size_t m) {
+  for (const Cyclotomic& c : kCyclotomic)
+    if (4 * c.p == m) return &c;
+  return nullptr;
+}
+
+// Goethals and Seidel's array of them. R turns the columns round:
+//   [ A   B R   C R   D R ]    [-B R  A   D'R -C'R]    [-C R -D'R  A   B'R]    [-D R  C'R -B'R  A ]
+std::vector<float> goethals_seidel(const Cyclotomic& c) {
+  const size_t p = c.p, m = 4 * p;
+  std::vector<int> row[4];
+  for (int s = 0; s < 4; ++s) {
+    row[s].assign(p, 1);
+    for (size_t k = 0, at = 1; k < p - 1; ++k, at = at * c.root % p)
+      row[s][at] = c.unions[s] >> k % c.classes & 1 ? 1 : -1;
+  }
+  constexpr int kSign[4][4] = {{1, 1, 1, 1}, {-1, 1, 1, -1}, {-1, -1, 1, 1}, {-1, 1, -1, 1}};
+  std::vector<float> h(m * m);
+  for (size_t y = 0; y < 4; ++y)
+    for (size_t x = 0; x < 4; ++x)
+      for (size_t i = 0; i < p; ++i)
+        for (size_t j = 0; j < p; ++j) {
+          const size_t at = x == y ? j + p - i : x && y ? i + j + 1 : 2 * p - 1 - i - j;
+          h[(y * p + i) * m + x * p + j] = static_cast<float>(kSign[y][x] * row[x ^ y][at % p]);
+        }
+  return h;
+}
+
+bool has_matrix(size_t m) { return is_paley_1(m) || is_paley_2(m) || cyclotomic_of(m); }
+
+std::vector<float> matrix_of(size_t m) {
+  if (is_paley_1(m)) return paley_1(m);
+  return is_paley_2(m) ? paley_2(m) : goethals_seidel(*cyclotomic_of(m));
+}
+
 struct Orders {
   std::vector<size_t> axes;  // ascending
   size_t sum = 0;
@@ -78,7 +149,7 @@ bool find_orders(size_t n, size_t from, size_t most, Orders* best) {
   }
   bool found = false;
   for (size_t m = from; most && m <= kLargestOrder && m <= n; m += 8) {
-    if (n % m || !(is_paley_1(m) || is_paley_2(m))) continue;
+    if (n % m || !has_matrix(m)) continue;
     Orders rest;
     if (!find_orders(n / m, m, most - 1, &rest)) continue;
     if (found && rest.sum + m >= best->sum) continue;
@@ -99,7 +170,7 @@ HadamardPlan::HadamardPlan(size_t n, bool transpose) {
     plan_.size = plan_.power = n;
     for (size_t m : orders.axes) {
       const size_t i = plan_.axes++;
-      signs_[i] = is_paley_1(m) ? paley_1(m) : paley_2(m);
+      signs_[i] = matrix_of(m);
       if (transpose) turn_over(signs_[i], m);
       plan_.order[i] = m;
       plan_.signs[i] = signs_[i].data();

@@ -85,6 +85,13 @@ def step_shape(how: LinearScheme, N: int, K: int) -> tuple[int, ...]:
     return (N, K // how.group) if how.group else (N,)
 
 
+def scale_shape(how: LinearScheme, N: int, K: int) -> tuple[int, ...]:
+    """Return the shape of a scale beside packed codes: (1,), (N,), (N, G), or (1, G) for parts."""
+    if how.split.startswith("in:"):
+        return (1, how.parts)
+    return (N,) if how.parts > 1 else step_shape(how, N, K)
+
+
 def spare(names: Iterable[str], known: Container[str]) -> list[str]:
     """Return the names of tensors that a model has no use for, though its output may need them."""
     return sorted(

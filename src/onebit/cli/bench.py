@@ -22,9 +22,11 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.command()
 @click.argument("model", required=False)
 @click.option("--shape",
-              help="Time random ternary weights in this shape instead of MODEL: "
+              help="Time random weights in this shape instead of MODEL: "
               "tiny, 0.7b, 2b4t, 3b or 8b.")  # fmt: skip
-@click.option("--format", help="Of the shape's linear layers: tq2_0, tq1_0, t1_6, t2 or i2_s. "
+@click.option("--scheme", help="Of the shape's layers, such as bitnet-v2-a4 or int4-lsq. "
+              "Default: bitnet-b1.58.")  # fmt: skip
+@click.option("--format", help="Of the shape's ternary layers: tq2_0, tq1_0, t1_6, t2 or i2_s. "
               "Default: tq2_0, or t1_6 where blocks of 256 do not fit.")  # fmt: skip
 @click.option("--embed", help="Of the shape's embedding and head: q6_k, q5_k, q4_k, q8_0, q5_0, "
               "q4_0 or f16. Default: q6_k, or q8_0 where blocks of 256 do not fit.")  # fmt: skip
@@ -49,6 +51,7 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 def bench(
     model: str | None,
     shape: str | None,
+    scheme: str | None,
     format: str | None,
     embed: str | None,
     keep: Path | None,
@@ -76,12 +79,12 @@ def bench(
     from onebit.eval import bench_table
     from onebit.eval.bench import bench as measure
     from onebit.eval.bench_options import BenchOptions
-    from onebit.eval.random_model import model_of_shape
+    from onebit.eval.random_model import SCHEME, model_of_shape
 
     if (model is None) == (shape is None):
         raise click.UsageError("Give a MODEL or a --shape, one of the two.")
-    if shape is None and (format or embed or keep):
-        raise click.UsageError("--format, --embed and --keep go with --shape.")
+    if shape is None and (scheme or format or embed or keep):
+        raise click.UsageError("--scheme, --format, --embed and --keep go with --shape.")
     if save and not save.is_dir():  # said now, not after minutes
         raise MissingError(f"{save}: there is no such folder. Make it, or name another.")
 
@@ -107,7 +110,10 @@ def bench(
             path, name = Path(str(model)), Path(str(model)).name
         else:
             path = keep or Path(str(folder)) / "model.gguf"
-            name = model_of_shape(path, shape, format, embed, against is not None, writing)
+            against_llama = against is not None
+            name = model_of_shape(
+                path, shape, format, embed, against_llama, writing, scheme or SCHEME
+            )
         result = measure(path, options, name, begin, progress.of("bench:"))
     if save:
         click.echo(f"Written to {bench_table.save(result, save)}.", err=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onebit import pack
 from onebit.pack.format import Bytes
 from onebit.pack.t1_6 import BYTE_OF
 
@@ -145,6 +146,28 @@ def _f16(random: Random, N: int, K: int, spread: float) -> Bytes:
 
 
 Draw = Callable[[Random, int, int, float], Bytes]
+
+
+def spread_of_codes(weight: str) -> float:
+    """Return the standard deviation of the codes drawn for a scheme's kind of weights."""
+    if weight in ("ternary", "binary"):
+        return float({"ternary": 0.5, "binary": 1.0}[weight] ** 0.5)
+    return _uniform(2 ** int(weight.removeprefix("int")))
+
+
+def of_weight(random: Random, weight: str, N: int, K: int) -> Bytes:
+    """Return codes of binary or integer weights in their usual format, all codes as likely."""
+    if weight == "binary":
+        rows = _bytes(random, N * -(-K // 8)).reshape(N, -1)
+        if K % 8:
+            rows[:, -1] &= np.uint8((1 << K % 8) - 1)
+        return rows.reshape(-1)
+    bits = int(weight.removeprefix("int"))
+    numbers = (_bytes(random, N * K) & np.uint8((1 << bits) - 1)).astype(np.int16)
+    codes_NK = (numbers - (1 << (bits - 1))).astype(np.int8).reshape(N, K)
+    form = pack.FORMATS[pack.USUAL[weight]]
+    return form.pack(pack.Unpacked(codes_NK, np.ones((N, 1), np.float32)))
+
 
 BODY: dict[str, Draw] = {"tq2_0": _tq2_0, "tq1_0": _tq1_0, "t1_6": _t1_6, "t2": _t2, "i2_s": _i2_s}
 """Formats of the body -> bytes of N x K weights with a scale."""

@@ -1,4 +1,5 @@
-"""A GGUF file of random ternary weights in a given shape, in seconds: for timing, not for talking.
+"""A GGUF file of random weights in a given shape and scheme, in seconds: for timing, not for
+talking.
 
 Nothing is quantized: the bytes are drawn as they stand in the file. Scales keep activations near 1,
 and what the layers add to the residual stream small, so two engines that round differently stay
@@ -8,25 +9,34 @@ comparable.
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onebit import pack
+from onebit import scheme as schemes
 from onebit.architecture import Architecture
 from onebit.errors import OptionError
 from onebit.eval import shapes
-from onebit.eval.random_bytes import BODY, EMBED
+from onebit.eval.random_bytes import BODY, EMBED, of_weight, spread_of_codes
 from onebit.eval.shapes import ENDS, matrix_bytes
 from onebit.io import Checkpoint, gguf, gguf_names, open_checkpoint, packed
 from onebit.io.gguf_config import config_to_metadata
-from onebit.scheme import SCHEMES
-from onebit.tensors import Linear, linears, norms
+from onebit.scheme import LinearScheme, Scheme
+from onebit.tensors import Linear, linears, norms, scale_shape
 
 SCHEME = "bitnet-b1.58"
 LOGIT_SPREAD = 2.5
 """Standard deviation of the logits: a likeliest token stands out, none is certain."""
 
-_OURS = ("t1_6", "t2")
+
+class _Drawn(NamedTuple):
+    """A matrix, and how it is drawn."""
+
+    linear: Linear
+    how: LinearScheme
+    format: str
 
 
 def model_of_shape(
@@ -36,6 +46,7 @@ def model_of_shape(
     embed: str | None = None,
     llama: bool = False,
     begin: Callable[[str], None] = lambda label: None,
+    scheme: str = SCHEME,
 ) -> str:
     """Write a random model in a named shape, unless the file is there, and return what to call it.
 
@@ -46,31 +57,46 @@ def model_of_shape(
         llama: whether llama.cpp must be able to run it, and to the same end: with a tokenizer, and
             without what its own models do not have.
         begin: called with the model's name before it is written.
+        scheme: a key of `scheme.SCHEMES`.
 
     Raises:
-        OptionError: a name is unknown, or the file is there and is another model.
+        OptionError: a name is unknown, or the file is there and is another model; or llama.cpp is
+            to run a scheme that it does not know.
         ShapeError, FileError: as `random_model`.
     """
-    shape = shapes.find(name)
+    found = schemes.find(scheme)
+    if llama and scheme != SCHEME:
+        raise OptionError(f"llama.cpp runs none of scheme {scheme}. Time it without --against.")
+    shape = shapes.under(shapes.find(name), found)
     usual = shapes.default_formats(shape)
     format, embed = format or usual[0], embed or usual[1]
-    label = f"{name} {format} {embed}"
+    forms = ", ".join(sorted({d.format for d in _drawn(shape, found, format, embed, body=True)}))
+    label = f"{name} {forms} {embed}" if scheme == SCHEME else f"{name} {scheme} {forms} {embed}"
     if llama and shape != shapes.as_llama(shape):
         shape, label = shapes.as_llama(shape), f"{name} as llama, {format} {embed}"
     if not path.exists():
         begin(label)
-        random_model(path, shape, format, embed, vocabulary=llama)
-    elif not _is(open_checkpoint(path), shape, format, embed, llama):
+        random_model(path, shape, format, embed, vocabulary=llama, scheme=found)
+    elif not _is(open_checkpoint(path), shape, found, format, embed, llama):
         raise OptionError(f"{path} is another model than {label}. Name another file, or remove it.")
     return label
 
 
-def _is(kept: Checkpoint, shape: Architecture, format: str, embed: str, vocabulary: bool) -> bool:
-    first = next(shapes.body(shape)).name
+def _is(
+    kept: Checkpoint,
+    shape: Architecture,
+    scheme: Scheme,
+    format: str,
+    embed: str,
+    vocabulary: bool,
+) -> bool:
     return (
         replace(Architecture.from_config(kept.config), bos_token_id=None, eos_token_id=()) == shape
-        and kept.tensor(f"{first}.weight").format == format
-        and kept.tensor("model.embed_tokens.weight").format == embed
+        and schemes.of_config(kept.config) == scheme
+        and all(
+            kept.tensor(f"{drawn.linear.name}.weight").format == drawn.format
+            for drawn in _drawn(shape, scheme, format, embed)
+        )
         and (kept.tokenizer is not None or not vocabulary)
     )
 
@@ -82,75 +108,131 @@ def random_model(
     embed: str = "q6_k",
     seed: int = 0,
     vocabulary: bool = False,
+    scheme: Scheme = schemes.SCHEMES[SCHEME],
 ) -> None:
     """Write a model of random weights. The same arguments give the same bytes.
 
     Args:
         path: of the file.
         shape: of the model; of type "llama" if llama.cpp is to compute the same function.
-        format: of the body, a key of `BODY`.
+        format: of ternary layers, a key of `BODY`; other codes have the format of `pack.USUAL`.
         embed: of embedding and head, a key of `EMBED`.
         seed: of the weights.
         vocabulary: whether to add a tokenizer of made-up tokens; llama.cpp asks for one.
+        scheme: of the layers; those that it leaves float are f16.
 
     Raises:
-        OptionError: a format is not one that can be drawn.
+        OptionError: a format is not one that can be drawn, or the scheme quantizes nothing.
         ShapeError: a format cannot hold a width of the shape.
         FileError: the system refused.
     """
     for option, name, table in (("format", format, BODY), ("embed", embed, EMBED)):
         if name not in table:
             raise OptionError(f"{option} is {name!r:.80}; accepted: {', '.join(table)}.")
+    if not scheme.quantized:
+        raise OptionError(f"scheme {scheme.name} quantizes nothing. Name one that does.")
     random = np.random.Generator(np.random.SFC64(seed))
-    metadata = config_to_metadata(
-        shape.to_config() | {"onebit_scheme": SCHEMES[SCHEME].to_dict()}
-    ) | (_vocabulary(shape.vocab_size) if vocabulary else {})
-    declared, ours = _tensors(shape, format, embed)
+    metadata = config_to_metadata(shape.to_config() | {"onebit_scheme": scheme.to_dict()}) | (
+        _vocabulary(shape.vocab_size) if vocabulary else {}
+    )
+    drawn = _drawn(shape, scheme, format, embed)
+    vectors = _vectors(shape, scheme)
+    ours = {_name(d.linear): packed.Packed(d.format, d.linear[1:3]) for d in drawn if _apart(d)}
     if ours:
         metadata[packed.TENSORS_KEY] = packed.to_json(ours)
+    declared = [tensor for entry in drawn for tensor in _declared(entry)]
+    declared += [gguf.Declared(name, "f32", value.shape) for name, value in vectors.items()]
     with gguf.Writer(path, metadata, declared) as file:
-        for linear in linears(shape):
-            name = _name(linear)
-            if linear.name in ENDS:
-                spread = LOGIT_SPREAD / linear.K**0.5
-                file.write(name, EMBED[embed](random, linear.N, linear.K, spread))
-                continue
-            scale = _scale(shape, linear)
-            file.write(name, BODY[format](random, linear.N, linear.K, scale))
-            if format in _OURS:
-                file.write(packed.scale_name(name), np.array([scale], np.float32))
-        for name, size in norms(shape):
-            file.write(gguf_names.to_gguf(f"{name}.weight"), np.ones(size, np.float32))
+        for entry in drawn:
+            for name, data in _bytes_of(random, shape, entry).items():
+                file.write(name, data)
+        for name, value in vectors.items():
+            file.write(name, value)
 
 
-def _tensors(
-    shape: Architecture, format: str, embed: str
-) -> tuple[list[gguf.Declared], dict[str, packed.Packed]]:
-    """Return all tensors, and those of onebit's own formats by name."""
-    declared, ours = [], {}
+def _drawn(
+    shape: Architecture, scheme: Scheme, format: str, embed: str, body: bool = False
+) -> list[_Drawn]:
+    """Return how each matrix is drawn; `body` leaves embedding and head out."""
+    found = []
     for linear in linears(shape):
-        form = embed if linear.name in ENDS else format
-        name, size = _name(linear), matrix_bytes(linear, form)  # says whether the widths fit
-        if form in _OURS:
-            ours[name] = packed.Packed(form, (linear.N, linear.K))
-            declared.append(gguf.Declared(name, "i8", (linear.N, (size - 4) // linear.N)))
-            declared.append(gguf.Declared(packed.scale_name(name), "f32", (1,)))
-        else:
-            declared.append(gguf.Declared(name, form, (linear.N, linear.K)))
-    for name, width in norms(shape):
-        declared.append(gguf.Declared(gguf_names.to_gguf(f"{name}.weight"), "f32", (width,)))
-    return declared, ours
+        how = scheme.linear(linear.name)
+        form = {"ternary": format, "fp": "f16"}.get(how.weight) or pack.USUAL[how.weight]
+        if linear.name not in ENDS:
+            found.append(_Drawn(linear, how, form))
+        elif not body:
+            found.append(_Drawn(linear, how, embed))
+    return found
+
+
+def _apart(drawn: _Drawn) -> bool:
+    """Whether the matrix is in a format of onebit's own, with its scale beside it."""
+    return drawn.format in pack.FORMATS and not pack.FORMATS[drawn.format].scale_inside
+
+
+def _declared(drawn: _Drawn) -> list[gguf.Declared]:
+    """Return a matrix with its factors as the file's head says them."""
+    linear, name = drawn.linear, _name(drawn.linear)
+    size = matrix_bytes(linear, drawn.format)  # says whether the widths fit
+    if not _apart(drawn):
+        return [gguf.Declared(name, drawn.format, (linear.N, linear.K))]
+    row_bytes = (size - 4) // linear.N
+    factors = [
+        gguf.Declared(factor, "f32", scale_shape(drawn.how, linear.N, linear.K))
+        for factor in _factors(drawn)
+    ]
+    return [gguf.Declared(name, "i8", (linear.N, row_bytes)), *factors]
+
+
+def _factors(drawn: _Drawn) -> list[str]:
+    name = _name(drawn.linear)
+    zero_point = drawn.how.weight_rule == "zero_point"
+    return [packed.scale_name(name), *([packed.minimum_name(name)] if zero_point else [])]
+
+
+def _bytes_of(
+    random: np.random.Generator, shape: Architecture, drawn: _Drawn
+) -> dict[str, NDArray[Any]]:
+    """Return the bytes of a matrix and of its factors, by their names in the file."""
+    (_, N, K, _), how, name = drawn.linear, drawn.how, _name(drawn.linear)
+    if drawn.linear.name in ENDS:
+        return {name: EMBED[drawn.format](random, N, K, LOGIT_SPREAD / K**0.5)}
+    spread = _spread(shape, drawn.linear)
+    if how.weight == "fp":
+        return {name: EMBED["f16"](random, N, K, spread)}
+    scale = spread / spread_of_codes(how.weight)
+    data = (
+        BODY[drawn.format](random, N, K, scale)
+        if how.weight == "ternary"
+        else of_weight(random, how.weight, N, K)
+    )
+    if not _apart(drawn):
+        return {name: data}
+    factor = np.full(scale_shape(how, N, K), scale, np.float32)
+    return {name: data} | {beside: factor * (i == 0) for i, beside in enumerate(_factors(drawn))}
+
+
+def _vectors(shape: Architecture, scheme: Scheme) -> dict[str, NDArray[np.float32]]:
+    """Return norms, of ones, and temperatures, by their names in the file."""
+    found = {f"{name}.weight": size for name, size in norms(shape)}
+    for linear in shapes.body(shape):
+        if scheme.linear(linear.name).norm == "rms":
+            found[f"{linear.name}.rms_norm.weight"] = linear.K
+    if shape.learned_temperature:
+        for layer in range(shape.num_hidden_layers):
+            found[f"model.layers.{layer}.self_attn.temperature"] = shape.num_attention_heads
+    return {gguf_names.to_gguf(name): np.ones(size, np.float32) for name, size in found.items()}
 
 
 def _name(linear: Linear) -> str:
     return gguf_names.to_gguf(f"{linear.name}.weight")
 
 
-def _scale(shape: Architecture, linear: Linear) -> float:
-    """Return the scale that keeps the variance: half of the codes are not 0. What is added to the
+def _spread(shape: Architecture, linear: Linear) -> float:
+    """Return the standard deviation of weights that keeps the variance. What is added to the
     residual stream is smaller, so that all layers together add about 1."""
     added = linear.name.endswith(("o_proj", "down_proj"))
-    return float((0.5 * linear.K * (2 * shape.num_hidden_layers if added else 1)) ** -0.5)
+    return float((linear.K * (2 * shape.num_hidden_layers if added else 1)) ** -0.5)
 
 
 def _vocabulary(size: int) -> dict[str, Any]:

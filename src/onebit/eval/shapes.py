@@ -6,6 +6,7 @@ from dataclasses import replace
 from onebit import pack
 from onebit.architecture import Architecture
 from onebit.errors import OptionError, ShapeError
+from onebit.scheme import Scheme
 from onebit.tensors import Linear, linears, norms
 
 
@@ -59,6 +60,20 @@ def as_llama(shape: Architecture) -> Architecture:
     return replace(shape, model_type="llama", hidden_act="silu", sub_norms=False)
 
 
+def under(shape: Architecture, scheme: Scheme) -> Architecture:
+    """Return the shape as a model of the scheme is built: norms stand once.
+
+    Where the scheme gives the two output projections norms inside, those of the shape before them
+    go; where it gives the other five theirs, those before attention and MLP go.
+    """
+    has = {role: scheme.linear(f"{role}_proj").norm != "none" for role in _ROLES}
+    if shape.sub_norms and has["o"] and has["down"]:
+        shape = replace(shape, model_type="llama", sub_norms=False)
+    if all(has[role] for role in ("q", "k", "v", "gate", "up")):
+        shape = replace(shape, pre_norms=False)
+    return shape
+
+
 def body(shape: Architecture) -> Iterator[Linear]:
     """Yield the linear layers but embedding and head."""
     return (linear for linear in linears(shape) if linear.name not in ENDS)
@@ -69,6 +84,7 @@ def body_weights(shape: Architecture) -> int:
     return sum(linear.N * linear.K for linear in body(shape))
 
 
+_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 ENDS = ("model.embed_tokens", "lm_head")
 
 

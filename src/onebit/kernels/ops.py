@@ -368,9 +368,10 @@ def hadamard(
 ) -> NDArray[np.float32]:
     """Return each row turned by the orthonormal Hadamard matrix of its size: H diag(signs) x.
 
-    The matrix is a Kronecker product of Paley matrices (12, 20, 28, 36, ...) and a power of two.
+    The matrix is a Kronecker product of matrices of orders 12, 20, 28, 36, ... and a power of two.
     Where K is no such product (odd, 2 * odd, ...), it is block-diagonal, with blocks of
-    the largest power of two that divides K. `reference.hadamard_matrix` returns it.
+    the largest power of two that divides K. `onebit.hadamard` says which, and
+    `reference.hadamard_matrix` returns it.
 
     Args:
         x_TK: float32.

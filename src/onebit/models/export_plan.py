@@ -20,7 +20,6 @@ from onebit.models.export_weights import (
     FLOATS,
     OURS,
     TERNARY,
-    USUAL,
     holding,
     scale_shape,
 )
@@ -132,7 +131,7 @@ def _planned(
         return Planned(tensor.name, "other", "f32", tensor.shape, FP, tensor.format)
     claim = scheme.linear(module)
     part = role if role in ("embed", "head") else "body"
-    chosen = format or USUAL.get(claim.weight, USUAL["ternary"])
+    chosen = format or pack.USUAL.get(claim.weight, pack.USUAL["ternary"])
     if claim.weight == "fp" and part != "body":
         chosen = embed or _default_embed(tensor, container, format)
     elif claim.weight == "fp" and scheme.quantized and chosen in (*TERNARY, *OURS):  # left float

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onebit import pack, quant
+from onebit import pack, quant, tensors
 from onebit.errors import InputError, MissingError, NotTernaryError
 from onebit.io import Checkpoint, StoredTensor, rope_rows
 from onebit.models import stored_weight
@@ -28,11 +28,6 @@ FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dt
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
 OURS = ("t1_6", "t2", "b1", "i4", "i8")
 """Onebit's own, whose scale stands beside them; container.md says how."""
-USUAL = {
-    **{"ternary": "t1_6", "binary": "b1"},
-    **{f"int{bits}": "i4" if bits <= 4 else "i8" for bits in range(2, 9)},
-}
-"""Weights of a scheme -> the format that holds them in the fewest bits."""
 BLOCKS = tuple(quant.blockwise.FORMATS)
 """The formats of ggml that floats are rounded to."""
 _OF_TERNARY = ("q8_0", "q5_0", "q4_0")
@@ -62,7 +57,7 @@ def holding(claim: LinearScheme) -> tuple[str, ...]:
     has one magnitude.
     """
     if claim.weight not in ("ternary", "binary"):
-        return ("i8",) if USUAL[claim.weight] == "i8" else ("i4", "i8")
+        return ("i8",) if pack.USUAL[claim.weight] == "i8" else ("i4", "i8")
     binary = ("b1",) if claim.weight == "binary" else ()
     floats = () if claim.learned else FLOATS  # a step that is not there would be asked for
     return (*binary, *TERNARY, "i4", "i8", *_OF_TERNARY, *floats)
@@ -257,10 +252,7 @@ def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:
     """
     N, K = tensor.shape
     if tensor.format not in pack.FORMATS and claim.weight != "fp":
-        kind, _, _ = claim.split.partition(":")
-        if claim.weight_scale == "tensor":
-            return {"none": (1,), "in": (1, claim.parts), "out": (N,)}[kind]
-        return (N, K // claim.group) if claim.group else (N,)
+        return tensors.scale_shape(claim, N, K)
     weights = linear(tensor, claim)
     if isinstance(weights, np.ndarray):
         return (1,)  # not ternary: `encode` refuses it

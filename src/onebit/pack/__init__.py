@@ -31,7 +31,7 @@ from onebit.pack.t1_6 import T1_6
 from onebit.pack.t2 import T2
 from onebit.pack.unpacked import Unpacked
 
-__all__ = ["FORMATS", "Format", "Unpacked", "decode", "find"]
+__all__ = ["FORMATS", "USUAL", "Format", "Unpacked", "decode", "find"]
 
 FORMATS: dict[str, Format] = {
     # ours: the scale is stored apart, any width
@@ -61,6 +61,11 @@ FORMATS: dict[str, Format] = {
     # Hugging Face transformers, in safetensors files
     "hf_2bit": HF_2BIT(),
 }
+USUAL = {
+    **{"ternary": "t1_6", "binary": "b1"},
+    **{f"int{bits}": "i4" if bits <= 4 else "i8" for bits in range(2, 9)},
+}
+"""Weights of a scheme -> the format that holds their codes in the fewest bits."""
 
 
 def find(name: str) -> Format:

@@ -64,11 +64,11 @@ def turned(w_NK: Tensor, scheme: LinearScheme) -> Tensor:
 @lru_cache
 def _factors(n: int) -> tuple[Tensor, ...]:
     """Return factors of a block, all small: the power of two in pieces."""
-    *paley, power = hadamard.orders(n)
+    *odd, power = hadamard.orders(n)
     pieces = []
     while power > _WIDEST:
         pieces.append(_WIDEST)
         power //= _WIDEST
-    matrices = [hadamard.paley(m) for m in paley]
+    matrices = [hadamard.matrix(m) for m in odd]
     matrices += [hadamard.sylvester(piece) for piece in (*pieces, power)]
     return tuple(torch.tensor(matrix) for matrix in matrices)

@@ -7,10 +7,11 @@ divide -step ... step evenly, with the thresholds at a third.
 Gradients, of w_hat = code * scale with the rounding taken for the identity:
 
     d w_hat / d w    = 1 inside the range of the codes, 0 where they are clipped
-    d w_hat / d step = w_hat / step - w / step inside, w_hat / step where clipped
+    d w_hat / d step = w_hat / step - w / step inside, the code where clipped
 
-and that of a step is multiplied by 1 / sqrt(weights it serves * largest code), without which many
-weights would move it much faster than they move themselves.
+(where SEQ clips, w_hat / step is 2/3 and the published code has 1; with it steps end nearer to the
+best one: docs/methods/ternary.md). That of a step is multiplied by 1 / sqrt(weights it serves *
+largest code), without which many weights would move it much faster than they move themselves.
 
 Sources: Esser et al., Learned Step Size Quantization, equations 1-3, section 2.2,
     https://arxiv.org/abs/1902.08153; Liu et al., ParetoQ, section 4, https://arxiv.org/abs/2502.02631.
@@ -135,7 +136,8 @@ class _FakeQuantize(torch.autograd.Function):
             inside_Sk = (ratio_Sk > grid.least) & (ratio_Sk < grid.most)
         else:
             inside_Sk = ratio_Sk.abs() <= grid.inside
-        slope_Sk = q.codes_NK.view_as(ratio_Sk) * grid.scale - ratio_Sk * inside_Sk
+        passed_Sk = q.codes_NK.view_as(ratio_Sk) * grid.scale - ratio_Sk
+        slope_Sk = torch.where(inside_Sk, passed_Sk, q.codes_NK.view_as(ratio_Sk))
         ctx.save_for_backward(inside_Sk, slope_Sk)
         ctx.step = step.shape, step.dtype
         ctx.pace = 1 / math.sqrt(w_Sk.shape[1] * grid.most)

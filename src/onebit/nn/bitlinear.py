@@ -104,8 +104,7 @@ class BitLinear(nn.Linear):
     def turned_input(self, x_TK: Tensor) -> Tensor:
         """Return the input as it is rounded: behind the norm and the Hadamard turn."""
         norm = self.layer_norm if self.rms_norm is None else self.rms_norm
-        x_TK = inputs.normalized(x_TK, norm, self.parts)
-        return x_TK if self.scheme.hadamard == "none" else hadamard.turn(x_TK, self.scheme.signs)
+        return inputs.turned(x_TK, norm, self.scheme)
 
     def input_codes(self, x_TK: Tensor) -> Activations:
         """Return the int8 codes and the scale that the layer gives its input.

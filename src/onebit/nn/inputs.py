@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onebit.nn import hadamard
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import activation, straight_through
@@ -42,8 +43,14 @@ def parts_of(scheme: LinearScheme) -> int:
     return scheme.parts if scheme.split.startswith("in") else 1
 
 
+def turned(x_TK: Tensor, norm: RMSNorm | LayerNorm | None, scheme: LinearScheme) -> Tensor:
+    """Return the input behind the norm inside the layer and the Hadamard turn, as it is rounded."""
+    x_TK = normalized(x_TK, norm, parts_of(scheme))
+    return x_TK if scheme.hadamard == "none" else hadamard.turn(x_TK, scheme.signs)
+
+
 def normalized(x_TK: Tensor, norm: RMSNorm | LayerNorm | None, parts: int) -> Tensor:
-    """Return the input after the norm inside the layer; each part of a token by itself."""
+    """Return the input after the norm; each part of a token by itself."""
     if norm is None:
         return x_TK
     if isinstance(norm, LayerNorm) or parts == 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UnsupportedError
+from onebit.nn import inputs
 from onebit.nn.bitlinear import BitLinear
 from onebit.pack import Unpacked
 
@@ -29,12 +30,17 @@ class PackedLinear(nn.Module):
             UnsupportedError: the native extension is not built.
         """
         super().__init__()
+        if layer.parts > 1:
+            raise UnsupportedError(
+                f"PackedLinear: the input is split {layer.scheme.split!r}, which the kernels do not "
+                "take yet. Run the BitLinear."
+            )
         q = layer.codes()
         self.matrix = _native().repack(
             Unpacked(q.codes_NK.cpu().numpy(), q.scale_NG.contiguous().cpu().numpy())
         )
         self.scheme = layer.scheme
-        self.rms_norm = layer.rms_norm
+        self.rms_norm, self.layer_norm = layer.rms_norm, layer.layer_norm
         self.bias = None if layer.bias is None else layer.bias.detach().float().cpu()
 
     def forward(self, x_TK: Tensor) -> Tensor:
@@ -43,8 +49,8 @@ class PackedLinear(nn.Module):
         Raises:
             UnsupportedError: a gradient is asked for.
         """
-        if self.rms_norm is not None:
-            x_TK = self.rms_norm(x_TK)
+        norm = self.layer_norm if self.rms_norm is None else self.rms_norm
+        x_TK = inputs.turned(x_TK, norm, self.scheme)
         if torch.is_grad_enabled() and x_TK.requires_grad:
             raise UnsupportedError(
                 "PackedLinear has no gradient. Run it under torch.no_grad(), or train a BitLinear."

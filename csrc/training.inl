@@ -2,6 +2,7 @@
 // set. Needs lanes.inl.
 
 typedef uint16_t HalfPiece __attribute__((vector_size(2 * kPieceLanes)));
+typedef int16_t ShortPiece __attribute__((vector_size(2 * kPieceLanes)));
 
 struct F32 {
   typedef float Stored;
@@ -90,7 +91,9 @@ void dequantize(const int8_t* codes, float scale, size_t K, typename To::Stored*
     for (int i = 0; i < kPieces; ++i) {
       BytePiece part;
       memcpy(&part, from + i * kPieceLanes, kPieceLanes);
-      r.p[i] = __builtin_convertvector(__builtin_convertvector(part, IntPiece), Piece);
+      // in two steps: in one, GCC 12 takes each byte by itself
+      const ShortPiece wide = __builtin_convertvector(part, ShortPiece);
+      r.p[i] = __builtin_convertvector(__builtin_convertvector(wide, IntPiece), Piece);
     }
     return r * splat(scale);
   };

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from onebit import quant
 from onebit.errors import ShapeError
-from onebit.nn import frozen, hadamard, inputs, product
+from onebit.nn import codes_product, frozen, hadamard, inputs, product
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import Codes, straight_through
@@ -76,6 +76,8 @@ class BitLinear(nn.Linear):
 
     def forward(self, x_TK: Tensor) -> Tensor:
         x_TK, w_NK = self.turned_input(x_TK), self._turned_weight()
+        if self.blend == 1 and not self.frozen and codes_product.rounds(self.scheme, x_TK):
+            return self._with_bias(codes_product.ternary_product(x_TK, w_NK, self.scheme))
         a = q = None
         if self.blend > 0 and self.scheme.activation != "fp":
             a = self._rounded(x_TK)
@@ -83,7 +85,7 @@ class BitLinear(nn.Linear):
             q = self.codes()
         if q is not None and self.blend == 1 and product.has_whole_sums(q, a):
             y_TN = product.of_codes(x_TK, self._learned(w_NK), a, q, self._one_scale)
-            return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
+            return self._with_bias(y_TN)
         if a is not None:
             x_TK = inputs.values(x_TK, a, self.blend)
         if q is not None:
@@ -188,6 +190,9 @@ class BitLinear(nn.Linear):
             return self.scheme.weight_scale == "tensor" and not self.scheme.split.startswith("out")
         scale_NG = self._frozen.scale_NG
         return bool((scale_NG == scale_NG[:1]).all())
+
+    def _with_bias(self, y_TN: Tensor) -> Tensor:
+        return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
 
     def _rounded(self, x_TK: Tensor) -> Activations:
         if self.bit_count is not None:

@@ -23,10 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from onebit import quant
 from onebit.nn import native_codes
 from onebit.nn.native_codes import Tokens, Weights
 from onebit.quant import Codes
 from onebit.quant.activation import Activations
+from onebit.scheme import LinearScheme
 
 
 class CodesProduct(torch.autograd.Function):
@@ -126,23 +128,34 @@ def product(
     return _native(x_TK, w_NK, tokens, native_codes.weights_of(q, one_scale))
 
 
-def serves(x_TK: Tensor) -> bool:
-    """Whether `ternary_product` takes this input; `product` takes every one."""
-    return native_codes.serves(x_TK, _dtypes(x_TK)[0])
+def rounds(scheme: LinearScheme, x_TK: Tensor) -> bool:
+    """Whether `ternary_product` takes a layer of this scheme and this input.
+
+    It takes BitNet b1.58's rules, on which most of the family stands; others are rounded by torch
+    and go to `product`.
+    """
+    return (
+        (scheme.weight, scheme.weight_rule) == ("ternary", "absmean")
+        and scheme.weight_scale in ("tensor", "row")
+        and scheme.activation == "int8_absmax"
+        and scheme.parts == 1
+        and native_codes.serves(x_TK, _dtypes(x_TK)[0])
+    )
 
 
-def ternary_product(x_TK: Tensor, w_NK: Tensor, scale: Tensor) -> Tensor:
-    """Return what `product` does for an input by "int8_absmax" and ternary weights of these scales.
+def ternary_product(x_TK: Tensor, w_NK: Tensor, scheme: LinearScheme) -> Tensor:
+    """Return the product of an input by "int8_absmax" and ternary weights by "absmean".
 
-    Both are rounded natively, in one pass each, to the integers of `quant`.
+    Both are rounded natively, in one pass each, to the integers of `quant`; `rounds` is true.
 
     Args:
-        x_TK: float32 or bfloat16, on a CPU.
-        w_NK: float weights.
-        scale: float32, one number or N.
+        x_TK: the input after norm and Hadamard turn.
+        w_NK: the weights that are rounded, turned if the scheme turns them.
+        scheme: its `weight_scale` is "tensor" or "row".
     """
-    tokens = native_codes.absmax_tokens(x_TK)
-    return _native(x_TK, w_NK, tokens, native_codes.ternary_weights(w_NK, scale))
+    rows = w_NK.detach().float().reshape(len(w_NK) if scheme.weight_scale == "row" else 1, -1)
+    weights = native_codes.ternary_weights(w_NK, quant.ternary.absmean(rows))
+    return _native(x_TK, w_NK, native_codes.absmax_tokens(x_TK), weights)
 
 
 def _native(x_TK: Tensor, w_NK: Tensor, tokens: Tokens, weights: Weights) -> Tensor:

@@ -13,10 +13,10 @@ TEXTS := exllamav3==1.6.5
 # Numbers of threads that `make bench` times.
 THREADS ?= 1,2
 
-.PHONY: help setup demo test check sanitize bench docs clean
+.PHONY: help setup demo test check sanitize bench results-bitnet docs clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: .venv/dev.stamp ## make .venv with everything for development
 
@@ -40,6 +40,9 @@ sanitize: .venv/dev.stamp ## run the engine's tests under address, undefined and
 bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model and on a 2B ternary shape
 	$(BIN)/onebit bench smollm2 --threads $(THREADS) --against llama.cpp --save benchmarks/results
 	$(BIN)/onebit bench --shape 2b4t --threads $(THREADS) --against llama.cpp --save benchmarks/results
+
+results-bitnet: .venv/dev.stamp ## train and measure the BitNet family, write docs/results/bitnet.md (hours; stop and go on at will)
+	$(BIN)/python -m benchmarks.bitnet.run
 
 docs: .venv/dev.stamp ## write again the pages that are made from the code
 	$(BIN)/python scripts/docs.py

@@ -42,3 +42,12 @@ def test_a_prompt_outside_the_vocabulary_is_refused(model, prompt):
 def test_a_text_longer_than_the_context_is_refused(model):
     with pytest.raises(ShapeError, match="4 tokens and 13 new ones pass the context of 16"):
         models.generate(model, PROMPT, 13)
+
+
+def test_a_model_in_training_generates_as_it_will_run():
+    """BitNet b1 shares a scale among tokens while it trains; the mode is given back."""
+    model = models.build(A, SCHEMES["bitnet-b1"], seed=7)
+    expected = models.generate(model.eval(), PROMPT, 6)
+    assert models.generate(model.train(), PROMPT, 6) == expected
+    assert model.training
+    assert model.model.layers[0].self_attn.q_proj.training

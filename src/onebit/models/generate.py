@@ -16,6 +16,7 @@ def generate(model: LanguageModel, tokens: Sequence[int], n: int) -> list[int]:
     """Return the `n` most likely tokens after `tokens`, one after the other.
 
     It stops early behind an end-of-text token of the architecture, which is the last one returned.
+    The model runs in evaluation mode, in which no token's scale depends on another's.
 
     Raises:
         ShapeError: the prompt is empty or has an id outside the vocabulary, or the text would be
@@ -33,10 +34,12 @@ def generate(model: LanguageModel, tokens: Sequence[int], n: int) -> list[int]:
             f"{a.max_position_embeddings}. Shorten the prompt or ask for less."
         )
     device = model.model.embed_tokens.weight.device
-    text = list(tokens)
+    text, training = list(tokens), model.training
+    model.eval()
     for _ in range(n):
         logits_V = model(torch.tensor([text], device=device))[0, -1]
         text.append(int(logits_V.argmax()))
         if text[-1] in a.eos_token_id:
             break
+    model.train(training)
     return text[len(tokens) :]

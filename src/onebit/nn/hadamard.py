@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onebit import hadamard
+from onebit.nn import native
 from onebit.quant.hadamard import transform
 
 
@@ -53,25 +54,15 @@ class _Turn(torch.autograd.Function):
 
 def _turned(x_TK: Tensor, seed: int, transpose: bool) -> Tensor:
     K = x_TK.shape[-1]
-    native = _native_op() if x_TK.device.type == "cpu" else None
-    if native is None:
-        signs = _signs(seed, K, x_TK.device) if seed else None
-        return transform(x_TK, signs, transpose).to(x_TK.dtype)
+    signs_K = _signs(seed, K, x_TK.device) if seed else None
+    ops = native.find() if x_TK.device.type == "cpu" else None
+    if ops is None:
+        return transform(x_TK, signs_K, transpose).to(x_TK.dtype)
     rows_TK = x_TK.detach().float().reshape(-1, K).numpy()
-    signs_K = hadamard.signs(seed, K) if seed else None
-    return torch.from_numpy(native(rows_TK, signs_K, transpose)).view(x_TK.shape).to(x_TK.dtype)
+    y = ops.hadamard(rows_TK, None if signs_K is None else signs_K.numpy(), transpose)
+    return torch.from_numpy(y).view(x_TK.shape).to(x_TK.dtype)
 
 
 @lru_cache(64)
 def _signs(seed: int, K: int, device: torch.device) -> Tensor:
     return torch.from_numpy(hadamard.signs(seed, K)).to(device)
-
-
-@lru_cache(1)
-def _native_op() -> Any:
-    """Return the engine's transform, or None where the extension is not built."""
-    try:
-        from onebit.kernels import ops
-    except ImportError:
-        return None
-    return ops.hadamard

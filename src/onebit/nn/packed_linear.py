@@ -32,8 +32,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         if layer.parts > 1:
             raise UnsupportedError(
-                f"PackedLinear: the input is split {layer.scheme.split!r}, which the kernels do not "
-                "take yet. Run the BitLinear."
+                f"PackedLinear: the input is split {layer.scheme.split!r}, which is not supported. "
+                "Run the BitLinear."
             )
         q = layer.codes()
         self.matrix = _native().repack(

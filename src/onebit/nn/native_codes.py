@@ -15,9 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onebit.kernels import ops
 from onebit.quant import Codes
 from onebit.quant.activation import Activations
+
+try:
+    from onebit.kernels import ops
+except ImportError:  # the extension is not built; `serves` then says no
+    ops = None  # type: ignore[assignment]
 
 FLOATS = (torch.float32, torch.bfloat16)
 
@@ -29,7 +33,7 @@ class Tokens(NamedTuple):
     """int8, (T, K) with all leading dimensions in one."""
     scale_T: Tensor
     """float32."""
-    laid_out: ops.TokenCodes
+    laid_out: "ops.TokenCodes"
 
 
 class Weights(NamedTuple):
@@ -39,17 +43,18 @@ class Weights(NamedTuple):
     """int8."""
     scale: Tensor
     """float32, one number, or N."""
-    laid_out: ops.Matrix
+    laid_out: "ops.Matrix"
 
 
 def serves(x_TK: Tensor, out: torch.dtype) -> bool:
     """Whether the kernels take this input, and give an output of this dtype.
 
     Others go by torch: other devices and dtypes, no tokens at all, a graph that is being compiled,
-    and CPUs for which there are no kernels but the reference.
+    CPUs for which there are no kernels but the reference, and where the extension is not built.
     """
     return (
-        x_TK.device.type == "cpu"
+        ops is not None
+        and x_TK.device.type == "cpu"
         and x_TK.dtype in FLOATS
         and out in FLOATS
         and x_TK.numel() > 0

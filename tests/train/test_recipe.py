@@ -10,6 +10,7 @@ from onebit.errors import FormatError, MissingError, OptionError
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 from onebit.train import recipe
 from onebit.train.config import SCHEDULES, TrainConfig
+from onebit.train.loop import check_sizes
 from onebit.train.schedule import KINDS
 
 SMALL = """
@@ -188,9 +189,10 @@ def test_every_schedule_has_a_function():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_we_ship_are_sound(path):
     config = recipe.read(path)
-    architecture = config.model.architecture(config.data.vocab_size, config.data.context, 0, (0,))
-    assert architecture.hidden_size % 256 == 0
-    assert architecture.intermediate_size % 256 == 0
+    check_sizes(config)
+    assert config.model.hidden_size % 256 == 0
+    assert config.model.intermediate_size % 256 == 0
+    assert recipe.from_dict(tomllib.loads(recipe.write(config))) == config
 
 
 def test_the_demo_twins_differ_in_scheme_and_learning_rate_only():

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from onebit import nn
+from onebit import models, nn
 from onebit.errors import OptionError
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 from onebit.train import metrics, recipe
+from onebit.train.config import BudgetConfig
 from onebit.train.loop import train
 from onebit.train.stages import StageConfig, current
 from onebit.train.trainer import Trainer
@@ -102,6 +103,14 @@ def test_interrupted_and_continued(config, tmp_path, stop):
     first = (stop - 1) // 5 * 5
     assert [counts for _, counts in seen] == [{step} for step in range(first, 20)]
     assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+
+
+def test_stages_follow_the_clock(config, tmp_path):
+    by_clock = replace(config, budget=BudgetConfig(max_minutes=0.01))
+    train(by_clock, tmp_path / "run")
+    said = [line["scheme"] for line in numbers(tmp_path / "run") if "scheme" in line]
+    assert said == ["bitnet-b1.58", "a4"]
+    assert models.load(tmp_path / "run" / "model").scheme == A4
 
 
 def test_stages_come_back_from_toml(config):

@@ -19,7 +19,9 @@ from onebit import models, nn
 from onebit.data.sampler import Sampler
 from onebit.errors import FormatError
 from onebit.io.atomic import write_bytes
-from onebit.train import checkpoint, held_out, metrics, plot, progressive, recipe, stages, start
+from onebit.scheme import KV_BITS
+from onebit.train import checkpoint, held_out, metrics, plot, recipe, stages, start
+from onebit.train.changes import Changes
 from onebit.train.checkpoint import Position
 from onebit.train.config import TrainConfig
 from onebit.train.folder import claim
@@ -89,7 +91,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         if finished.exists():
             progress.say(f"{folder}: already finished. Remove the folder to train again.")
             return _read_result(finished)
-        _check_sizes(config)
+        check_sizes(config)
         if config.start_from is not None:
             start.check(config)
         text = prepare(config.data, folder / "data", progress)
@@ -111,7 +113,7 @@ def train(config: TrainConfig, folder: Path, progress: Progress | None = None) -
         return result
 
 
-def _check_sizes(config: TrainConfig) -> None:
+def check_sizes(config: TrainConfig) -> None:
     """Find sizes that do not fit together before the text is prepared, which can take minutes.
 
     None of them depends on the size of the vocabulary, which a tokenizer yet to be read decides.
@@ -124,6 +126,16 @@ def _check_sizes(config: TrainConfig) -> None:
     for scheme in (*(stage.scheme for stage in config.every_stage), config.scheme):
         with torch.device("meta"):
             models.LanguageModel(architecture, scheme)
+
+
+def _notes(config: TrainConfig) -> list[str]:
+    """Return what of a run is good for training only."""
+    if config.scheme.kv_bits in KV_BITS:
+        return []
+    return [
+        f"kv_bits is {config.scheme.kv_bits}: the model trains and is measured in torch; the "
+        f"engine runs {', '.join(map(str, KV_BITS))}."
+    ]
 
 
 def _read_result(path: Path) -> Result:
@@ -175,11 +187,9 @@ class _Run:
             self.sampler.load_state(position.sampler)
         self.step, self.elapsed_s, self.loss = position.step, position.elapsed_s, position.loss
         self.last_step_s = 0.0
-        # the stage of the last step done, so that a change at this very point is written down
-        self.stage = stages.current(self.share(ahead=-0.5), config.every_stage)
-        self._convert(self.stage)
-        for note in nn.notes(self.model):
+        for note in (*nn.notes(self.model), *_notes(config)):
             progress.say(note)
+        self.changes = Changes(self.model, config, self.share(ahead=-0.5) if self.step else None)
 
     @property
     def tokens(self) -> int:
@@ -214,8 +224,8 @@ class _Run:
 
     def finish(self) -> Result:
         """Measure on the whole held-out text, save the model, draw the curve."""
-        self._convert(len(self.config.every_stage))
-        self._blend(1.0)
+        self._enter_stage(1.0)
+        self.changes.blend(1.0)
         self.progress.say("measuring on the whole held-out text")
         bits_per_byte = self._evaluate(0)
         self._save_model()
@@ -241,7 +251,7 @@ class _Run:
         batches = [next_batch(self.sampler) for _ in range(self.config.optim.accumulate)]
         middle = self.share(ahead=0.5)
         self._enter_stage(middle)
-        blend = self._blend(middle)
+        blend = self.changes.blend(middle)
         done = self.trainer.step(batches, middle)
         self.last_step_s = time.perf_counter() - begin_s
         self.elapsed_s += self.last_step_s
@@ -253,41 +263,16 @@ class _Run:
                 step=self.step,
                 tokens=self.tokens,
                 **done._asdict(),
-                **blend,
+                **({} if blend is None else {"blend": blend}),
                 time_s=self.elapsed_s,
             )
         left_s = self.elapsed_s * (1 / self.share() - 1)
         self.progress.step(self.step, self.share(), self.loss, rate, left_s)
 
     def _enter_stage(self, progress: float) -> None:
-        """Convert the model if another stage begins, and say so; by the clock never back."""
-        if not self.config.every_stage:
-            return
-        stage = max(self.stage, stages.current(progress, self.config.every_stage))
-        if stage == self.stage and self.step:
-            return
-        self.stage = stage
-        self._convert(stage)
-        self.metrics.write(step=self.step, tokens=self.tokens, scheme=self.model.scheme.name)
-        self.progress.say(f"step {self.step}  scheme {self.model.scheme.name}")
-
-    def _convert(self, stage: int) -> None:
-        """Give the model the scheme of a stage; its parameters, and their moments, are the same."""
-        schemes = [*(other.scheme for other in self.config.every_stage), self.config.scheme]
-        if self.model.scheme != schemes[stage]:
-            nn.convert(self.model, schemes[stage], self.model.architecture.rms_norm_eps)
-
-    def _blend(self, progress: float) -> dict[str, float]:
-        """Set lambda of every layer; return its mean for the metrics, or nothing to say."""
-        if self.config.progressive is None or self.config.progressive.blend is None:
-            return {}
-        mean = progressive.set_blends(
-            nn.bit_linears(self.model),
-            progress,
-            self.config.progressive,
-            self.model.architecture.num_hidden_layers,
-        )
-        return {"blend": mean}
+        if self.changes.enter(progress):
+            self.metrics.write(step=self.step, tokens=self.tokens, scheme=self.model.scheme.name)
+            self.progress.say(f"step {self.step}  scheme {self.model.scheme.name}")
 
     def _evaluate(self, windows: int) -> float:
         context = self.config.data.context

@@ -7,7 +7,7 @@ _INK, _MUTED, _TRAIN, _HELD_OUT = "#1f2328", "#8b949e", "#4c78a8", "#d1495b"
 
 
 def loss_curve(lines: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw training loss and held-out bits per byte against tokens.
+    """Draw training loss and held-out bits per byte against tokens, and where the scheme changes.
 
     Args:
         lines: what `metrics.read` returns.
@@ -29,6 +29,9 @@ def loss_curve(lines: list[dict[str, Any]], title: str, path: Path) -> None:
     left.set_ylabel("training loss, nats per token", color=_TRAIN)
     left.set_title(title, color=_INK, loc="left")
     left.grid(color=_MUTED, alpha=0.25, linewidth=0.5)
+    for line in lines:
+        if "scheme" in line and line["tokens"]:
+            left.axvline(line["tokens"] / 1e6, color=_MUTED, linestyle=":", linewidth=1)
     right = left.twinx()
     right.plot(*zip(*held_out, strict=True), color=_HELD_OUT, marker="o", markersize=4)
     right.set_ylabel("held-out text, bits per byte", color=_HELD_OUT)

@@ -8,7 +8,10 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
-@pytest.mark.parametrize("page", ["ternary", "binary", "integer", "blockwise", "activation"])
+@pytest.mark.parametrize(
+    "page",
+    ["ternary", "binary", "integer", "blockwise", "activation", "hadamard", "kv_cache"],
+)
 def test_examples(page):
     failed, tried = doctest.testfile(str(PAGES / f"{page}.md"), module_relative=False)
     assert tried > 0

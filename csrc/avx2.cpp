@@ -130,6 +130,7 @@ struct I8 {
 
 #include "avx2_trits.inl"
 #include "float_ops.inl"
+#include "quantize.inl"
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"

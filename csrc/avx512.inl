@@ -332,6 +332,7 @@ constexpr int tiles_of<T1_6>(int T) {
 }
 
 #include "float_ops.inl"
+#include "quantize.inl"
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"

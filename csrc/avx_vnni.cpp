@@ -100,6 +100,7 @@ using I8 = Codes<8>;
 
 #include "avx2_trits.inl"
 #include "float_ops.inl"
+#include "quantize.inl"
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"

@@ -127,11 +127,24 @@ void Decoder::rope_angles() {
   });
 }
 
-// Row t: h += x; x = h normed for what reads it next. Returns the largest |x|.
+// Row t: h = the token's embedding; x = h normed for the first layer. Returns the largest |x|.
+float Decoder::begin_row(const Ops& ops, const std::vector<float>& w, size_t t) {
+  const size_t K = shape_.hidden;
+  float *h = h_.data() + t * K, *x = x_.data() + t * K;
+  embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
+  if (!w.empty()) return ops.rms_norm(h, w.data(), shape_.eps, x, K);
+  memcpy(x, h, K * sizeof(float));
+  return kUnknown;
+}
+
+// Row t: h += x; x = h normed for what reads it next, or as it is, without a norm.
 float Decoder::add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t) {
   const size_t K = shape_.hidden;
   float *h = h_.data() + t * K, *x = x_.data() + t * K;
-  return ops.normalize(h, w.data(), ops.add(x, h, K), shape_.eps, x, K);
+  const float squares = ops.add(x, h, K);
+  if (!w.empty()) return ops.normalize(h, w.data(), squares, shape_.eps, x, K);
+  memcpy(x, h, K * sizeof(float));
+  return kUnknown;
 }
 
 // Up to three layers that read the same x [T][K], whose rows are made on the way.
@@ -146,9 +159,7 @@ void Decoder::multiply(const Ops& ops, const float* x, size_t K, const Rows& row
     if (source[i] == i)
       inputs_[i].prepare(ops, x, rows_.size(), K, *linears[i], shape_.eps,
                          i ? Rows{} : rows);
-    const std::vector<float>& bias = linears[i]->bias;
-    products_.add(*linears[i]->matrix, inputs_[source[i]], bias.empty() ? nullptr : bias.data(),
-                  outputs[i]);
+    products_.add(ops, *linears[i], inputs_[source[i]], outputs[i]);
   }
   products_.run(ops);
 }
@@ -158,10 +169,7 @@ void Decoder::attention(const Ops& ops, size_t index) {
   const Layer& layer = layers_[index];
   const size_t D = s.head_dim, heads = s.heads, kv_heads = s.kv_heads;
   const auto normed = [&](size_t t) {
-    if (index) return add_and_norm(ops, layer.input_norm, t);
-    float* h = h_.data() + t * s.hidden;
-    embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
-    return ops.rms_norm(h, layer.input_norm.data(), s.eps, x_.data() + t * s.hidden, s.hidden);
+    return index ? add_and_norm(ops, layer.input_norm, t) : begin_row(ops, layer.input_norm, t);
   };
   const Linear* const qkv[] = {&layer.q, &layer.k, &layer.v};
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
@@ -177,6 +185,7 @@ void Decoder::attention(const Ops& ops, size_t index) {
         if (s.qk_norm)
           ops.rms_norm(x, (is_q ? layer.q_norm : layer.k_norm).data(), s.eps, x, D);
         ops.rope(x, cos, sin, D / 2);
+        if (is_q) finish_query(ops, layer, i, x);
       }
     }
   });
@@ -192,7 +201,8 @@ void Decoder::attention(const Ops& ops, size_t index) {
   if (index + 1 == layers_.size()) drop_unwanted_rows();
   if (rows_.empty()) return;
 
-  const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(D)));
+  const double temperature = s.learned_temperature ? 1.0 : static_cast<double>(s.temperature);
+  const auto scale = static_cast<float>(1.0 / (sqrt(static_cast<double>(D)) * temperature));
   // A unit is a key/value head for a few tokens. Each slot has its own scratch, whichever thread
   // takes it.
   cut_runs(Cache::tokens_together(heads / kv_heads));
@@ -214,6 +224,19 @@ void Decoder::attention(const Ops& ops, size_t index) {
   const Linear* const o[] = {&layer.o};
   float* const out[] = {x_.data()};
   multiply(ops, a_.data(), heads * D, s.sub_norms ? Rows::of(sub_normed) : Rows{}, o, out, 1);
+}
+
+// A head's query after RoPE: in few bits, and by the head's own temperature.
+void Decoder::finish_query(const Ops& ops, const Layer& layer, size_t head, float* q) const {
+  const size_t D = shape_.head_dim;
+  if (shape_.q_bits < 16) {
+    int8_t codes[kMostHeadDim];
+    const float scale = ops.quantize(q, D, ops.absmax(q, D), range_of(shape_.q_bits), codes);
+    ops.dequantize(codes, scale, q, D);
+  }
+  if (!shape_.learned_temperature) return;
+  const float factor = 1.0f / layer.temperature[head];
+  for (size_t d = 0; d < D; ++d) q[d] *= factor;
 }
 
 // The rows as runs of at most `most`.
@@ -258,7 +281,7 @@ void Decoder::mlp(const Ops& ops, size_t index) {
   const auto gated = [&](size_t t) {
     float* gate = gate_.data() + t * I;
     const float squares = glu(gate, up_.data() + t * I, gate, I);
-    if (!s.sub_norms) return ops.absmax(gate, I);
+    if (!s.sub_norms) return kUnknown;
     return ops.normalize(gate, layer.ffn_sub_norm.data(), squares, s.eps, gate, I);
   };
   const Linear* const down[] = {&layer.down};

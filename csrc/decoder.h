@@ -27,8 +27,14 @@ struct Shape {
   bool qkv_bias = false, out_bias = false, mlp_bias = false;
   bool qk_norm = false;    // RMSNorm over each head of q and k, before RoPE
   bool sub_norms = false;  // RMSNorm before the attention output and the down projection
+  bool pre_norms = true;   // RMSNorm before attention and before the MLP
+  int q_bits = 16;         // below 16, a head's query is rounded to as many, after RoPE
+  float temperature = 1.0f;  // of the softmax, on top of sqrt(head_dim)
+  bool learned_temperature = false;  // each head has its own instead
   std::vector<float> inv_freq;  // [head_dim / 2]
 };
+
+constexpr size_t kMostHeadDim = 1024;
 
 enum class Logits { last, all, none };
 
@@ -50,7 +56,7 @@ class Decoder {
  public:
   explicit Decoder(Shape shape);
 
-  // hadamard: its input is transformed, after its norm.
+  // hadamard: its input is transformed, after its norm. Signs are 1 and -1.
   void set_matrix(const std::string& name, Linear linear, bool hadamard);
   void set_norm(const std::string& name, std::vector<float> weight);
   void finish();  // throws if a part is missing
@@ -70,6 +76,7 @@ class Decoder {
     Linear q, k, v, o, gate, up, down;
     std::vector<float> input_norm, post_norm;  // before attention, before the MLP
     std::vector<float> q_norm, k_norm, attention_sub_norm, ffn_sub_norm;
+    std::vector<float> temperature;  // [heads]
   };
 
   // What a name of set_matrix or set_norm means: where it goes, and its shape.
@@ -86,6 +93,8 @@ class Decoder {
   MatrixSlot matrix_slot(const std::string& name);
   NormSlot norm_slot(const std::string& name);
   std::shared_ptr<const HadamardPlan> plan_of(size_t n);
+  std::shared_ptr<const std::vector<float>> signs_of(std::shared_ptr<const std::vector<float>> signs);
+  void check_input(const std::string& name, const Linear& linear) const;
   void check_layer(size_t index);
   void check_step(const Append* appends, size_t count);
   void check_append(const Append& append) const;
@@ -105,7 +114,9 @@ class Decoder {
 
   void reserve(size_t T);
   void rope_angles();
+  float begin_row(const Ops& ops, const std::vector<float>& w, size_t t);
   float add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t);
+  void finish_query(const Ops& ops, const Layer& layer, size_t head, float* q) const;
   void multiply(const Ops& ops, const float* x, size_t K, const Rows& rows,
                 const Linear* const* linears, float* const* outputs, size_t count);
   void attention(const Ops& ops, size_t index);
@@ -122,6 +133,7 @@ class Decoder {
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
   std::vector<std::shared_ptr<const HadamardPlan>> plans_;  // one for each size in use
+  std::vector<std::shared_ptr<const std::vector<float>>> signs_;  // those in use, each once
 
   // Working memory of one chunk of T rows.
   std::vector<Row> rows_;

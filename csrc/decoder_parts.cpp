@@ -1,4 +1,5 @@
 // The parts of a decoder: which names there are, which shapes they have, and whether all are there.
+#include <algorithm>
 #include <stdexcept>
 
 #include "decoder.h"
@@ -59,8 +60,10 @@ Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
   std::string part;
   if (split_name(name, &index, &part)) {
     Layer& layer = layers_[index];
-    if (part == "input_layernorm") return {&layer.input_norm, s.hidden};
-    if (part == "post_attention_layernorm") return {&layer.post_norm, s.hidden};
+    if (s.pre_norms && part == "input_layernorm") return {&layer.input_norm, s.hidden};
+    if (s.pre_norms && part == "post_attention_layernorm") return {&layer.post_norm, s.hidden};
+    if (s.learned_temperature && part == "self_attn.temperature")
+      return {&layer.temperature, s.heads};
     if (s.qk_norm && part == "self_attn.q_norm") return {&layer.q_norm, s.head_dim};
     if (s.qk_norm && part == "self_attn.k_norm") return {&layer.k_norm, s.head_dim};
     if (s.sub_norms && part == "self_attn.attn_sub_norm")
@@ -77,6 +80,37 @@ std::shared_ptr<const HadamardPlan> Decoder::plan_of(size_t n) {
   return plans_.back();
 }
 
+// The same vector for the same signs, so that layers know that they read the same; null for ones.
+std::shared_ptr<const std::vector<float>> Decoder::signs_of(
+    std::shared_ptr<const std::vector<float>> signs) {
+  if (!signs || std::all_of(signs->begin(), signs->end(), [](float s) { return s == 1.0f; }))
+    return nullptr;
+  for (const auto& known : signs_)
+    if (*known == *signs) return known;
+  signs_.push_back(std::move(signs));
+  return signs_.back();
+}
+
+void Decoder::check_input(const std::string& name, const Linear& linear) const {
+  const size_t K = linear.matrix->columns;
+  if (!linear.norm.empty() && linear.norm.size() != K)
+    fail(name + ": its norm has " + std::to_string(linear.norm.size()) + " weights for " +
+         std::to_string(K) + " columns.");
+  if (!linear.norm.empty() && linear.layer_norm)
+    fail(name + ": it has an RMSNorm and a LayerNorm inside; give one of them.");
+  if (linear.signs && linear.signs->size() != K)
+    fail(name + ": " + std::to_string(linear.signs->size()) + " signs for a Hadamard transform of " +
+         std::to_string(K) + " columns.");
+  if (linear.signs && !std::all_of(linear.signs->begin(), linear.signs->end(),
+                                   [](float s) { return s == 1.0f || s == -1.0f; }))
+    fail(name + ": signs of a Hadamard transform are 1 and -1.");
+  try {
+    check_parts(K, linear.parts);
+  } catch (const std::invalid_argument& error) {
+    fail(name + ": " + error.what());
+  }
+}
+
 void Decoder::set_matrix(const std::string& name, Linear linear, bool hadamard) {
   std::lock_guard<std::mutex> lock(mutex_);
   const MatrixSlot slot = matrix_slot(name);
@@ -84,17 +118,20 @@ void Decoder::set_matrix(const std::string& name, Linear linear, bool hadamard) 
   if (m.rows != slot.rows || m.columns != slot.columns)
     fail(name + ": the matrix is " + shape_text(m.rows, m.columns) + "; the architecture needs " +
          shape_text(slot.rows, slot.columns) + ".");
-  if (!linear.norm.empty() && linear.norm.size() != slot.columns)
-    fail(name + ": its norm has " + std::to_string(linear.norm.size()) + " weights for " +
-         std::to_string(slot.columns) + " columns.");
+  check_input(name, linear);
   if (!linear.bias.empty() && linear.bias.size() != slot.rows)
     fail(name + ": its bias has " + std::to_string(linear.bias.size()) + " values for " +
          std::to_string(slot.rows) + " rows.");
   if (linear.bias.empty() == slot.bias)
     fail(name + (slot.bias ? ": the bias is missing." : ": the architecture has no bias here."));
-  if (linear.activation == Activation::int8_absmax_tensor)
-    linear.activation = Activation::int8_absmax;  // see the top of decoder.h
+  if (linear.activation.rule == Rule::absmax_tensor)
+    linear.activation.rule = Rule::absmax;  // see the top of decoder.h
   if (hadamard) linear.hadamard = plan_of(slot.columns);
+  linear.signs = hadamard ? signs_of(std::move(linear.signs)) : nullptr;
+  if (linear.signs && !linear.norm.empty()) {  // a sign more in each product of the norm
+    for (size_t k = 0; k < linear.norm.size(); ++k) linear.norm[k] *= (*linear.signs)[k];
+    linear.signs = nullptr;
+  }
   *slot.linear = std::move(linear);
 }
 
@@ -112,7 +149,9 @@ void Decoder::check_layer(size_t index) {
   for (const char* part : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                            "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
     if (!matrix_slot(prefix + part).linear->matrix) fail(prefix + part + " is missing.");
-  std::vector<std::string> norms = {"input_layernorm", "post_attention_layernorm"};
+  std::vector<std::string> norms;
+  if (shape_.pre_norms) norms = {"input_layernorm", "post_attention_layernorm"};
+  if (shape_.learned_temperature) norms.push_back("self_attn.temperature");
   if (shape_.qk_norm) norms.insert(norms.end(), {"self_attn.q_norm", "self_attn.k_norm"});
   if (shape_.sub_norms) norms.insert(norms.end(), {"self_attn.attn_sub_norm", "mlp.ffn_sub_norm"});
   for (const std::string& part : norms)

@@ -29,15 +29,7 @@ void exp_f32(const float* x, float* y, size_t n) {
   }
 }
 
-float absmax(const float* x, size_t n) {
-  Lanes m = splat(0.0f);
-  size_t i = 0;
-  for (; i + 16 <= n; i += 16) m = max(abs(load(x + i)), m);
-  if (i < n) m = max(abs(load_part(x + i, n - i, 0.0f)), m);
-  return max_of(m);
-}
-
-// Sixteen of `lanes`, or the first `count` of them where there are no more.
+// Sixteen floats, or the first `count` of them where there are no more.
 ONEBIT_INLINE Lanes load_up_to(const float* x, size_t count) {
   return count == 16 ? load(x) : load_part(x, count, 0.0f);
 }
@@ -48,71 +40,6 @@ ONEBIT_INLINE void store_up_to(float* y, const Lanes& a, size_t count) {
     store_part(y, a, count);
 }
 
-// codes = round(x * factor) within low..high. Clamping first gives the same codes and no overflow.
-ONEBIT_INLINE void encode(const float* x, size_t n, float factor, float low, float high,
-                          int8_t* codes) {
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t count = n - i < 16 ? n - i : 16;
-    const Lanes v = load_up_to(x + i, count) * splat(factor);
-    const IntLanes rounded = round_to_int(max(min(v, splat(high)), splat(low)));
-    if (count == 16) {
-      store_i8(codes + i, rounded);
-    } else {
-      int8_t part[16];
-      store_i8(part, rounded);
-      memcpy(codes + i, part, count);
-    }
-  }
-}
-
-float quantize_i8(const float* x, size_t n, float largest, int8_t* codes) {
-  const float m = largest > 1e-5f ? largest : 1e-5f;
-  encode(x, n, 127.0f / m, -128.0f, 127.0f, codes);
-  return m / 127.0f;
-}
-
-void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
-  for (size_t i = 0; i < n; i += kBlock) {
-    const size_t count = n - i < kBlock ? n - i : kBlock;
-    scale[i / kBlock] = quantize_i8(x + i, count, absmax(x + i, count), codes + i);
-  }
-}
-
-float quantize_i4(const float* x, size_t n, int8_t* codes) {
-  double sum[16] = {};
-  size_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (size_t j = 0; j < 16; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
-  for (size_t j = 0; i + j < n; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
-  for (int width = 8; width; width /= 2)
-    for (int j = 0; j < width; ++j) sum[j] += sum[j + width];
-  const float mean = (float)(sum[0] / (double)n);
-  const float b = mean > 1e-5f ? mean : 1e-5f;
-  const float sqrt7 = 2.6457513110645906f;
-  encode(x, n, sqrt7 / b, -8.0f, 7.0f, codes);
-  return b / sqrt7;
-}
-
-void dequantize(const int8_t* codes, float scale, float* y, size_t n) {
-  for (size_t i = 0; i < n; ++i) y[i] = (float)codes[i] * scale;
-}
-
-void sum_by_16(const int8_t* codes, int32_t* sums, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    int32_t four[16];  // sums of four codes
-    memcpy(four, codes + 16 * i, 64);
-    const IntLanes v = load(four);
-    store(four, (((v << 24) >> 24) + ((v << 16) >> 24)) + (((v << 8) >> 24) + (v >> 24)));
-    for (size_t j = 0; j < 4; ++j)
-      sums[i + j] = (four[4 * j] + four[4 * j + 1]) + (four[4 * j + 2] + four[4 * j + 3]);
-  }
-  for (; i < n; ++i) {
-    sums[i] = 0;
-    for (size_t j = 0; j < 16; ++j) sums[i] += codes[16 * i + j];
-  }
-}
-
 float normalize(const float* x, const float* w, float squares, float eps, float* y, size_t n) {
   const Lanes r = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
   Lanes largest = splat(0.0f);
@@ -121,6 +48,27 @@ float normalize(const float* x, const float* w, float squares, float eps, float*
     const Lanes out = (load_up_to(x + i, count) * r) * load_up_to(w + i, count);
     store_up_to(y + i, out, count);
     largest = max(abs(out), largest);
+  }
+  return max_of(largest);
+}
+
+float layer_norm(const float* x, float eps, float* y, size_t n) {
+  Lanes sum = splat(0.0f);
+  for (size_t i = 0; i < n; i += 16) sum = sum + load_up_to(x + i, n - i < 16 ? n - i : 16);
+  const Lanes mean = splat(sum_of(sum) / (float)n);
+  Lanes squares = splat(0.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const Lanes v = load_up_to(x + i, count) - mean;
+    squares = squares + (count == 16 ? v * v : first_lanes(v * v, (int32_t)count, 0.0f));
+  }
+  const Lanes r = splat(1.0f / __builtin_sqrtf(sum_of(squares) / (float)n + eps));
+  Lanes largest = splat(0.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const Lanes out = (load_up_to(x + i, count) - mean) * r;
+    store_up_to(y + i, out, count);
+    largest = max(abs(count == 16 ? out : first_lanes(out, (int32_t)count, 0.0f)), largest);
   }
   return max_of(largest);
 }

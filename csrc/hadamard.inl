@@ -83,14 +83,22 @@ ONEBIT_INLINE void hadamard_axis(float* x, size_t n, const float* signs, size_t 
   }
 }
 
-void hadamard(const Hadamard& plan, float* x) {
-  for (size_t block = 0; block < plan.n; block += plan.size, x += plan.size) {
-    for (size_t i = 0; i < plan.size; i += plan.power) hadamard_power(x + i, plan.power);
+float hadamard(const Hadamard& plan, float* x) {
+  for (size_t block = 0; block < plan.n; block += plan.size) {
+    for (size_t i = 0; i < plan.size; i += plan.power) hadamard_power(x + block + i, plan.power);
     size_t stride = plan.power;
     for (size_t a = 0; a < plan.axes; ++a) {
-      hadamard_axis(x, plan.size, plan.signs[a], plan.order[a], stride);
+      hadamard_axis(x + block, plan.size, plan.signs[a], plan.order[a], stride);
       stride *= plan.order[a];
     }
-    for (size_t i = 0; i < plan.size; ++i) x[i] *= plan.scale;
   }
+  const Lanes scale = splat(plan.scale);
+  Lanes largest = splat(0.0f);
+  for (size_t i = 0; i < plan.n; i += 16) {
+    const size_t count = plan.n - i < 16 ? plan.n - i : 16;
+    const Lanes y = load_up_to(x + i, count) * scale;
+    store_up_to(x + i, y, count);
+    largest = max(abs(y), largest);
+  }
+  return max_of(largest);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <stdexcept>
 
@@ -59,14 +60,11 @@ void each_panel(size_t T, F&& f) {
 
 }  // namespace
 
-Activation activation_of(const std::string& name) {
-  if (name == "fp") return Activation::fp;
-  if (name == "int8_absmax") return Activation::int8_absmax;
-  if (name == "int8_absmax_tensor") return Activation::int8_absmax_tensor;
-  if (name == "int4_absmean") return Activation::int4_absmean;
-  throw std::invalid_argument(
-      "activation " + name +
-      " is unknown; accepted: fp, int8_absmax, int8_absmax_tensor, int4_absmean.");
+void check_parts(size_t K, size_t parts) {
+  if (parts < 1 || K % parts || (parts > 1 && K / parts % kBlock))
+    throw std::invalid_argument(std::to_string(K) + " columns in " + std::to_string(parts) +
+                                " parts; each needs as many, and a multiple of " +
+                                std::to_string(kBlock) + ".");
 }
 
 void Input::reserve(size_t T, size_t K) {
@@ -77,6 +75,7 @@ void Input::reserve(size_t T, size_t K) {
   scale_.grow(checked_product(T, (K + kBlock - 1) / kBlock));
   scale_panels_.grow(checked_product(T, (K + kBlock - 1) / kBlock));
   sum16_.grow(checked_product(T, stride / 16));
+  minimum_.grow(checked_product(T, (K + kBlock - 1) / kBlock));  // parts are as wide, or one
 }
 
 void Input::set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix) {
@@ -90,7 +89,8 @@ void Input::set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix) {
 
 bool Input::same(const Linear& linear, const Linear& other) {
   return linear.activation == other.activation && linear.norm.empty() && other.norm.empty() &&
-         linear.hadamard == other.hadamard &&
+         linear.layer_norm == other.layer_norm && linear.parts == other.parts &&
+         linear.hadamard == other.hadamard && linear.signs == other.signs &&
          linear.matrix->has_codes() == other.matrix->has_codes() &&
          (linear.matrix->layout == Layout::t1_6) == (other.matrix->layout == Layout::t1_6);
 }
@@ -136,48 +136,80 @@ void Input::make_panels() {
   });
 }
 
+// A row after norm and transform, in `own`; returns its largest magnitude if that is known.
+float Input::prepare_row(const Ops& ops, const Linear& linear, float eps, const float* row,
+                         float* own, float largest) const {
+  const size_t K = columns_, P = K / linear.parts;
+  for (size_t k = 0; k < K; k += P) {
+    if (!linear.norm.empty())
+      largest = ops.rms_norm(row + k, linear.norm.data() + k, eps, own + k, P);
+    else if (linear.layer_norm)
+      largest = ops.layer_norm(row + k, eps, own + k, P);
+    else
+      memcpy(own + k, row + k, P * sizeof(float));
+  }
+  if (!linear.hadamard) return largest;
+  if (linear.signs)
+    for (size_t k = 0; k < K; ++k) own[k] *= (*linear.signs)[k];
+  return ops.hadamard(linear.hadamard->get(), own);
+}
+
+// The values that the codes of row t stand for, for a matrix of floats.
+void Input::restore_row(const Ops& ops, size_t t, float* y) const {
+  const size_t P = columns_ / parts_;
+  for (size_t p = 0; p < parts_; ++p, y += P) {
+    const float scale = scale_.data()[t * blocks_ + p * (blocks_ / parts_)];
+    ops.dequantize(codes_.data() + t * code_stride_ + p * P, scale, y, P);
+    if (!has_minimum_) continue;
+    const float minimum = minimum_.data()[t * parts_ + p];
+    for (size_t k = 0; k < P; ++k) y[k] += minimum;
+  }
+}
+
+// The codes of row t, part by part; blocks of a part repeat its scale.
+void Input::quantize_row(const Ops& ops, const Linear& linear, const float* row, size_t t,
+                         float largest) {
+  const size_t P = columns_ / parts_, blocks = blocks_ / parts_;
+  int8_t* codes = codes_.data() + t * code_stride_;
+  for (size_t p = 0; p < parts_; ++p) {
+    const float scale = quantize(ops, linear.activation, row + p * P, P,
+                                 parts_ == 1 ? largest : kUnknown, codes + p * P,
+                                 minimum_.data() + t * parts_ + p);
+    std::fill_n(scale_.data() + t * blocks_ + p * blocks, blocks, scale);
+  }
+}
+
 void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear,
                     float eps, const Rows& rows) {
-  const Activation activation = linear.activation;
-  const bool codes = linear.matrix->has_codes(), fine = activation == Activation::fp;
-  const bool tensor = activation == Activation::int8_absmax_tensor;
-  const bool norm = !linear.norm.empty(), changed = norm || linear.hadamard;
-  set_size(T, K, fine && codes ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
+  const Activation& activation = linear.activation;
+  const bool codes = linear.matrix->has_codes(), fine = activation.rule == Rule::fp;
+  const bool tensor = activation.rule == Rule::absmax_tensor;
+  const bool changed = !linear.norm.empty() || linear.layer_norm || linear.hadamard;
+  const bool many = (fine && codes) || linear.parts > 1;
+  set_size(T, K, many ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
+  parts_ = fine ? 1 : linear.parts;
+  has_minimum_ = activation.has_minimum();
   values_ = changed || !fine ? floats_.data() : x;
   if (fine && !codes && !changed && !rows.make) return;
-  const float whole = tensor ? ops.absmax(x, T * K) : 0.0f;
+  const float whole = tensor ? ops.absmax(x, T * K) : kUnknown;
   parallel_for(T, kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       const float* row = x + t * K;
-      float *own = floats_.data() + t * K, *scale = scale_.data() + t * blocks_;
-      int8_t* out = codes_.data() + t * code_stride_;
-      bool known = tensor;  // the largest |x|
-      float largest = whole;
-      if (rows.make) {
-        largest = rows.make(rows.context, t);
-        known = true;
+      float* own = floats_.data() + t * K;
+      float largest = rows.make ? rows.make(rows.context, t) : whole;
+      if (changed) {
+        largest = prepare_row(ops, linear, eps, row, own, largest);
+        row = own;
       }
-      if (norm) {
-        largest = ops.rms_norm(row, linear.norm.data(), eps, own, K);
-        known = true;
-      }
-      if (linear.hadamard) {
-        if (!norm) memcpy(own, row, K * sizeof(float));
-        ops.hadamard(linear.hadamard->get(), own);
-        known = false;
-      }
-      if (changed) row = own;
-      if (fine && !codes) continue;
-      if (fine)
-        ops.quantize_i8_blocks(row, K, out, scale);
-      else if (activation == Activation::int4_absmean)
-        scale[0] = ops.quantize_i4(row, K, out);
-      else
-        scale[0] = ops.quantize_i8(row, K, known ? largest : ops.absmax(row, K), out);
+      if (!fine)
+        quantize_row(ops, linear, row, t, largest);
+      else if (codes)
+        ops.quantize_i8_blocks(row, K, codes_.data() + t * code_stride_,
+                               scale_.data() + t * blocks_);
       if (codes)
         finish_row(ops, t);
-      else
-        ops.dequantize(out, scale[0], own, K);
+      else if (!fine)
+        restore_row(ops, t, own);
     }
   });
   if (codes) make_panels();
@@ -185,7 +217,10 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
 
 void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix) {
   set_size(T, matrix.columns, 1, matrix);
+  parts_ = 1;
+  has_minimum_ = false;
   for (size_t t = 0; t < T; ++t) {
+    scale_.data()[t] = 1.0f;
     memcpy(codes_.data() + t * code_stride_, codes + t * columns_, columns_);
     finish_row(ops, t);
   }
@@ -262,14 +297,37 @@ void Products::Item::sum_steps(const Input& input, bool has_minimum) {
   });
 }
 
-void Products::add(const Matrix& matrix, const Input& input, const float* bias, float* y) {
-  Product& p = push(matrix, input, false).product;
-  p.bias = bias;
-  p.y = y;
+void Products::add(const Ops& ops, const Linear& linear, const Input& input, float* y) {
+  const Matrix& matrix = *linear.matrix;
+  const float* bias = linear.bias.empty() ? nullptr : linear.bias.data();
+  const bool minimum = input.has_minimum_ && matrix.has_codes();
+  Item& item = push(matrix, input, false);
+  item.product.y = y;
+  item.product.bias = minimum ? nullptr : bias;
+  item.x_minimum = minimum ? input.minimum_.data() : nullptr;
+  if (minimum) item.row_sums = row_sums(ops, matrix, input.parts_);
+  item.bias = bias;
+  item.parts = input.parts_;
+}
+
+void Products::Item::add_minimum(size_t tile, size_t tile_end) const {
+  const size_t N = product.rows, end = std::min(tile_end * kTileRows, N);
+  const float* sums = row_sums->values.data();
+  for (size_t t = 0; t < product.tokens; ++t) {
+    float* y = product.y + t * N;
+    for (size_t p = 0; p < parts; ++p) {
+      const float minimum = x_minimum[t * parts + p];
+      for (size_t n = tile * kTileRows; n < end; ++n) y[n] += minimum * sums[p * N + n];
+    }
+    if (!bias) continue;
+    for (size_t n = tile * kTileRows; n < end; ++n) y[n] += bias[n];
+  }
 }
 
 void Products::add_sums(const Matrix& matrix, const Input& input, int32_t* sums) {
-  push(matrix, input, true).product.sums = sums;
+  Item& item = push(matrix, input, true);
+  item.product.sums = sums;
+  item.x_minimum = nullptr;
 }
 
 ProductFn Products::Item::fn(const Ops& ops) const {
@@ -299,9 +357,33 @@ void Products::run(const Ops& ops) const {
       if (end <= first) break;
       const size_t from = std::max(begin, first) - first;
       const size_t to = std::min(2 * (end - first), item.tiles);
-      if (2 * from < to) item.fn(ops)(item.product, 2 * from, to);
+      if (2 * from >= to) continue;
+      item.fn(ops)(item.product, 2 * from, to);
+      if (item.x_minimum) item.add_minimum(2 * from, to);
     }
   });
+}
+
+// Each part is a token whose codes are 1 inside it and 0 elsewhere.
+std::shared_ptr<const RowSums> row_sums(const Ops& ops, const Matrix& matrix, size_t parts) {
+  auto known = std::atomic_load(&matrix.sums_of_rows);
+  if (known && known->parts == parts) return known;
+  const size_t K = matrix.columns, P = K / parts;
+  std::vector<int8_t> ones(parts * K);
+  for (size_t p = 0; p < parts; ++p) std::fill_n(ones.data() + p * K + p * P, P, int8_t{1});
+  auto sums = std::make_shared<RowSums>();
+  sums->parts = parts;
+  sums->values.resize(parts * matrix.rows);
+  Input input;
+  input.take_codes(ops, ones.data(), parts, matrix);
+  Products products;
+  Linear linear;
+  linear.matrix = std::shared_ptr<const Matrix>(std::shared_ptr<void>(), &matrix);  // not owned
+  products.add(ops, linear, input, sums->values.data());
+  products.run(ops);
+  known = std::move(sums);
+  std::atomic_store(&matrix.sums_of_rows, known);
+  return known;
 }
 
 }  // namespace onebit

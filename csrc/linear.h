@@ -1,6 +1,6 @@
 // Linear layers: from float activations to float outputs, whatever the weights and the scheme.
 //
-// A layer is an optional RMSNorm, an optional Hadamard transform, an activation quantizer, a matrix
+// A layer is an optional norm, an optional Hadamard transform, an activation quantizer, a matrix
 // and an optional bias. Layers that read the same input in the same way (q, k and v; gate and up)
 // share its codes, and their products run as one parallel region.
 #pragma once
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "activation.h"
 #include "buffer.h"
 #include "hadamard.h"
 #include "matrix.h"
@@ -15,20 +16,20 @@
 
 namespace onebit {
 
-// How a layer takes its input. "fp" asks for no quantization: matrices of floats then multiply
-// floats, and matrices of codes multiply int8 codes with a scale for each 32 columns.
-enum class Activation { fp, int8_absmax, int8_absmax_tensor, int4_absmean };
-
-// Throws std::invalid_argument for a name that is none of these.
-Activation activation_of(const std::string& name);
-
 struct Linear {
   std::shared_ptr<const Matrix> matrix;
-  Activation activation = Activation::fp;
-  std::vector<float> norm;                       // [K], or empty
-  std::shared_ptr<const HadamardPlan> hadamard;  // for K numbers, or null
-  std::vector<float> bias;                       // [N], or empty
+  Activation activation;
+  std::vector<float> norm;                            // RMSNorm: [K], or empty
+  bool layer_norm = false;                            // LayerNorm without weights, in its place
+  size_t parts = 1;                                   // of the columns; see check_parts
+  std::shared_ptr<const HadamardPlan> hadamard;       // for K numbers, or null
+  std::shared_ptr<const std::vector<float>> signs;    // of its columns, [K], or null for ones
+  std::vector<float> bias;                            // [N], or empty
 };
+
+// BitNet b1's group quantization: K / parts columns at a time have their own norm and activation
+// scale. Throws std::invalid_argument where these are not equal and multiples of kBlock.
+void check_parts(size_t K, size_t parts);
 
 // Writes row t of activations and returns the largest |x| in it. Rows do not depend on one another.
 struct Rows {
@@ -53,7 +54,8 @@ class Input {
   void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps,
                const Rows& rows = {});
 
-  // Takes codes [T][K] as they are, with no scale: for the integer sums of a matrix.
+  // Takes codes [T][K] as they are.
+  // For its product the scale is 1.
   void take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix);
 
   // Whether what `linear` needs of the same x is what was prepared for `other`.
@@ -63,6 +65,11 @@ class Input {
   friend class Products;
 
   void set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix);
+  float prepare_row(const Ops& ops, const Linear& linear, float eps, const float* from, float* own,
+                    float largest) const;
+  void quantize_row(const Ops& ops, const Linear& linear, const float* row, size_t t,
+                    float largest);
+  void restore_row(const Ops& ops, size_t t, float* y) const;
   void finish_row(const Ops& ops, size_t t);
   void make_panels();
 
@@ -78,15 +85,21 @@ class Input {
   Buffer<float> scale_;            // [T][blocks]
   Buffer<float> scale_panels_;     // the same; see Product::x_scale
   Buffer<int32_t> sum16_;          // [T][code_stride / 16]
+  size_t parts_ = 1;
+  bool has_minimum_ = false;
+  Buffer<float> minimum_;          // [T][parts]
 };
+
+// The sums over each part's columns of what the codes of a matrix stand for; kept with it.
+std::shared_ptr<const RowSums> row_sums(const Ops& ops, const Matrix& matrix, size_t parts);
 
 // Up to three products that run together.
 class Products {
  public:
   void clear() { count_ = 0; }
   void reserve(size_t T, size_t K);
-  // y [T][N]; bias [N] or null.
-  void add(const Matrix& matrix, const Input& input, const float* bias, float* y);
+  // y [T][N] of a layer whose input was prepared. The first with a minimum computes row sums.
+  void add(const Ops& ops, const Linear& linear, const Input& input, float* y);
   void add_sums(const Matrix& matrix, const Input& input, int32_t* sums);
   void run(const Ops& ops) const;
 
@@ -101,6 +114,12 @@ class Products {
     size_t tiles = 0;
     Buffer<int32_t> low_sum;
     Buffer<float> scaled_sum;
+    // Where activations have a minimum, of each token and part: y += minimum * row sum, then the bias.
+    void add_minimum(size_t tile, size_t tile_end) const;
+    const float* x_minimum = nullptr;  // [T][parts], or null
+    std::shared_ptr<const RowSums> row_sums;
+    const float* bias = nullptr;
+    size_t parts = 1;
   };
   Item& push(const Matrix& matrix, const Input& input, bool whole_row);
 

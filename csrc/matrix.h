@@ -23,7 +23,9 @@
 #pragma once
 #include <stdint.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "buffer.h"
 #include "ops.h"
@@ -47,6 +49,11 @@ struct Factors {
   size_t size_bytes() const { return wide.size_bytes() + small.size_bytes(); }
 };
 
+struct RowSums {
+  size_t parts = 1;
+  std::vector<float> values;  // [parts][rows]
+};
+
 struct Matrix {
   Layout layout = Layout::f32;
   size_t rows = 0, columns = 0;
@@ -58,6 +65,7 @@ struct Matrix {
   size_t factor_bytes = 4;  // of both
   size_t wide_groups = 0;   // with 1 byte: a row's float32 factors, each for 2^wide_shift groups
   size_t wide_shift = 0;
+  mutable std::shared_ptr<const RowSums> sums_of_rows;  // once wanted; read and set atomically
 
   bool has_codes() const {
     return layout != Layout::f32 && layout != Layout::f16 && layout != Layout::bf16;

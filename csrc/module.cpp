@@ -182,19 +182,25 @@ Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
   return y;
 }
 
-Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& activation) {
+constexpr char kTensorParts[] = "activation int8_absmax_tensor has one scale, and parts have several.";
+
+Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& activation,
+                  size_t parts) {
   check_columns(*m, x);
+  check_parts(m->columns, parts);
   const size_t T = x.shape(0);
   Linear layer;
   layer.matrix = m;
   layer.activation = activation_of(activation);
+  layer.parts = parts;
+  if (layer.activation.rule == Rule::absmax_tensor && parts > 1) fail(kTensorParts);
   Out<float> y = new_array<float>({T, m->rows});
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   Input input;
   input.prepare(ops, x.data(), T, m->columns, layer, 0.0f);
   Products products;
-  products.add(*m, input, nullptr, y.data());
+  products.add(ops, layer, input, y.data());
   products.run(ops);
   return y;
 }
@@ -226,7 +232,8 @@ double time_products(const std::vector<std::shared_ptr<Matrix>>& matrices, In<fl
   double time_s = 0;
   for (const std::shared_ptr<Matrix>& m : matrices) {
     products.clear();
-    products.add(*m, input, nullptr, y.data());
+    layer.matrix = m;
+    products.add(ops, layer, input, y.data());
     const auto begin = std::chrono::steady_clock::now();
     products.run(ops);
     time_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -235,6 +242,9 @@ double time_products(const std::vector<std::shared_ptr<Matrix>>& matrices, In<fl
 }
 
 // --- single operations
+
+// Rows that are worth a thread of their own.
+constexpr size_t kRowGrain = 8;
 
 nb::tuple quantize_i8(In<float> x, int64_t block) {
   check_dims("x_TK", x, 2);
@@ -251,25 +261,55 @@ nb::tuple quantize_i8(In<float> x, int64_t block) {
       for (size_t b = 0; b < B; ++b) {
         const size_t at = t * K + b * span, n = b + 1 < B ? span : K - b * span;
         const float* from = x.data() + at;
-        scale.data()[t * B + b] = ops.quantize_i8(from, n, ops.absmax(from, n), codes.data() + at);
+        scale.data()[t * B + b] =
+            ops.quantize(from, n, ops.absmax(from, n), kInt8, codes.data() + at);
       }
   }
   return nb::make_tuple(codes, scale);
 }
 
-nb::tuple quantize_i4(In<float> x) {
+// Codes [T][K], scale [T][parts], and the minimum of that shape for rules that have one, else None.
+nb::tuple quantize_by(In<float> x, const std::string& name, size_t parts) {
   check_dims("x_TK", x, 2);
   const size_t T = x.shape(0), K = x.shape(1);
-  if (!K) fail("x_TK has no columns.");
+  if (!K || !parts || K % parts)
+    fail(std::to_string(K) + " columns do not make " + std::to_string(parts) + " equal parts.");
+  const Activation activation = activation_of(name);
+  if (activation.rule == Rule::fp) fail("activation fp rounds nothing.");
+  const bool tensor = activation.rule == Rule::absmax_tensor;
+  if (tensor && parts > 1) fail(kTensorParts);
+  const size_t P = K / parts;
   Out<int8_t> codes = new_array<int8_t>({T, K});
-  Out<float> scale = new_array<float>({T, 1});
+  Out<float> scale = new_array<float>({T, parts}), minimum = new_array<float>({T, parts});
   const Ops& ops = active_ops();
   {
     nb::gil_scoped_release release;
-    for (size_t t = 0; t < T; ++t)
-      scale.data()[t] = ops.quantize_i4(x.data() + t * K, K, codes.data() + t * K);
+    const float whole = tensor ? ops.absmax(x.data(), T * K) : kUnknown;
+    parallel_for(T * parts, kRowGrain, [&](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i)
+        scale.data()[i] = quantize(ops, activation, x.data() + i * P, P, whole,
+                                   codes.data() + i * P, minimum.data() + i);
+    });
   }
-  return nb::make_tuple(codes, scale);
+  if (activation.has_minimum()) return nb::make_tuple(codes, scale, minimum);
+  return nb::make_tuple(codes, scale, nb::none());
+}
+
+// Each row less its mean, over its standard deviation; parts of a row for themselves.
+Out<float> layer_norm(In<float> x, float eps, size_t parts) {
+  check_dims("x_TK", x, 2);
+  const size_t T = x.shape(0), K = x.shape(1);
+  if (!K || !parts || K % parts)
+    fail(std::to_string(K) + " columns do not make " + std::to_string(parts) + " equal parts.");
+  Out<float> y = new_array<float>({T, K});
+  const size_t P = K / parts;
+  const Ops& ops = active_ops();
+  nb::gil_scoped_release release;
+  parallel_for(T * parts, kRowGrain, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      ops.layer_norm(x.data() + i * P, eps, y.data() + i * P, P);
+  });
+  return y;
 }
 
 template <class From, class To, void (*Ops::*Op)(const From*, To*, size_t)>
@@ -281,9 +321,6 @@ Out<To> elementwise(In<From> x) {
   (ops.*Op)(x.data(), y.data(), x.shape(0));
   return y;
 }
-
-// Rows whose Hadamard transform is worth a thread of its own.
-constexpr size_t kHadamardGrain = 8;
 
 // H diag(signs) x, or transposed, which is the inverse: diag(signs) H^T x.
 Out<float> hadamard(In<float> x, std::optional<In<float>> signs, bool transpose) {
@@ -299,7 +336,7 @@ Out<float> hadamard(In<float> x, std::optional<In<float>> signs, bool transpose)
     if (!signs) return;
     for (size_t k = 0; k < K; ++k) row[k] *= signs->data()[k];
   };
-  parallel_for(T, kHadamardGrain, [&](size_t begin, size_t end) {
+  parallel_for(T, kRowGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       float* row = y.data() + t * K;
       std::copy(x.data() + t * K, x.data() + (t + 1) * K, row);
@@ -357,7 +394,7 @@ Shape shape_of(nb::handle fields) {
   s.layers = size_in(fields, "num_hidden_layers", 1024);
   s.heads = size_in(fields, "num_attention_heads", 1024);
   s.kv_heads = size_in(fields, "num_key_value_heads", 1024);
-  s.head_dim = size_in(fields, "head_dim", 1024);
+  s.head_dim = size_in(fields, "head_dim", kMostHeadDim);
   if (s.heads % s.kv_heads || s.head_dim % 2)
     fail("architecture: num_attention_heads must be a multiple of num_key_value_heads, and "
          "head_dim even.");
@@ -372,6 +409,12 @@ Shape shape_of(nb::handle fields) {
   s.mlp_bias = nb::cast<bool>(fields["mlp_bias"]);
   s.qk_norm = nb::cast<bool>(fields["qk_norm"]);
   s.sub_norms = nb::cast<bool>(fields["sub_norms"]);
+  s.pre_norms = nb::cast<bool>(fields["pre_norms"]);
+  s.temperature = nb::cast<float>(fields["softmax_temperature"]);
+  s.learned_temperature = nb::cast<bool>(fields["learned_temperature"]);
+  s.q_bits = nb::cast<int>(fields["q_bits"]);
+  if (s.q_bits != 16 && s.q_bits != 8 && s.q_bits != 4 && s.q_bits != 3)
+    fail("architecture: q_bits is " + std::to_string(s.q_bits) + "; accepted: 16, 8, 4, 3.");
   const auto inv_freq = nb::cast<In<float>>(fields["inv_freq"]);
   if (inv_freq.ndim() != 1 || inv_freq.shape(0) != s.head_dim / 2)
     fail("architecture: inv_freq must be [head_dim / 2].");
@@ -381,14 +424,23 @@ Shape shape_of(nb::handle fields) {
 
 void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matrix> matrix,
                 const std::string& activation, std::optional<In<float>> norm,
-                std::optional<In<float>> bias, bool hadamard) {
+                std::optional<In<float>> bias, std::optional<In<float>> hadamard, bool layer_norm,
+                size_t parts) {
+  if (!matrix) fail(name + ": None is no matrix.");
   Linear linear;
   linear.matrix = std::move(matrix);
   linear.activation = activation_of(activation);
   linear.norm = copy("norm", norm);
   linear.bias = copy("bias", bias);
+  linear.layer_norm = layer_norm;
+  linear.parts = parts;
+  if (hadamard) linear.signs = std::make_shared<std::vector<float>>(copy("hadamard", hadamard));
+  const bool sums = linear.activation.has_minimum() && linear.matrix->has_codes();
+  const std::shared_ptr<const Matrix> kept = linear.matrix;
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  decoder.set_matrix(name, std::move(linear), hadamard);
+  decoder.set_matrix(name, std::move(linear), hadamard.has_value());
+  if (sums) row_sums(ops, *kept, parts);  // so that no token waits for them
 }
 
 std::unique_ptr<Cache> new_cache(Decoder& decoder, int64_t capacity, int kv_bits) {
@@ -547,9 +599,10 @@ NB_MODULE(cpu, m) {
         nb::call_guard<nb::gil_scoped_release>());
   m.def("faster_ternary", &faster_ternary_layout, "data"_a);
   m.def("quantize_i8", &quantize_i8, "x_TK"_a, "block"_a);
-  m.def("quantize_i4", &quantize_i4, "x_TK"_a);
+  m.def("quantize", &quantize_by, "x_TK"_a, "activation"_a, "parts"_a = 1);
+  m.def("layer_norm", &layer_norm, "x_TK"_a, "eps"_a, "parts"_a = 1);
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
-  m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a);
+  m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a, "parts"_a = 1);
   m.def("time_products", &time_products, "matrices"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
   m.def("hadamard", &hadamard, "x_TK"_a, "signs"_a = nb::none(), "transpose"_a = false);
@@ -584,7 +637,8 @@ NB_MODULE(cpu, m) {
           [](Decoder* self, nb::handle fields) { new (self) Decoder(shape_of(fields)); },
           "architecture"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
-           "norm"_a = nb::none(), "bias"_a = nb::none(), "hadamard"_a = false)
+           "norm"_a = nb::none(), "bias"_a = nb::none(), "hadamard"_a = nb::none(),
+           "layer_norm"_a = false, "parts"_a = 1)
       .def(
           "set_norm",
           [](Decoder& self, const std::string& name, In<float> weight) {

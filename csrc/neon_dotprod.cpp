@@ -63,6 +63,7 @@ using I4 = Codes<4>;
 using I8 = Codes<8>;
 
 #include "float_ops.inl"
+#include "quantize.inl"
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"

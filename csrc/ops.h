@@ -131,6 +131,13 @@ struct Hadamard {
   float scale = 1.0f;                      // 1 / sqrt(size), multiplied last
 };
 
+// How floats become codes: those that the number `steps` and its negative would have, within
+// low..high.
+struct Range {
+  float steps, low, high;
+};
+constexpr Range kInt8 = {127.0f, -128.0f, 127.0f};
+
 struct Ops {
   const char* isa;
 
@@ -147,14 +154,21 @@ struct Ops {
 
   // Largest |x[i]|; 0 for n = 0. A NaN counts as 0.
   float (*absmax)(const float* x, size_t n);
-  // m = max(absmax, 1e-5); codes = round_half_even(x * (127 / m)) within -128..127;
-  // returns m / 127.
-  float (*quantize_i8)(const float* x, size_t n, float absmax, int8_t* codes);
-  // The same for each kBlock columns, with a scale of their own.
+  // The mean of |x[i]|, summed in double.
+  float (*absmean)(const float* x, size_t n);
+  // m = max(size, 1e-5); codes = round_half_even(x * (steps / m)) within low..high; returns m / steps.
+  float (*quantize)(const float* x, size_t n, float size, const Range& range, int8_t* codes);
+  // `quantize` to kInt8 for each kBlock columns, with a scale of their own.
   void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
-  // b = max(mean |x|, 1e-5), summed in double; codes = round_half_even(x * (sqrt 7 / b)) within
-  // -8..7; returns b / sqrt 7. BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
-  float (*quantize_i4)(const float* x, size_t n, int8_t* codes);
+  // low = min x; m = max(max x - low, 1e-5); codes = round_half_even((x - low) * (128 / m)) within
+  // 0..127; returns m / 128. x = codes * that + low.
+  float (*quantize_positive)(const float* x, size_t n, int8_t* codes, float* low);
+  // m = max(size, 1e-5); codes = x * (12 / m) rounded to 0, 1, 2, 3, 4, 6, 8 or 12, with its sign;
+  // ties go to the level of even index. Returns m / 12: E2M1, whose numbers are half of the codes.
+  float (*quantize_fp4)(const float* x, size_t n, float size, int8_t* codes);
+  // As `quantize` to kInt8, then codes are 0 where |x| is below the ceil(n / 2)-th largest. `size` is
+  // the largest |x|.
+  float (*quantize_half)(const float* x, size_t n, float size, int8_t* codes);
   // y = codes * scale
   void (*dequantize)(const int8_t* codes, float scale, float* y, size_t n);
   // sums[i] = sum of codes[16 i .. 16 i + 15], for i < n
@@ -166,6 +180,9 @@ struct Ops {
   float (*rms_norm)(const float* x, const float* w, float eps, float* y, size_t n);
   // The same, told the sum of x^2 by one of those below.
   float (*normalize)(const float* x, const float* w, float squares, float eps, float* y, size_t n);
+  // Without weights: y = (x - mean) * (1 / sqrt(mean((x - mean)^2) + eps)); returns the largest |y|.
+  // y may be x.
+  float (*layer_norm)(const float* x, float eps, float* y, size_t n);
   // y = silu(gate) * up, silu(g) = g / (1 + exp(-g));  y = max(gate, 0)^2 * up. y may be gate.
   // Both return the sum of y^2, ready for `normalize`.
   float (*glu_silu)(const float* gate, const float* up, float* y, size_t n);
@@ -177,8 +194,8 @@ struct Ops {
   // Within 2 ulp; 0 below -104, infinity above 89.
   void (*exp)(const float* x, float* y, size_t n);
 
-  // In place, plan.n numbers.
-  void (*hadamard)(const Hadamard& plan, float* x);
+  // In place, plan.n numbers; returns the largest magnitude of the result, as absmax.
+  float (*hadamard)(const Hadamard& plan, float* x);
 
   // IEEE half precision, round to nearest even.
   void (*f32_to_f16)(const float* x, uint16_t* y, size_t n);

@@ -107,6 +107,7 @@ struct T1_6 {
 };
 
 #include "float_ops.inl"
+#include "quantize.inl"
 #include "attention.inl"
 #include "hadamard.inl"
 #include "attention_codes.inl"

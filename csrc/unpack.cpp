@@ -12,7 +12,7 @@ namespace {
 
 enum class Outcome { good, damaged, too_wide, uneven, no_memory };
 
-struct Range {
+struct CodeRange {
   int least = 127, greatest = -128;
   bool zero = false;
 
@@ -29,11 +29,11 @@ struct Range {
   }
 };
 
-Range all_codes(const StoredFormat& format) {
+CodeRange all_codes(const StoredFormat& format) {
   return {format.least, format.greatest, format.zero};
 }
 
-Layout narrowest(const Stored& s, const Range& range) {
+Layout narrowest(const Stored& s, const CodeRange& range) {
   if (range.least >= -1 && range.greatest <= 1) {
     const bool binary = !range.zero && (s.groups() == 1 || s.columns / s.groups() % 32 == 0);
     return binary ? Layout::b1 : Layout::t2;
@@ -44,8 +44,8 @@ Layout narrowest(const Stored& s, const Range& range) {
 
 // Finds the range of codes that the layout is to hold. Rows are looked at only as long as a
 // narrower layout than the format's own is left; as a rule the first one is enough.
-Outcome find_range(const Stored& s, Range* range) {
-  const Range all = all_codes(*s.format);
+Outcome find_range(const Stored& s, CodeRange* range) {
+  const CodeRange all = all_codes(*s.format);
   Buffer<int8_t> codes(s.columns);
   for (size_t n = 0; n < s.rows; ++n) {
     if (!s.format->codes(s, n, codes.data())) return Outcome::damaged;
@@ -98,7 +98,7 @@ class Filler {
       good &= s_.format->codes(s_, first + r, codes_.data() + r * s_.columns);
     if (!good) return Outcome::damaged;
     if ((m_.layout == Layout::t2 || m_.layout == Layout::t1_6) && s_.format->greatest > 1) {
-      Range range;
+      CodeRange range;
       range.add(codes_.data(), rows * s_.columns);
       if (range.greatest > 1) return Outcome::too_wide;
     }
@@ -150,7 +150,7 @@ Outcome fill(const Ops& ops, const Stored& s, Matrix& m) {
 }  // namespace
 
 bool matrix_of_stored(const Ops& ops, const Stored& s, Layout ternary, Matrix* matrix) {
-  Range range;
+  CodeRange range;
   if (find_range(s, &range) != Outcome::good) return false;
   for (;;) {
     Layout layout = narrowest(s, range);

@@ -24,7 +24,7 @@ TOKENS = np.random.default_rng(1).integers(0, 50, 100).astype(np.int32)
 
 def small_decoder(seed=0):
     rng = np.random.default_rng(seed)
-    decoder = cpu.Decoder(asdict(SHAPE) | {"inv_freq": SHAPE.inv_freq()})
+    decoder = cpu.Decoder(asdict(SHAPE) | {"inv_freq": SHAPE.inv_freq(), "q_bits": 16})
     for linear in linears(SHAPE):
         values = rng.standard_normal((linear.N, linear.K), np.float32) / np.float32(linear.K**0.5)
         decoder.set_matrix(linear.name, ops.repack_floats(values))

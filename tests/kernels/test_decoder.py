@@ -27,6 +27,10 @@ SMALL = {
     "mlp_bias": False,
     "qk_norm": False,
     "sub_norms": False,
+    "pre_norms": True,
+    "softmax_temperature": 1.0,
+    "learned_temperature": False,
+    "q_bits": 16,
 }
 VARIANTS = {
     "plain": {},
@@ -82,7 +86,8 @@ class Model:
             scale = np.full((N, 1), K**-0.5, np.float32)
             matrix, activation = cpu.Matrix.from_codes("t2", codes, scale), quantize
         transform = self.hadamard and name.startswith("model.layers")
-        self.decoder.set_matrix(name, matrix, activation, norm, self.b[name], transform)
+        signs = np.ones(K, np.float32) if transform else None
+        self.decoder.set_matrix(name, matrix, activation, norm, self.b[name], signs)
 
     def _norm(self, name, size):
         self.n[name] = (1 + self.rng.standard_normal(size) / 10).astype("f4")
@@ -333,7 +338,9 @@ from onebit.kernels import cpu
 fields = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
               num_attention_heads=1, num_key_value_heads=1, head_dim=8, hidden_act="silu",
               rms_norm_eps=1e-5, tie_word_embeddings=True, qkv_bias=False, out_bias=False,
-              mlp_bias=False, qk_norm=False, sub_norms=False, inv_freq=np.ones(4, np.float32))
+              mlp_bias=False, qk_norm=False, sub_norms=False, pre_norms=True,
+              softmax_temperature=1.0, learned_temperature=False, q_bits=16,
+              inv_freq=np.ones(4, np.float32))
 decoder = cpu.Decoder(fields)
 values = np.ones((8, 8), np.float32)
 

@@ -117,7 +117,9 @@ def test_isa_that_does_not_run_is_refused_everywhere(monkeypatch, name):
         lambda: ops.linear(matrix, x),
         lambda: ops.int_sums(matrix, x.astype(np.int8)),
         lambda: ops.quantize_i8(x),
-        lambda: ops.quantize_i4(x),
+        lambda: ops.quantize(x, "fp4_e2m1"),
+        lambda: ops.layer_norm(x, 1e-5),
+        lambda: ops.hadamard(x),
     ):
         with pytest.raises(UnsupportedError, match=message):
             call()
@@ -164,6 +166,19 @@ def test_inputs_that_do_not_fit_are_refused():
         ops.linear(matrix, x[0])
     with pytest.raises(OptionError, match="'int3'; accepted: fp, int8_absmax"):
         ops.linear(matrix, x[:, :3], "int3")
+    for call in (ops.quantize, lambda x, rule: ops.linear(matrix, x[:, :3], rule)):
+        with pytest.raises(OptionError, match="after dynamic: comes a number above 0"):
+            call(x, "dynamic:many")
+    with pytest.raises(OptionError, match="fp rounds nothing"):
+        ops.quantize(x, "fp")
+    with pytest.raises(OptionError, match="Take int8_absmax"):
+        ops.quantize(x, "int8_absmax_tensor", parts=2)
+    with pytest.raises(ShapeError, match="4 columns do not make 3 equal parts"):
+        ops.quantize(x, "int8_b1", parts=3)
+    with pytest.raises(ShapeError, match="4 columns do not make 0 equal parts"):
+        ops.layer_norm(x, 1e-5, parts=0)
+    with pytest.raises(ShapeError, match="parts of 1 columns; the kernels need a multiple of 32"):
+        ops.linear(matrix, x[:, :3], "int8_b1", parts=3)
     with pytest.raises(OptionError, match="must be int8"):
         ops.int_sums(matrix, x[:, :3])
     with pytest.raises(OptionError, match="is f32; it must hold codes"):

@@ -143,8 +143,7 @@ def test_one_scale_is_what_training_computes(isa, activation):
     """y = (codes_x @ codes_w) * (x_scale * w_scale) in float32: the sums are exact there."""
     codes, w_scale = random_codes("t2", 40, 1024), np.float32(0.0173)
     x = random_inputs(6, 1024)
-    quantize = ops.quantize_i8 if activation == "int8_absmax" else ops.quantize_i4
-    x_codes, x_scale = quantize(x)
+    x_codes, x_scale, _ = ops.quantize(x, activation)
     expected = (x_codes.astype(np.float32) @ codes.T.astype(np.float32)) * (x_scale * w_scale)
     matrix = ops.repack(Unpacked(codes, np.full((40, 1), w_scale)))
     np.testing.assert_array_equal(ops.linear(matrix, x, activation), expected)
@@ -179,18 +178,42 @@ def test_float_products_are_the_reference_to_the_bit(isa, N, K):
             np.testing.assert_array_equal(ops.linear(matrix, x, "fp"), expected)
 
 
-@pytest.mark.parametrize("activation", ["int8_absmax", "int8_absmax_tensor", "int4_absmean"])
-def test_float_weights_take_quantized_activations(isa, activation):
-    values, x = random_inputs(20, 70), random_inputs(5, 70, seed=2)
-    quantize = {
-        "int8_absmax": reference.quantize_i8,
-        "int8_absmax_tensor": reference.quantize_i8_tensor,
-        "int4_absmean": reference.quantize_i4,
-    }[activation]
-    codes, scale = quantize(x)
-    expected = reference.linear_float(values, codes.astype(np.float32) * scale)
-    actual = ops.linear(ops.repack_floats(values), x, activation)
+@pytest.mark.parametrize("activation", [a for a in ops.ACTIVATIONS if a != "fp"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_float_weights_take_quantized_activations(isa, activation, parts):
+    if parts > 1 and activation == "int8_absmax_tensor":
+        return  # has one scale
+    K = 96 if parts > 1 else 70
+    values, x = random_inputs(20, K), random_inputs(5, K, seed=2)
+    codes, scale, minimum = reference.quantize(x, activation, parts)
+    rounded = codes.astype(np.float32) * np.repeat(scale, K // parts, axis=1)
+    if minimum is not None:
+        rounded += np.repeat(minimum, K // parts, axis=1)
+    expected = reference.linear_float(values, rounded)
+    actual = ops.linear(ops.repack_floats(values), x, activation, parts)
     np.testing.assert_array_equal(actual, expected)
+
+
+PARTED = [a for a in ops.ACTIVATIONS if a not in ("fp", "int8_absmax_tensor")]
+
+
+@pytest.mark.parametrize("layout", RANGES)
+@pytest.mark.parametrize("activation", [*PARTED, "dynamic:3.2"])
+def test_parts_of_the_columns_are_rounded_by_themselves(isa, layout, activation):
+    """Each has its own scale (and minimum); the weights one for a row, or one for each part."""
+    N, K, parts = 19, 192, 3
+    rng = np.random.default_rng(1)
+    x = random_inputs(14, K) * np.repeat(np.array([1, 30, 0.1], "f4"), 64) + np.float32(0.3)
+    for G in (1,) if layout == "t1_6" else (1, parts):
+        scale = rng.uniform(0.1, 2, (N, G)).astype(np.float32)
+        weights = Unpacked(random_codes(layout, N, K), scale)
+        matrix = ops.repack(weights, "t1_6" if layout == "t1_6" else None)
+        expected = reference.linear(weights, x, activation, parts)
+        for T in (1, 14):
+            actual = ops.linear(matrix, x[:T], activation, parts)
+            np.testing.assert_array_equal(actual, expected[:T])
+        whole = ops.linear(matrix, x, activation)  # the sums of rows are those of other parts now
+        np.testing.assert_array_equal(whole, reference.linear(weights, x, activation))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])

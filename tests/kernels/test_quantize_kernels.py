@@ -29,14 +29,6 @@ def test_quantize_i8_is_the_formula(isa, K, block):
     np.testing.assert_array_equal(scale, expected_scale)
 
 
-@pytest.mark.parametrize("K", WIDTHS)
-def test_quantize_i4_is_the_formula(isa, K):
-    codes, scale = ops.quantize_i4(inputs(K))
-    expected_codes, expected_scale = reference.quantize_i4(inputs(K))
-    np.testing.assert_array_equal(codes, expected_codes)
-    np.testing.assert_array_equal(scale, expected_scale)
-
-
 def test_halves_round_to_even(isa):
     x = np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -126.5]], np.float32)
     codes, scale = ops.quantize_i8(x)
@@ -44,23 +36,12 @@ def test_halves_round_to_even(isa):
     assert scale.tolist() == [[1.0]]
 
 
-def test_quantizers_agree_with_training(isa):
-    torch = pytest.importorskip("torch")
-    activation = pytest.importorskip("onebit.quant.activation")
-    for name, mine in (("int8_absmax", ops.quantize_i8), ("int4_absmean", ops.quantize_i4)):
-        x = inputs(576)
-        codes, scale = activation.quantize(torch.from_numpy(x), name)
-        np.testing.assert_array_equal(mine(x)[0], codes.numpy())
-        np.testing.assert_array_equal(mine(x)[1], scale.numpy().reshape(-1, 1))
-
-
 def test_not_a_number_stays_harmless(isa):
     """Codes stay in range and equal on every instruction set, whatever comes in."""
     x = np.array([[np.nan, np.inf, -np.inf, 1, 0, np.nan, 3e38, -3e38]], np.float32)
     with np.errstate(all="ignore"):
-        results = [ops.quantize_i8(x)[0], ops.quantize_i4(x)[0], ops.quantize_i8(x[:, 3:])[0]]
-    assert np.abs(results[1].astype(int)).max() <= 8
-    assert results[2].tolist() == [[0, 0, 127, 127, -127]]
+        results = [ops.quantize_i8(x)[0], ops.quantize_i8(x[:, 3:])[0]]
+    assert results[1].tolist() == [[0, 0, 127, 127, -127]]
 
 
 def test_exp_is_within_two_ulp(isa):

@@ -32,7 +32,7 @@ class Model:
     def __init__(self, quantize=None, **changes):
         rng = np.random.default_rng(0)
         a = Architecture(**(SMALL | changes))
-        self.decoder = cpu.Decoder(asdict(a) | {"inv_freq": a.inv_freq()})
+        self.decoder = cpu.Decoder(asdict(a) | {"inv_freq": a.inv_freq(), "q_bits": 16})
         for linear in linears(a):
             w = (rng.standard_normal((linear.N, linear.K)) / np.sqrt(linear.K)).astype("f4")
             bias = rng.standard_normal(linear.N).astype("f4") if linear.bias else None

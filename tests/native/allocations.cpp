@@ -37,18 +37,19 @@ Shape small_shape() {
   Shape s;
   s.vocab = 48;
   s.hidden = 96;  // in the transform, an axis of 12
-  s.intermediate = 160;
+  s.intermediate = 192;
   s.layers = 2;
   s.heads = 4;
   s.kv_heads = 2;
   s.head_dim = 24;
-  s.relu2 = s.sub_norms = s.qk_norm = s.tied = true;
+  s.relu2 = s.sub_norms = s.qk_norm = s.tied = s.learned_temperature = true;
+  s.q_bits = 4;
   s.inv_freq.assign(s.head_dim / 2, 0.01f);
   return s;
 }
 
 // Ternary and 4-bit layers, with the norms of every kind.
-void fill(Decoder& decoder, const Shape& s, Activation activation, bool hadamard) {
+void fill(Decoder& decoder, const Shape& s, const Activation& activation, bool hadamard) {
   const auto set = [&](const std::string& name, const char* layout, size_t N, size_t K) {
     std::vector<int8_t> codes(N * K);
     for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int8_t>(i * i % 3) - 1;
@@ -57,6 +58,9 @@ void fill(Decoder& decoder, const Shape& s, Activation activation, bool hadamard
     linear.matrix = std::make_shared<Matrix>(
         matrix_of_codes(layout, codes.data(), N, K, scale.data(), nullptr, 1));
     linear.activation = activation;
+    linear.layer_norm = hadamard;
+    linear.parts = hadamard && K % 64 == 0 ? 2 : 1;
+    if (hadamard) linear.signs = std::make_shared<std::vector<float>>(K, -1.0f);
     decoder.set_matrix(name, std::move(linear), hadamard);
   };
   const auto norm = [&](const std::string& name, size_t n) {
@@ -78,6 +82,7 @@ void fill(Decoder& decoder, const Shape& s, Activation activation, bool hadamard
     norm(layer + "post_attention_layernorm", s.hidden);
     norm(layer + "self_attn.q_norm", s.head_dim);
     norm(layer + "self_attn.k_norm", s.head_dim);
+    norm(layer + "self_attn.temperature", s.heads);
     norm(layer + "self_attn.attn_sub_norm", q);
     norm(layer + "mlp.ffn_sub_norm", s.intermediate);
   }
@@ -85,7 +90,7 @@ void fill(Decoder& decoder, const Shape& s, Activation activation, bool hadamard
 }
 
 // A prompt for three sequences, then tokens one by one, of all together, and with drafts.
-size_t allocated(int kv_bits, Activation activation, bool hadamard) {
+size_t allocated(int kv_bits, const Activation& activation, bool hadamard) {
   const Shape shape = small_shape();
   Decoder decoder(shape);
   fill(decoder, shape, activation, hadamard);
@@ -116,9 +121,10 @@ int main() {
   for (size_t threads : {1, 3}) {
     set_threads(threads);
     for (int kv_bits : {32, 16, 8, 4, 3})
-      for (Activation activation : {Activation::int8_absmax, Activation::fp})
-        if (const size_t n = allocated(kv_bits, activation, kv_bits == 4)) {
-          printf("%zu allocations, %zu threads, %d bits\n", n, threads, kv_bits);
+      for (const char* rule : {"int8_absmax", "fp", "int8_b1_positive", "int8_top50", "fp4_e2m1",
+                               "int4_absmean", "dynamic:3"})
+        if (const size_t n = allocated(kv_bits, activation_of(rule), kv_bits == 4)) {
+          printf("%zu allocations, %zu threads, %d bits, %s\n", n, threads, kv_bits, rule);
           return 1;
         }
   }

@@ -194,7 +194,7 @@ void layer(const std::string& what, const Linear& linear, size_t T, const std::v
       return ops.normalize(row, other->data(), squares, 1e-5f, row, K);
     };
     input.prepare(ops, rows.data(), T, K, linear, 1e-5f, other ? Rows::of(make) : Rows{});
-    products.add(m, input, linear.bias.empty() ? nullptr : linear.bias.data(), y);
+    products.add(ops, linear, input, y);
     products.run(ops);
   });
 }
@@ -214,21 +214,29 @@ void code_layers() {
   struct Sizes {
     size_t K, groups, factor_bytes;
   };
-  const Activation activations[] = {Activation::fp, Activation::int8_absmax,
-                                    Activation::int8_absmax_tensor, Activation::int4_absmean};
+  const char* const rules[] = {"fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean", "int8_b1",
+                               "int8_b1_positive", "int8_top50", "fp4_e2m1", "int4_absmax",
+                               "dynamic:3"};
   for (const CodeLayout& layout : kCodeLayouts)
     for (const Sizes& s : {Sizes{33, 1, 4}, Sizes{192, 1, 4}, Sizes{192, 12, 4}, Sizes{256, 8, 2},
                            Sizes{256, 16, 1}, Sizes{320, 5, 4}, Sizes{480, 10, 2}, Sizes{512, 16, 1}})
-      for (const Activation activation : activations)
+      for (const char* const rule : rules)
         for (const size_t T : {1, 2, 3, 5, 8, 13}) {
           const size_t multiple = !strcmp(layout.name, "b1") ? 32 : 16;
           if (s.groups > 1 && (!strcmp(layout.name, "t1_6") || s.K / s.groups % multiple)) continue;
           const size_t N = static_cast<size_t>(random.within(1, 36));
           Linear linear;
-          linear.activation = activation;
-          if (random.within(0, 1)) linear.norm = floats(random, s.K);
+          linear.activation = activation_of(rule);
+          const bool tensor = linear.activation.rule == Rule::absmax_tensor;
+          if (random.within(0, 1))
+            linear.norm = floats(random, s.K);
+          else
+            linear.layer_norm = random.within(0, 1);
+          if (s.K % 64 == 0 && !tensor) linear.parts = static_cast<size_t>(random.within(1, 2));
           if (random.within(0, 1)) linear.bias = floats(random, N);
           if (!random.within(0, 3)) linear.hadamard = std::make_shared<HadamardPlan>(s.K);
+          if (linear.hadamard && random.within(0, 1))
+            linear.signs = std::make_shared<std::vector<float>>(s.K, -1.0f);
           const size_t span = s.factor_bytes == 1 ? 256 * s.groups / s.K : s.groups;
           const auto factors = [&] {
             return factors_in(s.factor_bytes, random, N * s.groups, span);
@@ -242,7 +250,7 @@ void code_layers() {
                  std::to_string(s.factor_bytes));
           const std::vector<float> x = floats(random, T * s.K, 4.0f);
           const std::vector<float> other = floats(random, T * s.K);
-          const bool made = linear.norm.empty() && activation != Activation::int8_absmax_tensor;
+          const bool made = linear.norm.empty() && !linear.layer_norm && !tensor;
           layer(std::string(layout.name) + " groups=" + std::to_string(s.groups), linear, T, x,
                 made && random.within(0, 1) ? &other : nullptr);
         }
@@ -281,13 +289,30 @@ void quantizers() {
       const std::vector<float> x = odd ? odd_floats(random, n) : floats(random, n, 3.0f);
       each<float>("absmax" + at, 1, [&](const Ops& ops, float* y) { *y = ops.absmax(x.data(), n); });
       const float largest = odd ? 2.0f : kScalar.absmax(x.data(), n);
-      each<float>("scale of quantize_i8" + at, 1, [&](const Ops& ops, float* y) {
-        std::vector<int8_t> code(n);
-        *y = ops.quantize_i8(x.data(), n, largest, code.data());
-      });
-      each<int8_t>("quantize_i8" + at, n, [&](const Ops& ops, int8_t* code) {
-        ops.quantize_i8(x.data(), n, largest, code);
-      });
+      each<float>("absmean" + at, 1, [&](const Ops& ops, float* y) { *y = ops.absmean(x.data(), n); });
+      using Quantize = std::function<float(const Ops&, int8_t*)>;
+      const std::pair<const char*, Quantize> all[] = {
+          {"quantize",
+           [&](const Ops& ops, int8_t* y) { return ops.quantize(x.data(), n, largest, kInt8, y); }},
+          {"quantize_positive",
+           [&](const Ops& ops, int8_t* y) {
+             float low;
+             const float scale = ops.quantize_positive(x.data(), n, y, &low);
+             return scale + low;
+           }},
+          {"quantize_fp4",
+           [&](const Ops& ops, int8_t* y) { return ops.quantize_fp4(x.data(), n, largest, y); }},
+          {"quantize_half",
+           [&](const Ops& ops, int8_t* y) { return ops.quantize_half(x.data(), n, largest, y); }},
+      };
+      for (const auto& [name, run] : all) {
+        const Quantize& quantize = run;
+        each<float>(std::string("scale of ") + name + at, 1, [&](const Ops& ops, float* y) {
+          std::vector<int8_t> code(n);
+          *y = quantize(ops, code.data());
+        });
+        each<int8_t>(name + at, n, [&](const Ops& ops, int8_t* code) { quantize(ops, code); });
+      }
       const size_t blocks = (n + kBlock - 1) / kBlock;
       each<float>("scales of quantize_i8_blocks" + at, blocks, [&](const Ops& ops, float* y) {
         std::vector<int8_t> code(n);
@@ -296,13 +321,6 @@ void quantizers() {
       each<int8_t>("quantize_i8_blocks" + at, n, [&](const Ops& ops, int8_t* code) {
         std::vector<float> scale(blocks);
         ops.quantize_i8_blocks(x.data(), n, code, scale.data());
-      });
-      each<float>("scale of quantize_i4" + at, 1, [&](const Ops& ops, float* y) {
-        std::vector<int8_t> code(n);
-        *y = ops.quantize_i4(x.data(), n, code.data());
-      });
-      each<int8_t>("quantize_i4" + at, n, [&](const Ops& ops, int8_t* code) {
-        ops.quantize_i4(x.data(), n, code);
       });
       const std::vector<int8_t> code = codes(random, 16 * n, -128, 127);
       each<float>("dequantize" + at, n, [&](const Ops& ops, float* y) {
@@ -333,6 +351,9 @@ void vectors() {
       each<float>("rms_norm in place" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
         y[n] = ops.rms_norm(y, w.data(), 1e-6f, y, n);
+      });
+      each<float>("layer_norm" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.layer_norm(x.data(), 1e-5f, y, n);
       });
       each<float>("normalize" + at, n + 1, [&](const Ops& ops, float* y) {
         y[n] = ops.normalize(x.data(), w.data(), 3.0f, 1e-5f, y, n);

@@ -88,15 +88,22 @@ def quantize_i8(
     codes = round_half_even(x * (127 / m)).
     """
 
-def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Absmean int4 per token, -8..7 (BitNet a4.8, equation 7)."""
+def quantize(
+    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Codes (T, K) by any rule but "fp"; scale and, for some rules, minimum (T, parts)."""
+
+def layer_norm(x_TK: NDArray[np.float32], eps: float, parts: int = 1) -> NDArray[np.float32]:
+    """LayerNorm without weights, of each of the parts of a row."""
 
 def int_sums(w: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
     """(T, N): sum over k of code * x, exact. For layouts of codes only; scales are not applied."""
 
-def linear(w: Matrix, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
-    """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts),
-    "int8_absmax", "int8_absmax_tensor", "int4_absmean"."""
+def linear(
+    w: Matrix, x_TK: NDArray[np.float32], activation: str, parts: int = 1
+) -> NDArray[np.float32]:
+    """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts), or a
+    rule of csrc/activation.cpp. parts: see csrc/linear.h; each a multiple of 32 columns."""
 
 def time_products(matrices: Sequence[Matrix], x_TK: NDArray[np.float32], activation: str) -> float:
     """Seconds of one pass over matrices, each times x_TK: the products alone, without rounding x.
@@ -191,7 +198,7 @@ class Decoder:
 
     def __init__(self, architecture: Mapping[str, Any]) -> None:
         """Fields as in onebit.Architecture, with `inv_freq`, float32 [head_dim / 2], in place of
-        the rope ones."""
+        the rope ones, and `q_bits`: 16, or 8, 4 or 3 to which a head's query is rounded."""
 
     def set_matrix(
         self,
@@ -200,11 +207,15 @@ class Decoder:
         activation: str = "fp",  # "int8_absmax_tensor" is taken per token here, as "int8_absmax"
         norm: NDArray[np.float32] | None = None,  # [K], RMSNorm inside the layer
         bias: NDArray[np.float32] | None = None,  # [N]
-        hadamard: bool = False,  # transform the input, after its norm and before its quantizer
+        # [K], 1 and -1: turn the input by H diag(hadamard), after its norm
+        hadamard: NDArray[np.float32] | None = None,
+        layer_norm: bool = False,  # LayerNorm without weights inside the layer
+        parts: int = 1,  # of the columns, each with its own norm and activation scale
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",
-        "...self_attn.q_norm", "...k_norm", "...attn_sub_norm", "...mlp.ffn_sub_norm"."""
+        "...self_attn.q_norm", "...k_norm", "...attn_sub_norm", "...mlp.ffn_sub_norm";
+        "...self_attn.temperature", one for each head."""
 
     def finish(self) -> None:
         """Check that every part is there with the right shape. ValueError names the missing one."""

@@ -23,6 +23,7 @@ from onebit.errors import FormatError, InputError, OptionError, ShapeError, Unsu
 from onebit.kernels import cpu
 from onebit.kernels.cpu import Matrix, TokenCodes
 from onebit.pack.unpacked import Unpacked
+from onebit.scheme import ACTIVATIONS, LinearScheme
 
 __all__ = [
     "ACTIVATIONS",
@@ -36,9 +37,10 @@ __all__ = [
     "hadamard",
     "int_sums",
     "isas",
+    "layer_norm",
     "layout_of",
     "linear",
-    "quantize_i4",
+    "quantize",
     "quantize_i8",
     "repack",
     "repack_floats",
@@ -48,8 +50,6 @@ __all__ = [
     "ternarize",
     "threads",
 ]
-
-ACTIVATIONS = ("fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean")
 
 LAYOUTS = ("b1", "t1_6", "t2", "i4", "i6", "i8")
 """Of codes, narrowest first: each holds what those before it hold."""
@@ -306,17 +306,43 @@ def quantize_i8(
     return cpu.quantize_i8(_matrix("quantize_i8", x_TK), block)
 
 
-def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round activations to -8..7 by their mean magnitude, per token (BitNet a4.8, equation 7).
+def quantize(
+    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Round activations by a rule, per token; the same integers as `quant.activation.quantize`.
+
+    Args:
+        x_TK: activations, float32.
+        activation: one of `ACTIVATIONS` but "fp", or "dynamic:R".
+        parts: columns of a row are rounded in that many equal parts, each by itself.
 
     Returns:
-        codes (T, K) and scale (T, 1).
+        codes (T, K), scale (T, parts), and the minimum (T, parts) of a rule that has one, else
+        None: code * scale + minimum approximates x.
 
     Raises:
-        ShapeError: `x_TK` is not (T, K), or K is 0.
+        ShapeError: `x_TK` is not (T, K), K is 0, or the parts are not equal.
+        OptionError: the activation is unknown, or rounds nothing.
     """
+    _check_activation("quantize", activation, parts)
+    if activation == "fp":
+        raise OptionError("quantize: activation fp rounds nothing; take another.")
+    x_TK = _matrix("quantize", x_TK)
+    _check_parts("quantize", x_TK.shape[1], parts)
     active_isa()
-    return cpu.quantize_i4(_matrix("quantize_i4", x_TK))
+    return cpu.quantize(x_TK, activation, parts)
+
+
+def layer_norm(x_TK: NDArray[np.float32], eps: float, parts: int = 1) -> NDArray[np.float32]:
+    """Return (x - mean) / sqrt(variance + eps) of each row, or of each of its equal parts.
+
+    Raises:
+        ShapeError: `x_TK` is not (T, K), K is 0, or the parts are not equal.
+    """
+    x_TK = _matrix("layer_norm", x_TK)
+    _check_parts("layer_norm", x_TK.shape[1], parts)
+    active_isa()
+    return cpu.layer_norm(x_TK, eps, parts)
 
 
 def int_sums(matrix: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -336,29 +362,32 @@ def int_sums(matrix: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
 
 
 def linear(
-    matrix: Matrix, x_TK: NDArray[np.float32], activation: str = "fp"
+    matrix: Matrix, x_TK: NDArray[np.float32], activation: str = "fp", parts: int = 1
 ) -> NDArray[np.float32]:
     """Return x * W^T, (T, N) float32.
 
     Args:
         matrix: from `repack` or `repack_floats`.
         x_TK: activations, float32.
-        activation: "int8_absmax" (per token), "int8_absmax_tensor" (one scale for all tokens),
-            "int4_absmean" (per token), or "fp": then codes meet int8 activations in blocks of 32,
-            and floats meet floats.
+        activation: one of `ACTIVATIONS`, or "dynamic:R"; each token is rounded for itself, but by
+            "int8_absmax_tensor". With "fp" codes meet int8 activations in blocks of 32, and floats
+            meet floats.
+        parts: the columns' parts that are rounded each by itself (a scheme's `split` "in:G").
 
     Raises:
-        ShapeError: the input's columns are not the matrix's.
+        ShapeError: the input's columns are not the matrix's, or make no such parts.
         OptionError: the activation is unknown.
     """
-    if activation not in ACTIVATIONS:
-        raise OptionError(
-            f"linear: activation is {activation!r}; accepted: {', '.join(ACTIVATIONS)}."
-        )
+    _check_activation("linear", activation, parts)
     active_isa()
     x_TK = _matrix("linear", x_TK)
     _check_columns("linear", matrix, x_TK)
-    return cpu.linear(matrix, x_TK, activation)
+    _check_parts("linear", x_TK.shape[1], parts)
+    if parts > 1 and x_TK.shape[1] // parts % 32:
+        raise ShapeError(
+            f"linear: parts of {x_TK.shape[1] // parts} columns; the kernels need a multiple of 32."
+        )
+    return cpu.linear(matrix, x_TK, activation, parts)
 
 
 def hadamard(
@@ -420,6 +449,25 @@ def dequantize_rows(
 ) -> None:
     """Write codes * scale, one number or one for each row, to `y`: float32, or bfloat16 bits."""
     cpu.dequantize_rows(codes, scale, y, threads)
+
+
+def _check_activation(op: str, activation: str, parts: int) -> None:
+    if activation.startswith("dynamic:"):
+        LinearScheme(activation=activation)  # refuses what has no number
+    elif activation not in ACTIVATIONS:
+        raise OptionError(
+            f"{op}: activation is {activation!r}; accepted: {', '.join(ACTIVATIONS)}, dynamic:R."
+        )
+    if parts > 1 and activation == "int8_absmax_tensor":
+        raise OptionError(
+            f"{op}: int8_absmax_tensor has one scale, and {parts} parts have as many. "
+            "Take int8_absmax."
+        )
+
+
+def _check_parts(op: str, K: int, parts: int) -> None:
+    if parts < 1 or K % parts:
+        raise ShapeError(f"{op}: {K} columns do not make {parts} equal parts.")
 
 
 def _matrix(op: str, x_TK: NDArray[np.float32]) -> NDArray[np.float32]:

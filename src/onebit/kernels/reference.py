@@ -15,7 +15,7 @@ from onebit.pack.unpacked import Unpacked
 BLOCK = 32
 """Columns that share an activation scale where the scheme asks for no activation quantization."""
 
-_SQRT7 = np.float32(np.sqrt(7.0))
+_SQRT7 = float(np.sqrt(7.0))
 _SMALLEST = np.float32(1e-5)
 
 
@@ -46,26 +46,85 @@ def quantize_i8(
     return codes_TK, np.concatenate(scales, axis=1)
 
 
-def quantize_i8_tensor(
-    x_TK: NDArray[np.float32],
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round all rows to int8 by one scale: codes (T, K), scale (T, 1) with equal entries."""
-    codes, scale = quantize_i8(x_TK.reshape(1, -1))
-    return codes.reshape(x_TK.shape), np.repeat(scale, x_TK.shape[0], axis=0)
-
-
-def quantize_i4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round each row to -8..7 by its mean magnitude.
-
-    BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7.
+def quantize(
+    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Round each part of each row by a rule of `onebit.scheme.ACTIVATIONS`, or "dynamic:R".
 
     Returns:
-        codes (T, K) and scale (T, 1).
+        codes (T, K); scale and, for a rule that has one, minimum (T, parts). code * scale + minimum
+        approximates x.
     """
+    each = [_quantize(part, activation) for part in np.split(x_TK, parts, axis=1)]
+    codes, scale, minimum = (
+        None if found[0] is None else np.concatenate(found, axis=1)
+        for found in zip(*each, strict=True)
+    )
+    assert codes is not None
+    assert scale is not None
+    return codes.astype(np.int8), scale, minimum
+
+
+_Rounded = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+
+
+def _quantize(x_TK: NDArray[np.float32], activation: str) -> _Rounded:
+    largest = np.maximum(np.abs(x_TK).max(axis=1, keepdims=True), _SMALLEST)
     mean = np.abs(x_TK).mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
     mean = np.maximum(mean, _SMALLEST)
-    codes = np.clip(np.round(x_TK * (_SQRT7 / mean)), -8, 7).astype(np.int8)
-    return codes, mean / _SQRT7
+    if activation == "int8_absmax_tensor":
+        return _steps_to(x_TK, np.full_like(largest, largest.max()), 127, -128, 127)
+    if activation == "int4_absmean":  # BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7
+        return _steps_to(x_TK, mean, _SQRT7, -8, 7)
+    if activation == "int8_b1":  # BitNet, https://arxiv.org/abs/2310.11453, equation 4
+        return _steps_to(x_TK, largest, 128, -127, 127)
+    if activation == "int8_b1_positive":
+        low = x_TK.min(axis=1, keepdims=True)
+        largest = np.maximum((x_TK - low).max(axis=1, keepdims=True), _SMALLEST)
+        codes, scale, _ = _steps_to(x_TK - low, largest, 128, 0, 127)
+        return codes, scale, low
+    if activation == "int8_top50":  # BitNet a4.8, equation 5
+        codes, scale, _ = _steps_to(x_TK, largest, 127, -128, 127)
+        kept = (x_TK.shape[1] + 1) // 2
+        threshold = -np.sort(-np.abs(x_TK), axis=1)[:, kept - 1 : kept]
+        return np.where(np.abs(x_TK) >= threshold, codes, np.float32(0)), scale, None
+    if activation == "fp4_e2m1":
+        return _fp4(x_TK, largest)
+    if activation.startswith("dynamic:"):
+        outlier = largest > np.float32(activation.partition(":")[2]) * mean
+        wide_codes, wide_scale, _ = _quantize(x_TK, "int8_absmax")
+        codes, scale, _ = _quantize(x_TK, "int4_absmean")
+        return np.where(outlier, wide_codes, codes), np.where(outlier, wide_scale, scale), None
+    bits = int(activation.removeprefix("int").removesuffix("_absmax"))
+    steps = 2 ** (bits - 1) - 1
+    return _steps_to(x_TK, largest, steps, -steps - 1, steps)
+
+
+def _steps_to(
+    x_TK: NDArray[np.float32], size_T1: NDArray[np.float32], steps: float, low: int, high: int
+) -> _Rounded:
+    """Round so that `size` is `steps` codes."""
+    codes = np.round(x_TK * (np.float32(steps) / size_T1)).clip(low, high)
+    return codes, size_T1 / np.float32(steps), None
+
+
+def _fp4(x_TK: NDArray[np.float32], largest_T1: NDArray[np.float32]) -> _Rounded:
+    """Round to the nearest number of E2M1, doubled; ties go to the one of even index."""
+    levels = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
+    v = x_TK * (np.float32(12) / largest_T1)
+    distance = np.abs(np.abs(v)[..., None] - levels)
+    even_first = [0, 2, 4, 6, 1, 3, 5, 7]
+    nearest = levels[even_first][distance[..., even_first].argmin(axis=-1)]
+    return np.copysign(nearest, v), largest_T1 / np.float32(12), None
+
+
+def layer_norm(x_TK: NDArray[np.float32], eps: float, parts: int = 1) -> NDArray[np.float64]:
+    """Return each part of a row less its mean, over its standard deviation, in float64."""
+    x_TGk = x_TK.astype(np.float64).reshape(len(x_TK), parts, -1)
+    y_TGk = x_TGk - x_TGk.mean(axis=2, keepdims=True)
+    y_TGk /= np.sqrt((y_TGk**2).mean(axis=2, keepdims=True) + eps)
+    y_TK: NDArray[np.float64] = y_TGk.reshape(x_TK.shape)
+    return y_TK
 
 
 def quantize_range(x_NK: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
@@ -92,31 +151,46 @@ def int_sums(codes_NK: NDArray[np.int8], x_TK: NDArray[np.int8]) -> NDArray[np.i
     return sums.astype(np.int32)
 
 
-def linear(w: Unpacked, x_TK: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+def linear(
+    w: Unpacked, x_TK: NDArray[np.float32], activation: str, parts: int = 1
+) -> NDArray[np.float32]:
     """Multiply quantized activations with codes, (T, N) float32.
 
     With one scale a row and one a token this is float(sum) * (x_scale * w_scale). Otherwise the
-    steps, inside which no scale changes, are added in order of k.
+    steps, inside which no scale changes, are added in order of k; parts of the columns are seen as
+    blocks of 32, which share a scale. A minimum of the activations then adds its part's sum of the
+    weights.
     """
-    quantize = {
-        "fp": lambda x: quantize_i8(x, BLOCK),
-        "int8_absmax": quantize_i8,
-        "int8_absmax_tensor": quantize_i8_tensor,
-        "int4_absmean": quantize_i4,
-    }[activation]
-    codes_TK, x_scale_TB = quantize(x_TK)
-    T, K = x_TK.shape
+    K = x_TK.shape[1]
+    if activation == "fp":
+        codes_TK, scale_TB = quantize_i8(x_TK, BLOCK)
+        return _product(w, codes_TK, scale_TB, BLOCK)
+    codes_TK, scale_TG, minimum_TG = quantize(x_TK, activation, parts)
+    block = BLOCK if parts > 1 else K
+    y = _product(w, codes_TK, np.repeat(scale_TG, K // parts // block, axis=1), block)
+    if minimum_TG is None:
+        return y
+    inside_GK = np.repeat(np.eye(parts, dtype=np.int8), K // parts, axis=1)
+    sums_GN = _product(w, inside_GK, np.ones((parts, 1), np.float32), K)
+    for part, sums_N in enumerate(sums_GN):
+        y += minimum_TG[:, part, None] * sums_N
+    return y
+
+
+def _product(
+    w: Unpacked, codes_TK: NDArray[np.int8], scale_TB: NDArray[np.float32], block: int
+) -> NDArray[np.float32]:
+    T, K = codes_TK.shape
     N, G = w.scale_NG.shape
-    group, block = K // G, BLOCK if activation == "fp" else K
     y = np.zeros((T, N), np.float32)
     for k in _steps(K, G, block):
         x = codes_TK[:, k]
-        w_scale = w.scale_NG[:, k.start // group]
-        x_scale = x_scale_TB[:, k.start // block, None]
+        w_scale = w.scale_NG[:, k.start // (K // G)]
+        x_scale = scale_TB[:, k.start // block, None]
         y += int_sums(w.codes_NK[:, k], x).astype(np.float32) * (x_scale * w_scale)
         if w.minimum_NG is not None:
             x_sum = x.sum(axis=1, keepdims=True, dtype=np.int32).astype(np.float32)
-            y += w.minimum_NG[:, k.start // group] * (x_scale * x_sum)
+            y += w.minimum_NG[:, k.start // (K // G)] * (x_scale * x_sum)
     return y
 
 

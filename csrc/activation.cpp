@@ -1,0 +1,94 @@
+#include "activation.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace onebit {
+namespace {
+
+// BitNet b1, https://arxiv.org/abs/2310.11453, equation 4: Q = 128, clipped one short of it.
+constexpr Range kB1 = {128.0f, -127.0f, 127.0f};
+// BitNet a4.8, https://arxiv.org/abs/2411.04965, equation 7: sqrt 7 codes to the mean magnitude.
+constexpr Range kInt4Mean = {2.6457513110645906f, -8.0f, 7.0f};
+
+struct Named {
+  const char* name;
+  Activation activation;
+};
+const Named kRules[] = {
+    {"fp", {Rule::fp}},
+    {"int8_absmax", {Rule::absmax, kInt8}},
+    {"int8_absmax_tensor", {Rule::absmax_tensor, kInt8}},
+    {"int2_absmax", {Rule::absmax, range_of(2)}},
+    {"int3_absmax", {Rule::absmax, range_of(3)}},
+    {"int4_absmax", {Rule::absmax, range_of(4)}},
+    {"int5_absmax", {Rule::absmax, range_of(5)}},
+    {"int6_absmax", {Rule::absmax, range_of(6)}},
+    {"int7_absmax", {Rule::absmax, range_of(7)}},
+    {"int4_absmean", {Rule::absmean}},
+    {"int8_b1", {Rule::absmax, kB1}},
+    {"int8_b1_positive", {Rule::positive}},
+    {"int8_top50", {Rule::half}},
+    {"fp4_e2m1", {Rule::fp4}},
+};
+const std::string kDynamic = "dynamic:";
+
+// Digits with at most one point among them, as the scheme has them; 0 for anything else.
+float ratio_of(const std::string& text) {
+  const bool plain = !text.empty() && text.size() < 16 &&
+                     text.find_first_not_of("0123456789.") == std::string::npos &&
+                     std::count(text.begin(), text.end(), '.') <= 1 && text.front() != '.' &&
+                     text.back() != '.';
+  return plain ? static_cast<float>(std::stod(text)) : 0.0f;
+}
+
+}  // namespace
+
+bool Activation::operator==(const Activation& other) const {
+  return rule == other.rule && ratio == other.ratio && range.steps == other.range.steps &&
+         range.low == other.range.low && range.high == other.range.high;
+}
+
+Range range_of(int bits) {
+  const float most = static_cast<float>((1 << (bits - 1)) - 1);
+  return {most, -most - 1.0f, most};
+}
+
+Activation activation_of(const std::string& name) {
+  std::string accepted;
+  for (const Named& rule : kRules) {
+    if (name == rule.name) return rule.activation;
+    accepted += std::string(rule.name) + ", ";
+  }
+  if (name.compare(0, kDynamic.size(), kDynamic) == 0) {
+    Activation dynamic{Rule::dynamic};
+    dynamic.ratio = ratio_of(name.substr(kDynamic.size()));
+    if (dynamic.ratio > 0) return dynamic;
+  }
+  throw std::invalid_argument("activation " + name + " is unknown; accepted: " + accepted +
+                              "dynamic:R with a number R above 0.");
+}
+
+float quantize(const Ops& ops, const Activation& activation, const float* x, size_t n,
+               float largest, int8_t* codes, float* minimum) {
+  *minimum = 0.0f;
+  const auto size = [&] { return largest < 0 ? ops.absmax(x, n) : largest; };
+  switch (activation.rule) {
+    case Rule::absmean: return ops.quantize(x, n, ops.absmean(x, n), kInt4Mean, codes);
+    case Rule::positive: return ops.quantize_positive(x, n, codes, minimum);
+    case Rule::half: return ops.quantize_half(x, n, size(), codes);
+    case Rule::fp4: return ops.quantize_fp4(x, n, size(), codes);
+    case Rule::dynamic: {
+      const float mean = std::max(ops.absmean(x, n), 1e-5f), most = std::max(size(), 1e-5f);
+      const bool outlier = most > activation.ratio * mean;
+      return outlier ? ops.quantize(x, n, most, kInt8, codes)
+                     : ops.quantize(x, n, mean, kInt4Mean, codes);
+    }
+    default: return ops.quantize(x, n, size(), activation.range, codes);
+  }
+}
+
+}  // namespace onebit

@@ -1,0 +1,38 @@
+// The rules by which a layer's input becomes codes; src/onebit/quant/activation.py has the same in
+// torch, and the integers are equal.
+#pragma once
+#include <string>
+
+#include "ops.h"
+
+namespace onebit {
+
+// "fp" asks for no quantization: matrices of floats then multiply floats, and matrices of codes
+// multiply int8 codes with a scale for each 32 columns.
+enum class Rule { fp, absmax, absmax_tensor, absmean, positive, half, fp4, dynamic };
+
+struct Activation {
+  Rule rule = Rule::fp;
+  Range range = kInt8;  // of absmax
+  float ratio = 0.0f;   // of dynamic: 8 bits from this many times the mean on, else 4
+
+  // Whether values are codes * scale plus a minimum.
+  bool has_minimum() const { return rule == Rule::positive; }
+  bool operator==(const Activation& other) const;
+};
+
+// "int8_b1", "dynamic:7", ...; throws std::invalid_argument for a name that is no rule.
+Activation activation_of(const std::string& name);
+
+// -2^(bits-1) + 1 .. 2^(bits-1) - 1, the largest magnitude at the end.
+Range range_of(int bits);
+
+// The largest |x|, where it is not known.
+constexpr float kUnknown = -1.0f;
+
+// Rounds n numbers, whose largest magnitude is `largest` or kUnknown; returns the scale and sets the
+// minimum, which only some rules have. The rule is not fp.
+float quantize(const Ops& ops, const Activation& activation, const float* x, size_t n,
+               float largest, int8_t* codes, float* minimum);
+
+}  // namespace onebit

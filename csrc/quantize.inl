@@ -1,0 +1,155 @@
+// How activations become codes, written once and compiled for every instruction set; the contracts
+// are in ops.h. Needs float_ops.inl.
+
+float absmax(const float* x, size_t n) {
+  Lanes m = splat(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) m = max(abs(load(x + i)), m);
+  if (i < n) m = max(abs(load_part(x + i, n - i, 0.0f)), m);
+  return max_of(m);
+}
+
+// codes = fn(sixteen of x), integers of eight bits.
+template <class Fn>
+ONEBIT_INLINE void each_code(const float* x, size_t n, int8_t* codes, Fn&& fn) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const IntLanes rounded = fn(load_up_to(x + i, count));
+    if (count == 16) {
+      store_i8(codes + i, rounded);
+    } else {
+      int8_t part[16];
+      store_i8(part, rounded);
+      memcpy(codes + i, part, count);
+    }
+  }
+}
+
+// codes = round(x * factor) within low..high. Clamping first gives the same codes and no overflow.
+ONEBIT_INLINE void encode(const float* x, size_t n, float factor, float low, float high,
+                          int8_t* codes) {
+  each_code(x, n, codes, [&](const Lanes& a) {
+    return round_to_int(max(min(a * splat(factor), splat(high)), splat(low)));
+  });
+}
+
+float quantize(const float* x, size_t n, float size, const Range& range, int8_t* codes) {
+  const float m = size > 1e-5f ? size : 1e-5f;
+  encode(x, n, range.steps / m, range.low, range.high, codes);
+  return m / range.steps;
+}
+
+void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
+  for (size_t i = 0; i < n; i += kBlock) {
+    const size_t count = n - i < kBlock ? n - i : kBlock;
+    scale[i / kBlock] = quantize(x + i, count, absmax(x + i, count), kInt8, codes + i);
+  }
+}
+
+float absmean(const float* x, size_t n) {
+  double sum[16] = {};
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (size_t j = 0; j < 16; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
+  for (size_t j = 0; i + j < n; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
+  for (int width = 8; width; width /= 2)
+    for (int j = 0; j < width; ++j) sum[j] += sum[j + width];
+  return (float)(sum[0] / (double)n);
+}
+
+// The nearest level of E2M1, doubled; ties to the level of even index. From 4 on levels are 2 apart,
+// from 8 on 4, and half of all halves round to even ones.
+ONEBIT_INLINE IntLanes nearest_fp4(const Lanes& v) {
+  const Lanes a = abs(v), four = splat(4.0f), eight = splat(8.0f);
+  const IntLanes ones = round_to_int(min(a, four));
+  const IntLanes twos = round_to_int((max(min(a, eight), four) - four) * splat(0.5f));
+  const IntLanes fours = round_to_int((max(a, eight) - eight) * splat(0.25f));
+  const IntLanes code = ones + (twos << 1) + (fours << 2);
+  return code - ((code & (bits_of(v) >> 31)) << 1);
+}
+
+float quantize_fp4(const float* x, size_t n, float size, int8_t* codes) {
+  const float m = size > 1e-5f ? size : 1e-5f;
+  const Lanes factor = splat(12.0f / m), most = splat(12.0f), least = splat(-12.0f);
+  each_code(x, n, codes,
+            [&](const Lanes& a) { return nearest_fp4(max(min(a * factor, most), least)); });
+  return m / 12.0f;
+}
+
+float quantize_positive(const float* x, size_t n, int8_t* codes, float* low) {
+  constexpr float kHuge = 3.4e38f;
+  Lanes least = splat(kHuge), most = splat(-kHuge);
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const Lanes v = load_up_to(x + i, count);
+    least = min(count == 16 ? v : first_lanes(v, (int32_t)count, kHuge), least);
+    most = max(count == 16 ? v : first_lanes(v, (int32_t)count, -kHuge), most);
+  }
+  const float bottom = -max_of(splat(0.0f) - least), range = max_of(most) - bottom;
+  const float m = range > 1e-5f ? range : 1e-5f;
+  const Lanes factor = splat(128.0f / m), from = splat(bottom);
+  each_code(x, n, codes, [&](const Lanes& a) {
+    return round_to_int(max(min((a - from) * factor, splat(127.0f)), splat(0.0f)));
+  });
+  *low = bottom;
+  return m / 128.0f;
+}
+
+// -1 where the magnitude of a, as the integer of its bits, is at least `low`, else 0.
+ONEBIT_INLINE IntLanes reaches(const Lanes& a, int32_t low) {
+  return (splat(low - 1) - bits_of(abs(a))) >> 31;
+}
+
+// How many of n magnitudes reach `low`, which is above 0.
+ONEBIT_INLINE size_t count_from(const float* x, size_t n, int32_t low) {
+  IntLanes sum = splat((int32_t)0);
+  for (size_t i = 0; i < n; i += 16)
+    sum = sum - reaches(load_up_to(x + i, n - i < 16 ? n - i : 16), low);
+  int32_t part[16], total = 0;
+  store(part, sum);
+  for (int j = 0; j < 16; ++j) total += part[j];
+  return (size_t)total;
+}
+
+// Floats of one sign are ordered as their bits are: the threshold is found by halving a range of
+// integers. Any number between the ceil(n / 2)-th largest and the next one keeps the same codes, so
+// the search ends at the first that does.
+float quantize_half(const float* x, size_t n, float size, int8_t* codes) {
+  const size_t kept = (n + 1) / 2;
+  int32_t low = 0, high = 0x7f800000;  // low keeps enough, high does not
+  memcpy(&high, &size, sizeof high);
+  ++high;
+  while (high - low > 1) {
+    const int32_t middle = low + (high - low) / 2;
+    const size_t count = count_from(x, n, middle);
+    (count < kept ? high : low) = middle;
+    if (count == kept) break;
+  }
+  const float m = size > 1e-5f ? size : 1e-5f;
+  const Lanes factor = splat(127.0f / m);
+  each_code(x, n, codes, [&](const Lanes& a) {
+    const Lanes v = max(min(a * factor, splat(127.0f)), splat(-128.0f));
+    return round_to_int(v) & reaches(a, low);
+  });
+  return m / 127.0f;
+}
+
+void dequantize(const int8_t* codes, float scale, float* y, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] = (float)codes[i] * scale;
+}
+
+void sum_by_16(const int8_t* codes, int32_t* sums, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    int32_t four[16];  // sums of four codes
+    memcpy(four, codes + 16 * i, 64);
+    const IntLanes v = load(four);
+    store(four, (((v << 24) >> 24) + ((v << 16) >> 24)) + (((v << 8) >> 24) + (v >> 24)));
+    for (size_t j = 0; j < 4; ++j)
+      sums[i + j] = (four[4 * j] + four[4 * j + 1]) + (four[4 * j + 2] + four[4 * j + 3]);
+  }
+  for (; i < n; ++i) {
+    sums[i] = 0;
+    for (size_t j = 0; j < 16; ++j) sums[i] += codes[16 * i + j];
+  }
+}

@@ -1,0 +1,124 @@
+"""Every rule that rounds activations: the integers of the reference and of training."""
+
+import numpy as np
+import pytest
+
+from onebit.kernels import cpu, ops, reference
+
+RULES = [*(rule for rule in ops.ACTIVATIONS if rule != "fp"), "dynamic:3.5"]
+WIDTHS = [1, 3, 16, 17, 63, 576, 1020]
+
+
+def inputs(K, seed=0):
+    """Rows of every size, with ties, zeros, extremes, a mean, and one that is all zero."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((12, K)).astype(np.float32)
+    x *= np.float32(10.0) ** np.arange(-7, 5, dtype=np.float32)[:, None]
+    x[3] = 0
+    x[4] = np.linspace(-127, 127, K)  # factor 1: halves stay halves
+    x[5] = np.round(rng.uniform(-12, 12, K) * 2) / 2  # equal magnitudes, and ties of fp4
+    x[5, 0] = 12
+    x[6] += 3
+    x[7] = rng.choice([-2.0, -1.0, 1.0, 2.0], K)
+    x[8, K // 2] = 1e4
+    return x
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_the_reference(isa, rule):
+    for K in WIDTHS:
+        for parts in (1, 3):
+            if K % parts or (parts > 1 and rule == "int8_absmax_tensor"):
+                continue
+            got = ops.quantize(inputs(K), rule, parts)
+            for mine, expected in zip(got, reference.quantize(inputs(K), rule, parts), strict=True):
+                np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_that_of_training(isa, rule):
+    torch = pytest.importorskip("torch")
+    activation = pytest.importorskip("onebit.quant.activation")
+    for K in WIDTHS:
+        for parts in (1, 3):
+            if K % parts or (parts > 1 and rule == "int8_absmax_tensor"):
+                continue
+            x = inputs(K, seed=K)
+            trained = activation.quantize(torch.from_numpy(x), rule, parts, per_token=True)
+            codes, scale, minimum = ops.quantize(x, rule, parts)
+            np.testing.assert_array_equal(codes, trained.codes.numpy())
+            np.testing.assert_array_equal(scale, np.broadcast_to(trained.scale, scale.shape))
+            assert (minimum is None) == (trained.minimum is None)
+            if minimum is not None:
+                np.testing.assert_array_equal(minimum, trained.minimum.numpy())
+
+
+def test_half_of_the_codes_are_kept_and_ties_with_them(isa):
+    x = np.array([[5, -4, 3, -2, 1], [1, -1, 1, 1, 0.5], [0, 0, 0, 7, 0]], np.float32)
+    codes = ops.quantize(x, "int8_top50")[0]
+    assert (codes != 0).tolist() == [
+        [True] * 3 + [False] * 2,
+        [True] * 4 + [False],
+        [False] * 3 + [True, False],
+    ]
+    for K in (2, 64, 1020, 4099):
+        x = np.random.default_rng(K).standard_normal((3, K)).astype(np.float32)
+        kept = ops.quantize(x, "int8_top50")[0] != 0
+        size = np.abs(x)
+        for row in range(3):
+            threshold = np.sort(size[row])[-((K + 1) // 2)]
+            assert not kept[row][size[row] < threshold].any()
+            assert kept[row][size[row] >= np.maximum(threshold, size[row].max() / 127)].all()
+
+
+def test_fp4_ties_go_to_the_even_level(isa):
+    x = np.array([[0.5, 1.5, 2.5, 3.5, 5, 7, 10, 12, -5, -7, -0.5, 4.5, 5.5]], np.float32)
+    codes, scale, _ = ops.quantize(x, "fp4_e2m1")
+    assert codes.tolist() == [[0, 2, 2, 4, 4, 8, 8, 12, -4, -8, 0, 4, 6]]
+    assert scale.tolist() == [[1.0]]
+
+
+def test_dynamic_takes_8_bits_for_tokens_with_an_outlier(isa):
+    x = np.ones((2, 64), np.float32)
+    x[1, 0] = 40
+    codes, scale, _ = ops.quantize(x, "dynamic:10")
+    wide, narrow = ops.quantize(x, "int8_absmax"), ops.quantize(x, "int4_absmean")
+    for row, expected in ((0, narrow), (1, wide)):
+        np.testing.assert_array_equal(codes[row], expected[0][row])
+        np.testing.assert_array_equal(scale[row], expected[1][row])
+
+
+def test_layer_norm_is_that_of_training(isa):
+    torch = pytest.importorskip("torch")
+    for K in WIDTHS:
+        x = np.random.default_rng(K).standard_normal((4, K)).astype(np.float32) * 3 + 1
+        for parts in (1, 3):
+            if K % parts:
+                continue
+            y = ops.layer_norm(x, 1e-5, parts)
+            np.testing.assert_allclose(y, reference.layer_norm(x, 1e-5, parts), atol=2e-5)
+            cut = torch.from_numpy(x).unflatten(1, (parts, -1))
+            theirs = torch.nn.functional.layer_norm(cut, cut.shape[-1:], eps=1e-5).flatten(1)
+            np.testing.assert_allclose(y, theirs, atol=2e-5)
+
+
+def test_layer_norm_has_the_same_bits_everywhere(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((4, 1020)).astype(np.float32)
+    results = []
+    for isa in cpu.isas():
+        monkeypatch.setenv("ONEBIT_ISA", isa)
+        results.append(ops.layer_norm(x, 1e-5, 2))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_not_a_number_stays_harmless(monkeypatch, rule):
+    """Codes are in range and equal on every instruction set, whatever comes in."""
+    x = np.array([[np.nan, np.inf, -np.inf, 1, 0, np.nan, 3e38, -3e38], [np.nan] * 8], np.float32)
+    results = []
+    for isa in cpu.isas():
+        monkeypatch.setenv("ONEBIT_ISA", isa)
+        results.append(ops.quantize(x, rule)[0])
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])

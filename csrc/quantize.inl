@@ -46,12 +46,23 @@ void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
   }
 }
 
+// Lane j of `sum` adds the magnitudes of x[16 i + j], in doubles.
 float absmean(const float* x, size_t n) {
-  double sum[16] = {};
-  size_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (size_t j = 0; j < 16; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
-  for (size_t j = 0; i + j < n; ++j) sum[j] += (double)(x[i + j] < 0 ? -x[i + j] : x[i + j]);
+  constexpr int kHalves = 2 * kPieces, kHalfLanes = kPieceLanes / 2;
+  typedef float Half __attribute__((vector_size(ONEBIT_PIECE / 2)));
+  typedef double Doubles __attribute__((vector_size(ONEBIT_PIECE)));
+  Doubles sums[kHalves] = {};
+  for (size_t i = 0; i < n; i += 16) {
+    float size[16];
+    store(size, abs(load_up_to(x + i, n - i < 16 ? n - i : 16)));
+    for (int h = 0; h < kHalves; ++h) {
+      Half half;
+      memcpy(&half, size + h * kHalfLanes, sizeof half);
+      sums[h] += __builtin_convertvector(half, Doubles);
+    }
+  }
+  double sum[16];
+  memcpy(sum, sums, sizeof sum);
   for (int width = 8; width; width /= 2)
     for (int j = 0; j < width; ++j) sum[j] += sum[j + width];
   return (float)(sum[0] / (double)n);

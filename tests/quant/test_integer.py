@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onebit.errors import OptionError
-from onebit.quant import dequantize, integer
+from onebit.quant import Codes, dequantize, integer
 
 WEIGHTS = arrays(
     np.float32,
@@ -95,3 +95,18 @@ def test_zeros_and_denormals_are_no_nan(rule):
 def test_other_widths_are_refused(bits):
     with pytest.raises(OptionError, match=f"{bits} bits; accepted: a whole number from 2 to 8"):
         integer.quantize(torch.ones(2, 2), bits)
+
+
+@pytest.mark.parametrize("bits", integer.BITS)
+def test_a_zero_point_as_a_minimum_and_back(bits):
+    """The pair in which a file holds it."""
+    w = torch.randn(5, 24, generator=torch.Generator().manual_seed(0)) + 0.3
+    q = integer.quantize_zero_point(w, bits, 8)
+    held = Codes(q.codes_NK, q.scale_NG, minimum_NG=integer.minimum_of_zero(q))
+    torch.testing.assert_close(dequantize(held), dequantize(q))
+    back = integer.zero_of_minimum(held)
+    assert torch.equal(back.zero_NG, q.zero_NG)
+    assert back.minimum_NG is None
+    moved = held._replace(minimum_NG=held.minimum_NG * 1.001)
+    assert integer.zero_of_minimum(moved) is None
+    assert integer.zero_of_minimum(q) is q

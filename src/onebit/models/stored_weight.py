@@ -96,22 +96,16 @@ def has_zero_point(scheme: LinearScheme) -> bool:
 def minimum(q: Codes) -> NDArray[np.float32] | None:
     """Return what is added to code * scale, (N, G); None for nothing. `_codes` turns it back."""
     if q.zero_NG is not None:
-        lowest_NG: NDArray[np.float32] = (-q.zero_NG.float() * q.scale_NG).numpy()
+        lowest_NG: NDArray[np.float32] = quant.integer.minimum_of_zero(q).numpy()
         return lowest_NG
     return None if q.minimum_NG is None else q.minimum_NG.numpy()
 
 
 def _codes(packed: Unpacked) -> Codes | None:
     """Return codes that are packed, their minimum as a zero-point; None where it is none."""
+    low_NG = None if packed.minimum_NG is None else torch.from_numpy(packed.minimum_NG)
     codes_NK, scale_NG = torch.from_numpy(packed.codes_NK), torch.from_numpy(packed.scale_NG)
-    if packed.minimum_NG is None:
-        return Codes(codes_NK, scale_NG)
-    zero_NG = (-packed.minimum_NG / np.where(packed.scale_NG, packed.scale_NG, 1)).round()
-    if not (abs(zero_NG) <= 128).all():
-        return None
-    q = Codes(codes_NK, scale_NG, torch.from_numpy(zero_NG.clip(-128, 127).astype(np.int8)))
-    again_NG = minimum(q)
-    return q if again_NG is not None and (again_NG == packed.minimum_NG).all() else None
+    return quant.integer.zero_of_minimum(Codes(codes_NK, scale_NG, minimum_NG=low_NG))
 
 
 @contextmanager

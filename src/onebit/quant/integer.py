@@ -65,6 +65,28 @@ def quantize_zero_point(w_NK: Tensor, bits: int, group: int | None = None) -> Co
     return join(w_NK.shape, codes_Sk, scale_S, zero_S)
 
 
+def zero_of_minimum(q: Codes) -> Codes | None:
+    """Return the codes of a file with the zero-point that their minimum is; None if it is none.
+
+    A file says a zero-point as minimum = -zero * scale, in float32. None where that does not give
+    the minimum back to the bit, or the zero-point is no int8.
+    """
+    if q.minimum_NG is None:
+        return q
+    zero_NG = (-q.minimum_NG / q.scale_NG.where(q.scale_NG != 0, 1.0)).round()
+    if not bool((zero_NG.abs() <= 128).all()):
+        return None
+    found = Codes(q.codes_NK, q.scale_NG, zero_NG.clamp(-128, 127).to(torch.int8))
+    again_NG = minimum_of_zero(found)
+    return found if torch.equal(again_NG, q.minimum_NG) else None
+
+
+def minimum_of_zero(q: Codes) -> Tensor:
+    """Return -zero * scale, (N, G): what a file adds to code * scale; `zero_of_minimum` inverts."""
+    zero_NG = torch.zeros_like(q.scale_NG) if q.zero_NG is None else q.zero_NG.float()
+    return -zero_NG * q.scale_NG
+
+
 def _check_bits(bits: int) -> None:
     if bits not in BITS:
         raise OptionError(f"integer: {bits!r} bits; accepted: a whole number from 2 to 8.")

@@ -93,6 +93,31 @@ def test_tensors_are_those_that_the_shapes_say(name):
     assert named == tensors.shapes(A, SCHEMES[name])
 
 
+def test_each_projection_has_its_own_bits():
+    """Those of q win over those of qkv; what nobody names stays a plain linear layer."""
+    scheme = Scheme(
+        "mix",
+        {
+            "qkv": LinearScheme("int4", "absmax", "row", "int8_absmax"),
+            "q": LinearScheme("ternary", activation="int4_absmean"),
+            "o": LinearScheme("int8", "zero_point", "row", "int3_absmax"),
+        },
+    )
+    attention = models.build(A, scheme, seed=1).model.layers[0].self_attn
+    projections = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
+    assert {name: layer.scheme.weight for name, layer in projections.items()} == {
+        "q": "ternary",
+        "k": "int4",
+        "v": "int4",
+        "o": "int8",
+    }
+    x = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(0))
+    for layer, codes in zip(projections.values(), (3, 15, 15, 256), strict=True):
+        assert layer.codes().codes_NK.unique().numel() <= codes
+        assert layer(x[..., : layer.in_features]).isfinite().all()
+    assert type(models.build(A, scheme, seed=1).model.layers[0].mlp.up_proj) is torch.nn.Linear
+
+
 def test_more_heads_at_equal_parameters():
     """Half the size of a head: the matrices are the same, the scores twice as many."""
     b = replace(A, num_attention_heads=8, num_key_value_heads=4, head_dim=8)

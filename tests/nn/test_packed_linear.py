@@ -7,20 +7,30 @@ import torch
 
 pytest.importorskip("onebit.kernels.cpu")
 
-from onebit.errors import UnsupportedError
+import onebit.scheme
+from onebit.errors import ShapeError, UnsupportedError
 from onebit.kernels import ops
 from onebit.nn import BitLinear, PackedLinear, bit_linears, pack_linears
 from onebit.scheme import LinearScheme
 
 B158 = LinearScheme("ternary", activation="int8_absmax")
+ACTIVATIONS = [a for a in onebit.scheme.ACTIVATIONS if a not in ("fp", "int8_absmax")]
 EXACT = [
     B158,
     LinearScheme("ternary", weight_scale="row", activation="int8_absmax"),
-    LinearScheme("ternary", activation="int8_absmax_tensor"),
-    LinearScheme("ternary", activation="int4_absmean"),
     LinearScheme("binary", activation="int8_absmax"),
     LinearScheme("int4", "absmax", "row", "int8_absmax"),
     LinearScheme("int8", "absmax", "row", "int8_absmax"),
+]
+FAMILY = [
+    LinearScheme("ternary", activation="dynamic:3"),
+    *(LinearScheme("ternary", activation=rule) for rule in ACTIVATIONS),
+    LinearScheme("binary", activation="int8_b1", norm="layer"),
+    LinearScheme("ternary", activation="int4_absmean", norm="rms", hadamard="input", signs=5),
+    LinearScheme("ternary", activation="int8_absmax", hadamard="both"),
+    LinearScheme("int2", "lsq", "row", "int8_absmax"),
+    LinearScheme("int6", "lsq", "tensor", "int8_absmax"),
+    LinearScheme("ternary", "seq", "row", "int8_top50"),
 ]
 
 
@@ -29,14 +39,20 @@ def draw(*shape, seed=0):
 
 
 def made(scheme=B158, N=33, K=96, bias=False):
-    layer = BitLinear(K, N, bias, scheme)
+    layer = BitLinear(K, N, bias, scheme).eval()
     with torch.no_grad():
         layer.weight.copy_(draw(N, K, seed=1) * 0.05)
+    layer.start_step()
     return layer
 
 
-@pytest.mark.parametrize("scheme", EXACT, ids=str)
-@pytest.mark.parametrize(("N", "K"), [(33, 96), (1, 3), (17, 63), (16, 1020)])
+CASES = [
+    *((scheme, *shape) for scheme in EXACT for shape in ((1, 3), (17, 63), (16, 1020))),
+    *((scheme, 33, 96) for scheme in FAMILY),
+]
+
+
+@pytest.mark.parametrize(("scheme", "N", "K"), CASES, ids=str)
 @torch.no_grad()
 def test_equal_to_the_layer_that_trained(isa, scheme, N, K):
     layer, x = made(scheme, N, K), draw(5, K, seed=4)
@@ -44,7 +60,47 @@ def test_equal_to_the_layer_that_trained(isa, scheme, N, K):
     sums = ops.int_sums(packed.matrix, layer.input_codes(x).codes.numpy())
     expected = layer.input_codes(x).codes.int() @ layer.codes().codes_NK.int().T
     assert torch.equal(torch.from_numpy(sums), expected)
-    torch.testing.assert_close(packed(x), layer(x), rtol=1e-6, atol=0)
+    # a minimum is added after the sums, to what may nearly cancel it
+    atol = 1e-5 if layer.input_codes(x).minimum is not None else 0
+    torch.testing.assert_close(packed(x), layer(x), rtol=1e-6, atol=atol)
+
+
+PARTS = [
+    LinearScheme("binary", activation="int8_b1", norm="layer", split="in:2"),
+    LinearScheme("binary", activation="int8_b1_positive", norm="layer", split="in:3"),
+    LinearScheme("ternary", activation="int4_absmean", norm="rms", split="in:2"),
+    LinearScheme("ternary", activation="dynamic:3", hadamard="input", split="in:3"),
+    LinearScheme("binary", activation="int8_b1", norm="layer", split="out:3"),
+]
+
+
+@pytest.mark.parametrize("scheme", PARTS, ids=str)
+@torch.no_grad()
+def test_parts_have_their_own_scales(isa, scheme):
+    layer, x = made(scheme, N=33, K=192), draw(5, 192, seed=4)
+    packed = PackedLinear(layer)
+    sums = ops.int_sums(packed.matrix, layer.input_codes(x).codes.numpy())
+    expected = layer.input_codes(x).codes.int() @ layer.codes().codes_NK.int().T
+    assert torch.equal(torch.from_numpy(sums), expected)
+    torch.testing.assert_close(packed(x), layer(x), rtol=1e-5, atol=2e-5)
+
+
+def test_parts_that_the_kernels_do_not_take_are_refused():
+    layer = made(LinearScheme("binary", activation="int8_b1", split="in:3"), K=96 + 48)
+    with pytest.raises(ShapeError, match="3 parts of 48 columns; the kernels need"):
+        PackedLinear(layer)
+
+
+@pytest.mark.parametrize("sharing", ["tensor", "row", "group:32"])
+@torch.no_grad()
+def test_a_zero_point_is_a_minimum(isa, sharing):
+    """value = (code - zero) * scale; the codes are equal, and the sums come in another order."""
+    scheme = LinearScheme("int4", "zero_point", sharing, "int8_absmax")
+    layer, x = made(scheme), draw(5, 96, seed=4)
+    with torch.no_grad():
+        layer.weight.add_(0.03)
+    assert layer.codes().zero_NG.ne(0).any()
+    torch.testing.assert_close(PackedLinear(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -1,21 +1,21 @@
 """PackedLinear: a linear layer for inference, on the packed codes and the native kernels.
 
-It computes what the `BitLinear` it was made from computes, the same integer sums, from 2 bits per
-ternary weight in memory. Without rounded activations (activation "fp") the kernels round the input
-to int8 in blocks of 32, much finer than per token, so that the result is close instead of equal.
+It computes what the `BitLinear` it was made from computes in evaluation mode, the same integer
+sums, from 2 bits per ternary weight in memory. Norm and Hadamard turn are the BitLinear's own; the
+kernels round what comes out of them. Without rounded activations (activation "fp") they round it to
+int8 in blocks of 32, much finer than per token, so that the result is close instead of equal.
 
 Shape letters: T tokens (any leading shape), N out features, K in features.
 """
 
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UnsupportedError
-from onebit.nn import inputs
+from onebit.errors import ShapeError, UnsupportedError
+from onebit.nn import inputs, native
 from onebit.nn.bitlinear import BitLinear
 from onebit.pack import Unpacked
+from onebit.quant import Codes
 
 
 class PackedLinear(nn.Module):
@@ -26,20 +26,26 @@ class PackedLinear(nn.Module):
 
         Raises:
             OptionError: the layer's weight is "fp".
-            ShapeError: the kernels have no layout for its groups.
+            ShapeError: the kernels have no layout for its groups or parts.
             UnsupportedError: the native extension is not built.
         """
         super().__init__()
-        if layer.parts > 1:
-            raise UnsupportedError(
-                f"PackedLinear: the input is split {layer.scheme.split!r}, which is not supported. "
-                "Run the BitLinear."
-            )
         q = layer.codes()
-        self.matrix = _native().repack(
-            Unpacked(q.codes_NK.cpu().numpy(), q.scale_NG.contiguous().cpu().numpy())
+        if layer.parts > 1 and layer.in_features // layer.parts % 32:
+            raise ShapeError(
+                f"PackedLinear: {layer.parts} parts of {layer.in_features // layer.parts} columns; "
+                "the kernels need a multiple of 32. Run the BitLinear."
+            )
+        minimum_NG = _minimum(q)
+        self.matrix = native.need("PackedLinear").repack(
+            Unpacked(
+                q.codes_NK.cpu().numpy(),
+                q.scale_NG.contiguous().cpu().numpy(),
+                None if minimum_NG is None else minimum_NG.contiguous().cpu().numpy(),
+            )
         )
         self.scheme = layer.scheme
+        self.parts = layer.parts
         self.rms_norm, self.layer_norm = layer.rms_norm, layer.layer_norm
         self.bias = None if layer.bias is None else layer.bias.detach().float().cpu()
 
@@ -56,7 +62,9 @@ class PackedLinear(nn.Module):
                 "PackedLinear has no gradient. Run it under torch.no_grad(), or train a BitLinear."
             )
         rows_TK = x_TK.detach().reshape(-1, x_TK.shape[-1]).float().cpu().numpy()
-        y_TN = torch.from_numpy(_native().linear(self.matrix, rows_TK, self.scheme.activation))
+        ops = native.need("PackedLinear")
+        y = ops.linear(self.matrix, rows_TK, self.scheme.activation, self.parts)
+        y_TN = torch.from_numpy(y)
         if self.bias is not None:
             y_TN += self.bias
         return y_TN.to(x_TK.device, x_TK.dtype).view(*x_TK.shape[:-1], -1)
@@ -67,12 +75,9 @@ class PackedLinear(nn.Module):
         return f"in_features={K}, out_features={N}, layout={layout}, input {activation}"
 
 
-def _native() -> ModuleType:
-    try:
-        from onebit.kernels import ops
-    except ImportError as error:
-        raise UnsupportedError(
-            f"PackedLinear needs the native extension, which is not built ({error}). "
-            "Install onebit with `pip install .`, or run the BitLinear."
-        ) from error
-    return ops
+def _minimum(q: Codes) -> Tensor | None:
+    """Return what is added to code * scale: with a zero-point, value = (code - zero) * scale."""
+    if q.zero_NG is None:
+        return q.minimum_NG
+    shift_NG = -q.zero_NG.float() * q.scale_NG
+    return shift_NG if q.minimum_NG is None else shift_NG + q.minimum_NG

@@ -45,3 +45,20 @@ def test_clipping_scales_all_gradients_together(largest, after):
     model.weight.grad = torch.full_like(model.weight, 2.0)  # norm 2 * sqrt(100)
     assert optim.clip(optimizer, largest) == pytest.approx(20.0)
     assert float(model.weight.grad.norm()) == pytest.approx(after, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (4, 2)])
+def test_learned_steps_take_their_share_of_the_rate_and_do_not_decay(shape):
+    model = Tiny()
+    model.up_proj.step = nn.Parameter(torch.ones(shape))
+    optimizer = optim.build(model, OptimConfig(step_lr=0.25))
+    optim.set_rates(optimizer, Rates(lr=0.5, weight_decay=0.1))
+    rates = {
+        id(weight): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(model.up_proj.step)] == (0.125, 0.0)
+    assert rates[id(model.up_proj.weight)] == (0.5, 0.1)
+    assert rates[id(model.norm.weight)] == (0.5, 0.0)

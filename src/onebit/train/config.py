@@ -122,6 +122,8 @@ class OptimConfig:
     """Keeps the division by the root mean square finite."""
     clip: float = setting(1.0, low=1e-6, high=1e6)
     """Gradients with a larger norm than this, over all weights together, are scaled down to it."""
+    step_lr: float = setting(1.0, low=1e-6, high=1e3)
+    """Learning rate of learned steps (rules "lsq" and "seq"), as a share of the others'."""
 
     def __post_init__(self) -> None:
         check(self, "optim")

@@ -1,6 +1,7 @@
 """AdamW for a language model: which weights decay, and how gradients are clipped."""
 
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,18 +12,26 @@ from onebit.train.schedule import Rates
 
 
 def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW over all weights, in two groups: matrices, which decay, and the rest.
+    """Return AdamW over all weights, in groups: matrices, which decay, the rest, learned steps.
 
     Norms and biases have no scale to spare, and a row of the embedding that a batch does not
-    mention would only shrink; neither decays.
+    mention would only shrink; neither decays. Nor does the step of a grid of weights, and it takes
+    `step_lr` of the learning rate.
     """
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    steps: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         is_matrix = weight.ndim >= 2 and role_of(name.removesuffix(".weight")) != "embed"
-        (decaying if is_matrix else others).append(weight)
+        is_step = name.endswith(".step")
+        (steps if is_step else decaying if is_matrix else others).append(weight)
+    groups: list[dict[str, Any]] = [
+        {"params": decaying, "decays": True, "pace": 1.0},
+        {"params": others, "decays": False, "pace": 1.0},
+        {"params": steps, "decays": False, "pace": config.step_lr},
+    ]
     return torch.optim.AdamW(
-        [{"params": decaying, "decays": True}, {"params": others, "decays": False}],
+        [group for group in groups if group["params"]],
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -34,7 +43,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
     """Write the step's learning rate and weight decay into the groups."""
     for group in optimizer.param_groups:
-        group["lr"] = rates.lr
+        group["lr"] = rates.lr * group["pace"]
         group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
 
 

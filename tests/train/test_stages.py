@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,14 @@ def test_overrides_reach_into_stages(tiny_recipe):
     two = 'stages=[{until=0.5, scheme="fp"}, {until=0.8, scheme="bitnet-b1.58"}]'
     config = recipe.read(tiny_recipe, [two, "stages.1.until=0.9"])
     assert [stage.until for stage in config.stages] == [0.5, 0.9]
+
+
+def test_one_stage_of_a_recipe_by_itself():
+    """As docs/train.md runs BitNet v2's stages one by one."""
+    path = Path(__file__).parents[2] / "recipes" / "bitnet-v2.toml"
+    assert [stage.scheme.name for stage in recipe.read(path).stages] == ["bitnet-v2-a8"]
+    alone = recipe.read(path, ["stages=[]", "scheme=bitnet-v2-a8"])
+    assert (alone.stages, alone.scheme.name) == ((), "bitnet-v2-a8")
 
 
 def test_the_stage_of_a_moment():

@@ -14,7 +14,7 @@ B1, B158 = "https://arxiv.org/abs/2310.11453", "https://arxiv.org/abs/2402.17764
 A48, V2 = "https://arxiv.org/abs/2411.04965", "https://arxiv.org/abs/2504.18415"
 TIPS = "https://github.com/microsoft/unilm/tree/master/bitnet"
 HF = "https://huggingface.co/blog/1_58_llm_extreme_quantization"
-CAT = "https://arxiv.org/abs/1712.09913"
+LSQ = "https://arxiv.org/abs/1902.08153"
 
 
 class Claim(NamedTuple):
@@ -23,6 +23,7 @@ class Claim(NamedTuple):
     says: str
     """What the paper says, in our words."""
     source: str
+    """Its address; "" where it is no paper's claim."""
     found: Callable[[Numbers], str]
     """Our numbers, as sentences."""
 
@@ -224,8 +225,8 @@ CLAIMS = (
         "Turning the weights as well gives the same quality.", V2, versus(("v2-a4-both", "v2-a4"))
     ),
     Claim(
-        "(Ours.) Random signs help a Hadamard whose inputs have a mean.",
-        V2,
+        "Random signs help a Hadamard whose inputs have a mean.",
+        "",
         versus(("v2-a4-signs", "v2-a4")),
     ),
     Claim("The Hadamard makes inputs bell-shaped (kurtosis near 3).", V2, _kurtosis),
@@ -233,7 +234,7 @@ CLAIMS = (
     Claim("Keys and values of 4 bits cost nothing, of 3 next to nothing.", V2, _key_values),
     Claim(
         "Bits by token: 8 where an outlier is, 4 elsewhere, cost less than 4 everywhere.",
-        A48,
+        "",
         _dynamic,
     ),
     Claim(
@@ -248,10 +249,10 @@ CLAIMS = (
     ),
     Claim(
         "More heads at equal weights make up for fewer bits.",
-        B1,
+        "",
         versus(("attention-8-heads", "attention-ternary"), ("float-8-heads", "float")),
     ),
-    Claim("A temperature of the softmax, learned or fixed, helps 1-bit q and k.", B1, _temperature),
+    Claim("A temperature of the softmax, learned or fixed, helps 1-bit q and k.", "", _temperature),
     Claim(
         "Quantizing by degrees (lambda) beats all at once; layer by layer is better still.",
         HF,
@@ -266,7 +267,7 @@ CLAIMS = (
     ),
     Claim(
         "Learned steps make 4 bits equal to float; 2 bits are near.",
-        "https://arxiv.org/abs/1902.08153",
+        LSQ,
         versus(
             ("int4-lsq", "float"),
             ("int3-lsq", "float"),
@@ -274,5 +275,5 @@ CLAIMS = (
             ("ternary-seq", "b1.58-sub"),
         ),
     ),
-    Claim("Training with quantization finds wider minima.", CAT, _flat),
+    Claim("Training with quantization finds wider minima.", "", _flat),
 )

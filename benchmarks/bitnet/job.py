@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 from benchmarks.bitnet import measure, store
 from benchmarks.bitnet.arms import Run, Setup
 
-from onebit.errors import OnebitError, OptionError
+from onebit.errors import FileError, OnebitError, OptionError
 from onebit.train import memory, train
-from onebit.train.config import DataConfig, ModelConfig, OptimConfig
+from onebit.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from onebit.train.progress import Silent
+
+PATIENCE_S = 60
 
 
 class Watch(Silent):
@@ -47,7 +50,7 @@ def do(out: Path, setup: Setup, run: Run, measures: bool) -> None:
     folder = store.claim(out, setup, run)
     if not store.finished(out, setup, run):
         try:
-            train(setup.config(run), folder, Watch())
+            _train(setup.config(run), folder)
         except OptionError as error:
             if "diverged" not in str(error):
                 raise
@@ -56,6 +59,23 @@ def do(out: Path, setup: Setup, run: Run, measures: bool) -> None:
         store.remove(checkpoints)
     if measures:
         measure.all_of(out, setup, run)
+
+
+def _train(config: TrainConfig, folder: Path) -> None:
+    """Train; if a process whose starter was killed still has the folder, wait until it sees that.
+
+    Raises:
+        OnebitError: what `train` raises.
+    """
+    for _ in range(PATIENCE_S):
+        try:
+            train(config, folder, Watch())
+            return
+        except FileError as error:
+            if "another process" not in str(error):
+                raise
+            time.sleep(1)
+    train(config, folder, Watch())
 
 
 def to_line(out: Path, setup: Setup, run: Run, measures: bool) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def collect(out: Path, setup: Setup) -> Numbers:
     held_out = text.held_out
     return {
         "setup": {
+            "model": asdict(setup.model),
             "tokens": setup.tokens,
             "seeds": list(setup.seeds),
             "text": setup.data.source,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bitnet import arms, claims, figures, numbers, store
+from benchmarks.bitnet import claims, figures, numbers, store
 from benchmarks.bitnet.arms import Setup
 from benchmarks.bitnet.claims import mean_of, measured
 from benchmarks.bitnet.compare import difference, nats
@@ -64,7 +64,7 @@ def markdown(found: Numbers, drawn: Sequence[str]) -> str:
         "Made by `make results-bitnet` (benchmarks/bitnet); all numbers are in "
         "[numbers.json](bitnet/numbers.json).",
         _protocol(found),
-        "## What the papers claim, and what shows at this size",
+        "## What is claimed, and what shows at this size",
         _claims(found),
     ]
     if NOTES.exists():
@@ -97,11 +97,11 @@ def _protocol(found: Numbers) -> str:
     s = found["setup"]
     sizes = {arm["parameters"] for arm in found["arms"].values() if arm["parameters"]}
     weights = f"{min(sizes) / 1e6:.2f} M weights, " if sizes else ""
-    m = arms.MODEL
+    m = s["model"]
     return (
-        f"Each arm is the same model ({weights}{m.num_hidden_layers} layers, width "
-        f"{m.hidden_size}, {m.intermediate_size} inside a squared-ReLU GLU, "
-        f"{m.num_attention_heads} heads), trained on {s['tokens'] / 1e6:.2f} M tokens of "
+        f"Each arm is the same model ({weights}{m['num_hidden_layers']} layers, width "
+        f"{m['hidden_size']}, {m['intermediate_size']} inside a squared-ReLU GLU, "
+        f"{m['num_attention_heads']} heads), trained on {s['tokens'] / 1e6:.2f} M tokens of "
         f"`{s['text']}` ({s['train_tokens'] / 1e6:.2f} M in all, vocabulary {s['vocab_size']}, "
         f"{s['bytes_per_token']:.2f} bytes each) in steps of {s['batch']} x {s['context']}, by the "
         "two-stage schedule of BitNet b1.58 with its peak rate tuned for each family on the first "
@@ -117,7 +117,8 @@ def _protocol(found: Numbers) -> str:
 
 def _claims(found: Numbers) -> str:
     return "\n".join(
-        f"- **{claim.says}** ([paper]({claim.source})) {claim.found(found)}"
+        f"- **{claim.says}** {f'([source]({claim.source})) ' * bool(claim.source)}"
+        f"{claim.found(found)}"
         for claim in claims.CLAIMS
     )
 
@@ -253,7 +254,12 @@ def _engine(found: Numbers) -> str:
                              f"{off:.1e}"))  # fmt: skip
     if not rows:
         return ""
-    words = "Nats per token on the same windows, of the exported file and of the trained model."
+    words = (
+        "Nats per token on the same windows, of the exported file run by the engine and of the "
+        "trained model in torch. At 32 bits keys and values are float32 in both. With codes, "
+        "float sums in another order now and then fall to the other side of a rounding, and the "
+        "engine also rounds queries (8 bits) and probabilities, which torch does not."
+    )
     return f"{words}\n\n{_table(('arm', 'KV bits', 'engine', 'torch', 'apart'), rows)}"
 
 

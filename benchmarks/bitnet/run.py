@@ -97,7 +97,7 @@ class _Pool:
         self._scores = store.scores(out, setup)
         self._busy: dict[str, Run] = {}
         self._measured: set[str] = set()
-        self._error: str | None = None
+        self._failed: dict[str, str] = {}
         self._changed = threading.Condition()
         self._stopped = False
 
@@ -120,8 +120,7 @@ class _Pool:
                 process.terminate()
                 process.wait()
         self._line.close()
-        if self._error:
-            raise OptionError(self._error)
+        self._judge()
 
     def work(self, do: Callable[[Run, bool], None]) -> None:
         """Do one job after another until none is left or one failed."""
@@ -132,7 +131,7 @@ class _Pool:
                 self._done(run, measures, None)
             except OnebitError as error:
                 self._done(run, measures, str(error))
-                raise
+        self._judge()
 
     def _drive(self, process: "subprocess.Popen[str]") -> None:
         """Give a worker process its jobs."""
@@ -140,13 +139,15 @@ class _Pool:
             run, measures = found
             error = _ask(process, job.to_line(self._out, self._setup, run, measures))
             self._done(run, measures, error)
+            if process.poll() is not None:
+                return
 
     def _next(self) -> tuple[Run, bool] | None:
         """Return the next job, after waiting for one if results are missing; None at the end."""
         with self._changed:
-            while not self._error and not self._stopped:
+            while not self._stopped:
                 for run, measures in self._jobs():
-                    if run.name not in self._busy:
+                    if run.name not in self._busy and run.name not in self._failed:
                         self._busy[run.name] = run
                         return run, measures
                 if not self._busy:
@@ -171,8 +172,19 @@ class _Pool:
                 if measures:
                     self._measured.add(run.name)
             elif not self._stopped:
-                self._error = self._error or f"{run.name}: {error}"
+                self._failed[run.name] = error
             self._changed.notify_all()
+
+    def _judge(self) -> None:
+        """Raise if a run failed, after the others have been done."""
+        if self._failed:
+            name, error = next(iter(self._failed.items()))
+            others = (
+                f" ({len(self._failed) - 1} others failed too)"
+                if self._failed.keys() - {name}
+                else ""
+            )
+            raise OptionError(f"{name}: {error}{others}")
 
     def _show(self) -> None:
         """Say how far everything is."""
@@ -206,6 +218,7 @@ def _ask(process: "subprocess.Popen[str]", line: str) -> str | None:
     except OSError:
         answer = ""
     if not answer:
+        process.wait()
         return "the process that trained it has ended. Run the same command to go on."
     return job.answer(answer)
 

@@ -2,9 +2,10 @@
 
 import io
 import math
+from pathlib import Path
 
 import pytest
-from benchmarks.bitnet import compare, plan, store
+from benchmarks.bitnet import compare, job, plan, store
 from benchmarks.bitnet.arms import ARMS, FAMILIES, GROUPS, RATES, Run, Setup
 from benchmarks.bitnet.progress import Line, describe, left_s
 
@@ -41,6 +42,16 @@ def test_names_are_read_back():
     assert store.parse(run.name) == run
     assert store.parse("no-arm-lr0.008-seed2") is None
     assert store.parse("text") is None
+
+
+def test_a_job_goes_over_a_line():
+    setup = Setup(tokens=5, arms=("b1",), seeds=(1,), rates=(1e-3,))
+    given = (Path("runs/x"), setup, Run(ARMS["b1"], 8e-3, 1), True)
+    line = job.to_line(*given)
+    assert "\n" not in line
+    assert job.from_line(line) == given
+    assert job.answer('{"error": "e"}') == "e"
+    assert job.answer("{}") is None
 
 
 def test_final_runs_wait_for_their_family():

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onebit import SCHEMES, pack
+from onebit import LLM, SCHEMES, pack
 from onebit.analyze.verify import verify
 from onebit.errors import OptionError
 from onebit.eval import shapes
 from onebit.eval.random_bytes import of_weight, spread_of_codes
 from onebit.eval.random_model import model_of_shape, random_model
+from onebit.eval.speed import check
 from onebit.scheme import LinearScheme, Scheme
 
 TINY = shapes.SHAPES["tiny"]
@@ -30,6 +31,9 @@ def test_every_scheme_can_be_drawn(tmp_path, name):
     report = verify(tmp_path / "m.gguf")
     assert report.ok, [t.findings for t in report.tensors if not t.ok] + list(report.findings)
     assert report.scheme == ALL[name].name
+    with LLM(tmp_path / "m.gguf", threads=1) as llm:
+        check(llm)  # whole, token by token and in a batch alike
+        assert 1.5 < np.std(llm.logits(list(range(64)))) < 3.5
 
 
 @pytest.mark.parametrize("weight", ["binary", *(f"int{bits}" for bits in range(2, 9))])

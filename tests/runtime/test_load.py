@@ -143,3 +143,37 @@ def test_an_embedding_that_is_no_head_costs_a_row_a_token(tmp_path, architecture
     models.save(models.build(a, SCHEMES["fp"], seed=0), tmp_path)
     with LLM(tmp_path) as llm:
         assert llm.size_bytes - llm.token_bytes == pytest.approx(4 * 299 * 64, rel=0.1)
+
+
+@pytest.mark.parametrize("parts", [3, 4, 7])
+def test_parts_that_the_kernels_do_not_take_are_one_line(ternary, tmp_path, parts):
+    """Of 64 columns only two are whole multiples of 32."""
+    from onebit import models
+    from onebit.io import open_checkpoint
+    from onebit.scheme import Scheme
+
+    models.export(ternary, tmp_path / "packed")
+    checkpoint = open_checkpoint(tmp_path / "packed")
+    body = LinearScheme("ternary", activation="int8_absmax", split=f"in:{parts}")
+    checkpoint.config["onebit_scheme"] = Scheme("s", {"body": body}).to_dict()
+    with pytest.raises(ShapeError, match=f"64 columns in {parts} parts.*multiple of 32") as caught:
+        load.load(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_weights_have_no_zero():
+    w = np.array([[1, -1], [1, 0]], np.float32)
+    assert load.ternary_grid(w, LinearScheme("binary")) is None
+    assert load.ternary_grid(w, LinearScheme("ternary")) is not None
+
+
+@pytest.mark.parametrize(
+    ("split", "scales"), [("in:2", [[1, 2]] * 4), ("out:2", [[1], [1], [2], [2]])]
+)
+def test_the_grid_of_each_part_is_found(split, scales):
+    scale = np.array(scales, np.float32)
+    w = np.repeat(scale, 4 // scale.shape[1], axis=1) * np.array([1, -1, -1, 1], np.float32)
+    found = load.ternary_grid(w, LinearScheme("binary", split=split))
+    np.testing.assert_array_equal(found.scale_NG, scale)
+    np.testing.assert_array_equal(found.values(), w)
+    assert load.ternary_grid(w, LinearScheme("binary")) is None

@@ -28,6 +28,8 @@ from onebit.tensors import Linear, check_spare, linears, norms, shapes
 FLOATS = ("f32", "f16", "bf16")
 BODIES = ("auto", "t2", "t1_6")
 """Ternary matrices in memory: 2 bits a weight, 1.6, or what is faster here. Results are equal."""
+PART_COLUMNS = 32
+"""Of columns that share a scale of the input, in a layer in parts: a multiple of this."""
 SMALL_BODY_BYTES = 64 << 20
 """Of t2, up to which a body is not measured: about the last cache of a CPU."""
 
@@ -127,13 +129,22 @@ def _native(architecture: Architecture, scheme: Scheme) -> dict[str, object]:
 
 
 def _inside(how: LinearScheme, linear: Linear) -> dict[str, Any]:
-    """Return what a layer does to its input between its norm's weights and its rounding."""
+    """Return what a layer does to its input, besides what its norm's weights and its rule do.
+
+    Raises:
+        ShapeError: its columns make no such parts as the kernels take.
+    """
     inside: dict[str, Any] = {}
     if how.hadamard != "none":
         inside["hadamard"] = hadamard.signs(how.signs, linear.K)
     if how.norm == "layer":
         inside["layer_norm"] = True
     if how.split.startswith("in:"):
+        if linear.K % (how.parts * PART_COLUMNS):
+            raise ShapeError(
+                f"{linear.name}: {linear.K} columns in {how.parts} parts (split {how.split!r}); "
+                f"the kernels take equal parts of a multiple of {PART_COLUMNS} columns. Train so."
+            )
         inside["parts"] = how.parts
     return inside
 

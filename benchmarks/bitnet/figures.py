@@ -93,10 +93,7 @@ def key_values(numbers: Numbers, path: Path) -> bool:
         axes.set_xlabel("bits of a key or value", color=_INK)
         title = {"ours": "our rule", "papers": "the papers' absmax"}[rule]
         axes.set_title(title, color=_INK, loc="left")
-    low = min(axes.get_ylim()[0] for axes in panels)
-    high = max(axes.get_ylim()[1] for axes in panels)
-    for axes in panels:
-        axes.set_ylim(low, high)
+    _same_limits(panels)
     panels[0].set_ylabel("more bits per byte than with 16", color=_INK)
     panels[0].legend(frameon=False, fontsize=7)
     return _save(figure, path)
@@ -119,6 +116,7 @@ def flatness(numbers: Numbers, path: Path) -> bool:
         axes.set_yscale("log")
         axes.set_xlabel("move of each row / its length", color=_INK)
     _roundings(numbers, panels[0])
+    _same_limits(panels)
     panels[0].set_ylabel("more bits per byte", color=_INK)
     panels[0].set_title("the weights that are computed with", color=_INK, loc="left")
     panels[1].set_title("the float masters, then rounded", color=_INK, loc="left")
@@ -167,6 +165,14 @@ def _roundings(numbers: Numbers, axes: Any) -> None:
         cost = max(mean_of(found, "rounded", weight, "bits_per_byte") - base, 1e-5)
         axes.plot([size], [cost], color=_INK, marker="x", markersize=5)
         axes.annotate(f" {weight}", (size, cost), fontsize=6, color=_INK)
+
+
+def _same_limits(panels: Sequence[Any]) -> None:
+    """Give panels side by side the same axes."""
+    x, y = ([axes.get_xlim() for axes in panels], [axes.get_ylim() for axes in panels])
+    for axes in panels:
+        axes.set_xlim(min(low for low, _ in x), max(high for _, high in x))
+        axes.set_ylim(min(low for low, _ in y), max(high for _, high in y))
 
 
 def _figure(panels: int) -> tuple[Any, Sequence[Any]]:

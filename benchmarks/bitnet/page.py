@@ -280,7 +280,8 @@ def _flatness(found: Numbers) -> str:
     words = (
         "What it costs in bits per byte to move every row of every matrix in a random direction by "
         "a share of its length: of the weights that are computed with (effective), or of the float "
-        "masters, which are then rounded again."
+        "masters, which are then rounded again. What costs less than the figure shows is drawn at "
+        "its lower edge."
     )
     table = _table(("arm", "moved", *(f"{size:g}" for size in sizes)), rows)
     rounded = measured(found, "float", "flatness")

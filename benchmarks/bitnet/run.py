@@ -1,7 +1,7 @@
 """Train and measure every arm, then write the page: `make results-bitnet`.
 
     python -m benchmarks.bitnet.run [--tokens N] [--arms A,B] [--seeds 0,1,2] [--workers 2]
-                                    [--out FOLDER] [--page FOLDER]
+                                    [--out FOLDER] [--page FOLDER] [--page-only]
 
 Two processes of one thread each train one run at a time. Stop it when you like and start it again:
 finished runs are kept, the two under way go on from their last checkpoints, and the runs of an arm
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
     parser.add_argument("--page", type=Path, help="folder of the page")
+    parser.add_argument("--page-only", action="store_true", help="of what is finished; train none")
     given = parser.parse_args(arguments)
     try:
         setup = Setup(
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             arms=tuple(given.arms.split(",")),
             seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         )
-        everything(given.out, setup, given.workers)
+        if not given.page_only:
+            everything(given.out, setup, given.workers)
         whole = setup == Setup()
         written = page.write(given.out, setup, given.page or (PAGE if whole else given.out))
     except (OnebitError, ValueError) as error:
@@ -179,12 +181,7 @@ class _Pool:
         """Raise if a run failed, after the others have been done."""
         if self._failed:
             name, error = next(iter(self._failed.items()))
-            others = (
-                f" ({len(self._failed) - 1} others failed too)"
-                if self._failed.keys() - {name}
-                else ""
-            )
-            raise OptionError(f"{name}: {error}{others}")
+            raise OptionError(f"{len(self._failed)} failed; {name}: {error}")
 
     def _show(self) -> None:
         """Say how far everything is."""

@@ -336,3 +336,35 @@ def test_a_step_marks_masters_even_on_a_grid(architecture, tokenizer, tmp_path):
     expected = models.generate(model.eval(), TOKENS[:6], 6)
     with LLM(tmp_path / "m.gguf", kv_bits=32) as llm:
         assert list(llm.generate(TOKENS[:6], max_tokens=6).token_ids) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bitnet-b1",
+        "binary in parts by columns",
+        "int4 with a zero-point",
+        "int8-lsq",
+        "turned weights with signs",
+        "each projection its own",
+        "learned temperature",
+    ],
+)
+def test_a_folder_and_a_gguf_file_are_one_model(exported, tmp_path, name):
+    _, path = exported(name)
+    models.export(path.parent / "masters", tmp_path / "folder", embed="f32")
+    with LLM(tmp_path / "folder", threads=1) as folder, LLM(path, threads=1) as file:
+        assert folder.scheme == file.scheme
+        ends = {"bos_token_id": None, "eos_token_id": ()}  # which GGUF takes from the tokenizer
+        a, b = (replace(llm.architecture, **ends) for llm in (folder, file))
+        assert a == b
+        np.testing.assert_array_equal(folder.logits(TOKENS), file.logits(TOKENS))
+
+
+@pytest.mark.parametrize("name", ["bitnet-b1", "int4 with a zero-point", "learned temperature"])
+@torch.no_grad()
+def test_what_was_exported_is_the_same_model_in_torch(exported, name):
+    model, path = exported(name)
+    again = models.load(path)
+    expected = model(torch.tensor([TOKENS]))
+    torch.testing.assert_close(again(torch.tensor([TOKENS])), expected, rtol=0, atol=1e-4)

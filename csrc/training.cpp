@@ -59,7 +59,7 @@ const RowOps& rows_of(const Ops& ops) {
   return rows_16::kRows;
 }
 
-constexpr size_t kTokenBlock = 96;         // tokens that a thread takes at once, whole panels
+constexpr size_t kTokenBlock = 48;         // tokens that a thread takes at once, whole panels
 constexpr size_t kScratchFloats = 1 << 16; // of a block's product, before it is bfloat16
 
 size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -176,7 +176,7 @@ void TokenCodes::product(const Ops& ops, const Matrix& matrix, FloatsOut y, size
 Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, size_t scales,
                       int8_t* codes, size_t threads) {
   const RowOps& rows = rows_of(active_ops());
-  Matrix m = matrix_like(Layout::i8, N, K, 1, -128, false, Pages::small);
+  Matrix m = matrix_like(Layout::t2, N, K, 1, -1, false, Pages::small);
   each_block(m.tiles, workers_of(m.tiles, threads), [&](size_t tile, size_t) {
     const size_t first = tile * kTileRows, count = std::min(kTileRows, N - first);
     float row_scale[kTileRows] = {};

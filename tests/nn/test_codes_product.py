@@ -5,8 +5,9 @@ import torch
 
 from onebit import quant
 from onebit.nn import codes_product, native_codes
-from onebit.nn.bitlinear import B158
+from onebit.nn.bitlinear import B158, BitLinear, of_one_input
 from onebit.quant import activation
+from onebit.scheme import LinearScheme
 
 T, K, N = 21, 48, 20
 
@@ -23,7 +24,7 @@ def by_torch(x, w):
 
 
 def natively(x, w):
-    return codes_product.ternary_product(x, w, B158)
+    return codes_product.ternary_products(x, [(w, B158)])[0]
 
 
 def gradients(product, x, w, upstream):
@@ -71,42 +72,49 @@ def test_product_takes_codes_of_every_rule(isa, kind, scale):
         torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
 
 
-def test_one_input_is_rounded_once():
-    x = draw(T, K)
-    first = native_codes.absmax_tokens(x)
-    assert native_codes.absmax_tokens(x) is first
-    assert native_codes.absmax_tokens(x.clone()) is not first
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_of_one_input_have_their_own_outputs_and_gradients(isa, bias):
+    layers = [BitLinear(K, rows, bias) for rows in (N, 7, 16)]
+    if bias:
+        for layer in layers:
+            torch.nn.init.normal_(layer.bias)
+    x = draw(2, 9, K).requires_grad_()
+    operands = [x, *(weight for layer in layers for weight in layer.parameters())]
+    found = of_one_input(x, *layers)
+    expected = [layer(x) for layer in layers]
+    gradients = []
+    for ys in (found, expected):
+        loss = sum((y * draw(*y.shape, seed=i)).sum() for i, y in enumerate(ys))
+        gradients.append(torch.autograd.grad(loss, operands))
+    for ours, alone in zip(found, expected, strict=True):
+        assert torch.equal(ours, alone)
+    for ours, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_changed_input_is_rounded_again():
-    x = draw(T, K)
-    native_codes.absmax_tokens(x)
-    x.mul_(-1)
-    expected = activation.quantize(x, "int8_absmax").codes
-    assert torch.equal(native_codes.absmax_tokens(x).codes_TK, expected)
+def test_an_output_that_nobody_uses_costs_no_gradient():
+    layers, x = [BitLinear(K, rows) for rows in (N, 7)], draw(5, K).requires_grad_()
+    of_one_input(x, *layers)[1].sum().backward()
+    assert x.grad.abs().max() > 0
+    assert not layers[0].weight.grad.any()
 
 
-def test_an_input_without_a_version_is_rounded_every_time():
-    with torch.inference_mode():
-        x = draw(T, K)
-        native_codes.absmax_tokens(x)
-        x.mul_(-1)
-        expected = activation.quantize(x, "int8_absmax").codes
-        assert torch.equal(native_codes.absmax_tokens(x).codes_TK, expected)
-
-
-def test_layers_that_share_an_input_have_their_own_gradients():
-    """What is kept of one layer's gradients serves the next only where it is of the same codes."""
-    xs = [draw(T, K, seed=seed).requires_grad_() for seed in (0, 1)]
-    ws = [draw(N, K, seed=seed) for seed in (2, 3, 4)]
-    pairs = [(xs[0], ws[0]), (xs[0], ws[1]), (xs[1], ws[2])]
-    sums = []
-    for product in (natively, by_torch):
-        weights = [w.clone().requires_grad_() for _, w in pairs]
-        y = sum(product(x, w).square().sum() for (x, _), w in zip(pairs, weights, strict=True))
-        sums.append(torch.autograd.grad(y, [*xs, *weights]))
-    for ours, torchs in zip(*sums, strict=True):
-        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+def test_layers_that_differ_are_called_one_by_one():
+    """Other kinds of layers, other rules, and layers that somebody watches."""
+    x, seen = draw(5, K), []
+    watched = BitLinear(K, N)
+    watched.register_forward_hook(lambda *call: seen.append(call))
+    others = [
+        torch.nn.Linear(K, 4),
+        BitLinear(K, 4, scheme=LinearScheme("ternary", activation="int8_absmax", norm="rms")),
+        BitLinear(K, 4, scheme=LinearScheme("int4", "absmax", activation="int8_absmax")),
+    ]
+    for other in others:
+        layers = BitLinear(K, N), other
+        for y, layer in zip(of_one_input(x, *layers), layers, strict=True):
+            assert torch.equal(y, layer(x))
+    of_one_input(x, BitLinear(K, N), watched)
+    assert len(seen) == 1
 
 
 def test_others_go_by_torch(monkeypatch):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onebit.nn.bitlinear import of_one_input
 from onebit.nn.rms_norm import RMSNorm
 from onebit.nn.rope import Rotation, rotate
 from onebit.quant import kv
@@ -99,9 +100,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor, rotation: Rotation) -> Tensor:
         B, T, _ = x_BTC.shape
-        q_BTHD = self.q_proj(x_BTC).view(B, T, -1, self.head_dim)
-        k_BTJD = self.k_proj(x_BTC).view(B, T, -1, self.head_dim)
-        v_BTJD = self.v_proj(x_BTC).view(B, T, -1, self.head_dim)
+        projected = of_one_input(x_BTC, self.q_proj, self.k_proj, self.v_proj)
+        q_BTHD, k_BTJD, v_BTJD = (heads.view(B, T, -1, self.head_dim) for heads in projected)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHD, k_BTJD = self.q_norm(q_BTHD), self.k_norm(k_BTJD)
         q_BTHD, k_BTJD = rotate(q_BTHD, rotation), rotate(k_BTJD, rotation)

@@ -76,8 +76,8 @@ class BitLinear(nn.Linear):
 
     def forward(self, x_TK: Tensor) -> Tensor:
         x_TK, w_NK = self.turned_input(x_TK), self._turned_weight()
-        if self.blend == 1 and not self.frozen and codes_product.rounds(self.scheme, x_TK):
-            return self._with_bias(codes_product.ternary_product(x_TK, w_NK, self.scheme))
+        if self._rounds_natively(x_TK):
+            return self._with_bias(codes_product.ternary_products(x_TK, [(w_NK, self.scheme)])[0])
         a = q = None
         if self.blend > 0 and self.scheme.activation != "fp":
             a = self._rounded(x_TK)
@@ -191,6 +191,10 @@ class BitLinear(nn.Linear):
         scale_NG = self._frozen.scale_NG
         return bool((scale_NG == scale_NG[:1]).all())
 
+    def _rounds_natively(self, x_TK: Tensor) -> bool:
+        """Whether weights and a turned input go by `codes_product.ternary_products`."""
+        return self.blend == 1 and not self.frozen and codes_product.rounds(self.scheme, x_TK)
+
     def _with_bias(self, y_TN: Tensor) -> Tensor:
         return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
 
@@ -213,6 +217,29 @@ class BitLinear(nn.Linear):
         """Return the values of the codes, with the gradient of the weights that were rounded."""
         w_hat_NK = straight_through(self._learned(w_NK), quant.dequantize(q).to(w_NK.dtype))
         return w_hat_NK if self.blend == 1 else torch.lerp(w_NK, w_hat_NK, self.blend)
+
+
+def of_one_input(x_TK: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """Return layer(x) for each layer; BitLinears that round it alike and natively do so together.
+
+    The numbers are those of the layers one by one. A layer with a hook is called by itself.
+    """
+    alike = [
+        layer for layer in layers if isinstance(layer, BitLinear) and _rounds_bare(layer, x_TK)
+    ]
+    if len(alike) < len(layers):
+        return tuple(layer(x_TK) for layer in layers)
+    weights = [(layer._turned_weight(), layer.scheme) for layer in alike]
+    products = codes_product.ternary_products(x_TK, weights)
+    return tuple(layer._with_bias(y_TN) for layer, y_TN in zip(alike, products, strict=True))
+
+
+def _rounds_bare(layer: BitLinear, x_TK: Tensor) -> bool:
+    """Whether a layer rounds its input as it comes, natively, and nobody watches it."""
+    scheme = layer.scheme
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    bare = scheme.norm == "none" and scheme.hadamard == "none"
+    return bare and not hooks and layer._rounds_natively(x_TK)
 
 
 def _check(scheme: LinearScheme, K: int, N: int) -> None:

@@ -16,6 +16,7 @@ gradients. Elsewhere they are torch's, on floats that hold whole numbers: float3
 Shape letters: T tokens (any leading shape), N out features, K in features.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,32 +72,51 @@ class CodesProduct(torch.autograd.Function):
         return dx_TK, dw_NK, None, None, None, None
 
 
-class NativeProduct(torch.autograd.Function):
-    """The same by the native kernels. In bfloat16 the values meet the gradient, rounded once."""
+class NativeProducts(torch.autograd.Function):
+    """The same by the native kernels, of one input with the weights of any number of layers.
+
+    In bfloat16 the values meet the gradient, rounded once.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x_TK: Tensor, w_NK: Tensor, tokens: Tokens, weights: Weights) -> Tensor:
-        out, _ = _dtypes(x_TK)
-        ctx.save_for_backward(tokens.codes_TK, tokens.scale_T, weights.codes_NK, weights.scale)
-        ctx.dtypes = x_TK.dtype, w_NK.dtype
-        y_TN = native_codes.multiply(tokens, weights, out)
-        return y_TN.view(*x_TK.shape[:-1], len(w_NK))
+    def forward(
+        ctx: Any, x_TK: Tensor, tokens: Tokens, weights: Sequence[Weights], *w_NK: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.out, _ = _dtypes(x_TK)
+        ctx.dtypes = x_TK.dtype, [w.dtype for w in w_NK]
+        factors = (factor for w in weights for factor in (w.codes_NK, w.scale))
+        ctx.save_for_backward(tokens.codes_TK, tokens.scale_T, *factors)
+        leading = x_TK.shape[:-1]
+        products = (native_codes.multiply(tokens, w, ctx.out) for w in weights)
+        return tuple(y_TN.view(*leading, y_TN.shape[-1]) for y_TN in products)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TN: Tensor) -> tuple[Tensor | None, ...]:
-        codes_x_TK, scale_T, codes_w_NK, scale_w = ctx.saved_tensors
-        dx_dtype, dw_dtype = ctx.dtypes
-        dx_TK = dw_NK = None
-        leading, dy_TN = dy_TN.shape[:-1], dy_TN.reshape(-1, dy_TN.shape[-1])
-        with torch.autocast("cpu", enabled=False):
-            if ctx.needs_input_grad[0]:
-                w_hat_NK = native_codes.values(codes_w_NK, scale_w, dy_TN.dtype)
-                dx_TK = (dy_TN @ w_hat_NK).to(dx_dtype).view(*leading, -1)
-            if ctx.needs_input_grad[1]:
-                x_hat_TK = native_codes.shared_values(codes_x_TK, scale_T, dy_TN.dtype)
-                dw_NK = (dy_TN.T @ x_hat_TK).to(dw_dtype)
-        return dx_TK, dw_NK, None, None
+    def backward(ctx: Any, *dy_TN: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return NativeProducts._gradients(ctx, dy_TN)
+        return NativeProducts._gradients(ctx, dy_TN)
+
+    @staticmethod
+    def _gradients(ctx: Any, dy_TN: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        codes_x_TK, scale_T, *factors = ctx.saved_tensors
+        dx_dtype, dw_dtypes = ctx.dtypes
+        leading = dy_TN[0].shape[:-1]
+        rows_TN = [dy.reshape(-1, dy.shape[-1]) for dy in dy_TN]
+        dx_TK = None
+        if ctx.needs_input_grad[0]:
+            for dy, codes_w_NK, scale_w in zip(rows_TN, factors[::2], factors[1::2], strict=True):
+                w_hat_NK = native_codes.values(codes_w_NK, scale_w, ctx.out)
+                dx_TK = dy @ w_hat_NK if dx_TK is None else dx_TK.addmm_(dy, w_hat_NK)
+            dx_TK = None if dx_TK is None else dx_TK.to(dx_dtype).view(*leading, -1)
+        dw_NK: list[Tensor | None] = [None] * len(rows_TN)
+        if any(ctx.needs_input_grad[3:]):
+            x_hat_TK = native_codes.values(codes_x_TK, scale_T, ctx.out)
+            for i, (dy, dtype) in enumerate(zip(rows_TN, dw_dtypes, strict=True)):
+                if ctx.needs_input_grad[3 + i]:
+                    dw_NK[i] = (dy.T @ x_hat_TK).to(dtype)
+        return dx_TK, None, None, *dw_NK
 
 
 def product(
@@ -125,11 +145,11 @@ def product(
     tokens = native_codes.tokens_of(Activations(codes_x_TK, scale_x))
     N, one_scale = len(codes_w_NK), scale_w.ndim == 0
     q = Codes(codes_w_NK, scale_w.reshape(-1, 1).expand(N, 1).contiguous())
-    return _native(x_TK, w_NK, tokens, native_codes.weights_of(q, one_scale))
+    return _native(x_TK, tokens, [native_codes.weights_of(q, one_scale)], [w_NK])[0]
 
 
 def rounds(scheme: LinearScheme, x_TK: Tensor) -> bool:
-    """Whether `ternary_product` takes a layer of this scheme and this input.
+    """Whether `ternary_products` takes a layer of this scheme and this input.
 
     It takes BitNet b1.58's rules, on which most of the family stands; others are rounded by torch
     and go to `product`.
@@ -143,23 +163,31 @@ def rounds(scheme: LinearScheme, x_TK: Tensor) -> bool:
     )
 
 
-def ternary_product(x_TK: Tensor, w_NK: Tensor, scheme: LinearScheme) -> Tensor:
-    """Return the product of an input by "int8_absmax" and ternary weights by "absmean".
+def ternary_products(
+    x_TK: Tensor, layers: Sequence[tuple[Tensor, LinearScheme]]
+) -> tuple[Tensor, ...]:
+    """Return the products of an input by "int8_absmax" and ternary weights by "absmean".
 
-    Both are rounded natively, in one pass each, to the integers of `quant`; `rounds` is true.
+    The input is rounded once for all of them, and its gradients are summed as they are made. Inputs
+    and weights are rounded natively, in one pass each, to the integers of `quant`; `rounds` is true
+    of every scheme.
 
     Args:
         x_TK: the input after norm and Hadamard turn.
-        w_NK: the weights that are rounded, turned if the scheme turns them.
-        scheme: its `weight_scale` is "tensor" or "row".
+        layers: the weights that are rounded, turned if the scheme turns them, and the scheme.
     """
-    rows = w_NK.detach().float().reshape(len(w_NK) if scheme.weight_scale == "row" else 1, -1)
-    weights = native_codes.ternary_weights(w_NK, quant.ternary.absmean(rows))
-    return _native(x_TK, w_NK, native_codes.absmax_tokens(x_TK), weights)
+    weights = []
+    for w_NK, scheme in layers:
+        rows = w_NK.detach().float().reshape(len(w_NK) if scheme.weight_scale == "row" else 1, -1)
+        weights.append(native_codes.ternary_weights(w_NK, quant.ternary.absmean(rows)))
+    return _native(x_TK, native_codes.absmax_tokens(x_TK), weights, [w for w, _ in layers])
 
 
-def _native(x_TK: Tensor, w_NK: Tensor, tokens: Tokens, weights: Weights) -> Tensor:
-    y: Tensor = NativeProduct.apply(x_TK, w_NK, tokens, weights)  # type: ignore[no-untyped-call]
+def _native(
+    x_TK: Tensor, tokens: Tokens, weights: Sequence[Weights], w_NK: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    operands = x_TK, tokens, weights, *w_NK
+    y: tuple[Tensor, ...] = NativeProducts.apply(*operands)  # type: ignore[no-untyped-call]
     return y
 
 

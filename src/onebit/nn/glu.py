@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import OptionError
+from onebit.nn.bitlinear import of_one_input
 from onebit.nn.rms_norm import RMSNorm
 
 
@@ -52,7 +53,8 @@ class GLU(nn.Module):
         self.ffn_sub_norm = RMSNorm(hidden, eps) if sub_norm else None
 
     def forward(self, x_TC: Tensor) -> Tensor:
-        h_TF = ACTIVATIONS[self.activation](self.gate_proj(x_TC)) * self.up_proj(x_TC)
+        gate_TF, up_TF = of_one_input(x_TC, self.gate_proj, self.up_proj)
+        h_TF = ACTIVATIONS[self.activation](gate_TF) * up_TF
         if self.ffn_sub_norm is not None:
             h_TF = self.ffn_sub_norm(h_TF)
         y: Tensor = self.down_proj(h_TF)

@@ -1,14 +1,9 @@
 """Operands of a BitLinear's product as the native kernels take them: codes and factors as tensors,
 which the gradients need, beside the same codes in the order in which the product reads them.
 
-Layers that read one tensor (q, k and v; gate and up) share its codes, and its values when their
-gradients ask for them: the last ones are kept for as long as nobody asks for others.
-
 Shape letters: T tokens (any leading shape), N out features, K in features.
 """
 
-import threading
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -66,16 +61,12 @@ def serves(x_TK: Tensor, out: torch.dtype) -> bool:
 
 def absmax_tokens(x_TK: Tensor) -> Tokens:
     """Round an input by "int8_absmax"; the same integers as `quant.activation.int8_absmax`."""
-    found = _last.tokens(x_TK)
-    if found is None:
-        x_Tk = x_TK.detach().reshape(-1, x_TK.shape[-1]).contiguous()
-        codes_TK = torch.empty(x_Tk.shape, dtype=torch.int8)
-        scale_T = torch.empty(len(x_Tk), dtype=torch.float32)
-        arrays = array(x_Tk), array(codes_TK), array(scale_T)
-        laid_out = ops.TokenCodes.quantize(*arrays, torch.get_num_threads())
-        found = Tokens(codes_TK, scale_T, laid_out)
-        _last.keep_tokens(x_TK, found)
-    return found
+    x_Tk = x_TK.detach().reshape(-1, x_TK.shape[-1]).contiguous()
+    codes_TK = torch.empty(x_Tk.shape, dtype=torch.int8)
+    scale_T = torch.empty(len(x_Tk), dtype=torch.float32)
+    arrays = array(x_Tk), array(codes_TK), array(scale_T)
+    laid_out = ops.TokenCodes.quantize(*arrays, torch.get_num_threads())
+    return Tokens(codes_TK, scale_T, laid_out)
 
 
 def tokens_of(a: Activations) -> Tokens:
@@ -120,51 +111,7 @@ def values(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return y
 
 
-def shared_values(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `values`, which must not be changed: the next to ask for the same gets the same."""
-    found = _last.values(codes, dtype)
-    if found is None:
-        found = values(codes, scale, dtype)
-        _last.keep_values(codes, found)
-    return found
-
-
 def array(x: Tensor) -> NDArray[Any]:
     """Return the memory of a tensor; of bfloat16, its bits."""
     y: NDArray[Any] = (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).detach().numpy()
     return y
-
-
-class _Last(threading.local):
-    """The last input and the last values of codes, of each thread."""
-
-    _tokens: tuple[weakref.ref[Tensor], int, Tokens] | None = None
-    _values: tuple[Tensor, Tensor] | None = None
-
-    def tokens(self, x: Tensor) -> Tokens | None:
-        """Return the codes of this very tensor, if they are kept and it has not changed since."""
-        if self._tokens is None or x.is_inference():
-            return None
-        of, version, tokens = self._tokens
-        return tokens if of() is x and version == x._version else None
-
-    def keep_tokens(self, x: Tensor, tokens: Tokens) -> None:
-        if not x.is_inference():  # those do not tell whether they have changed
-            self._tokens = weakref.ref(x, self._forget), x._version, tokens
-
-    def _forget(self, of: weakref.ref[Tensor]) -> None:
-        if self._tokens is not None and self._tokens[0] is of:
-            self._tokens = None
-
-    def values(self, codes: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Return the values of these codes, if they are kept. Codes never change."""
-        if self._values is None:
-            return None
-        of, values = self._values
-        return values if of.data_ptr() == codes.data_ptr() and values.dtype == dtype else None
-
-    def keep_values(self, codes: Tensor, values: Tensor) -> None:
-        self._values = codes, values
-
-
-_last = _Last()

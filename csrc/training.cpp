@@ -22,6 +22,12 @@ struct RowOps {
   void (*dequantize_bf16)(const int8_t* codes, float scale, size_t K, uint16_t* y);
   void (*ternarize)(const float* w, float inverse, size_t K, int8_t* codes);
   void (*round_bf16)(const float* x, size_t n, uint16_t* y);
+  float (*normalize_f32)(const float* x, const float* w, float eps, size_t K, float* y);
+  float (*normalize_bf16)(const uint16_t* x, const float* w, float eps, size_t K, uint16_t* y);
+  void (*normalize_backward_f32)(const float* x, const float* w, float r, const float* dy, size_t K,
+                                 float* dx, float* dw);
+  void (*normalize_backward_bf16)(const uint16_t* x, const float* w, float r, const uint16_t* dy,
+                                  size_t K, uint16_t* dx, float* dw);
 };
 
 namespace rows_16 {
@@ -204,6 +210,44 @@ void dequantize_rows(const int8_t* codes, size_t count, size_t K, const float* s
         rows.dequantize_f32(codes + n * K, s, K, static_cast<float*>(y.data) + n * K);
     }
   });
+}
+
+void rms_norm_rows(Floats x, const float* w, float eps, size_t count, size_t K, FloatsOut y,
+                   float* r, size_t threads) {
+  const RowOps& rows = rows_of(active_ops());
+  const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
+  each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
+    const size_t end = std::min((block + 1) * kTokenBlock, count);
+    for (size_t t = block * kTokenBlock; t < end; ++t)
+      r[t] = x.bf16 ? rows.normalize_bf16(static_cast<const uint16_t*>(x.data) + t * K, w, eps, K,
+                                          static_cast<uint16_t*>(y.data) + t * K)
+                    : rows.normalize_f32(static_cast<const float*>(x.data) + t * K, w, eps, K,
+                                         static_cast<float*>(y.data) + t * K);
+  });
+}
+
+void rms_norm_backward(Floats x, const float* w, const float* r, Floats dy, size_t count, size_t K,
+                       FloatsOut dx, float* dw, size_t threads) {
+  const RowOps& rows = rows_of(active_ops());
+  const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
+  // a sum for each block, and then of the blocks in their order, whatever the threads
+  std::unique_ptr<float[]> sums(new float[checked_product(blocks, K)]());
+  each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
+    const size_t end = std::min((block + 1) * kTokenBlock, count);
+    float* sum = sums.get() + block * K;
+    for (size_t t = block * kTokenBlock; t < end; ++t)
+      if (x.bf16)
+        rows.normalize_backward_bf16(static_cast<const uint16_t*>(x.data) + t * K, w, r[t],
+                                     static_cast<const uint16_t*>(dy.data) + t * K, K,
+                                     static_cast<uint16_t*>(dx.data) + t * K, sum);
+      else
+        rows.normalize_backward_f32(static_cast<const float*>(x.data) + t * K, w, r[t],
+                                    static_cast<const float*>(dy.data) + t * K, K,
+                                    static_cast<float*>(dx.data) + t * K, sum);
+  });
+  std::fill(dw, dw + K, 0.0f);
+  for (size_t block = 0; block < blocks; ++block)
+    for (size_t k = 0; k < K; ++k) dw[k] += sums[block * K + k];
 }
 
 }  // namespace onebit

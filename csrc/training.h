@@ -1,6 +1,6 @@
 // What a training step of a BitLinear computes natively: weights and inputs to codes, once per step,
 // their product, and codes back to values for the gradients. The integers and factors are those of
-// quant/ in torch; the product is the decoder's own.
+// quant/ in torch; the product is the decoder's own. And RMSNorm, which comes before many of them.
 //
 // Shape letters: N rows of weights (out features), K columns (in features), T tokens.
 #pragma once
@@ -65,5 +65,14 @@ Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, si
 // y = codes * scale; scale has one number, or one for each row.
 void dequantize_rows(const int8_t* codes, size_t rows, size_t K, const float* scale, size_t scales,
                      FloatsOut y, size_t threads);
+
+// RMSNorm of each row: y = (x * r) * w with r = 1 / sqrt(mean(x^2) + eps), [rows]. Sums are float32,
+// in an order that depends on nothing but K.
+void rms_norm_rows(Floats x, const float* w, float eps, size_t rows, size_t K, FloatsOut y, float* r,
+                   size_t threads);
+
+// Its gradients. x, dy and dx are of one dtype; dw [K] is float32.
+void rms_norm_backward(Floats x, const float* w, const float* r, Floats dy, size_t rows, size_t K,
+                       FloatsOut dx, float* dw, size_t threads);
 
 }  // namespace onebit

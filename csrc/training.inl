@@ -45,6 +45,31 @@ ONEBIT_INLINE void each_sixteen(const typename From::Stored* x, size_t K, F&& f)
   f(k, From::lanes(part), K - k);
 }
 
+// The same of two rows.
+template <class From, class F>
+ONEBIT_INLINE void each_pair(const typename From::Stored* a, const typename From::Stored* b,
+                             size_t K, F&& f) {
+  size_t k = 0;
+  for (; k + 16 <= K; k += 16) f(k, From::lanes(a + k), From::lanes(b + k), size_t{16});
+  if (k == K) return;
+  typename From::Stored part[2][16] = {};
+  memcpy(part[0], a + k, (K - k) * sizeof *a);
+  memcpy(part[1], b + k, (K - k) * sizeof *b);
+  f(k, From::lanes(part[0]), From::lanes(part[1]), K - k);
+}
+
+template <class To>
+ONEBIT_INLINE void put_up_to(typename To::Stored* y, const Lanes& a, size_t count) {
+  if (count == 16) return To::put(y, a);
+  typename To::Stored part[16];
+  To::put(part, a);
+  memcpy(y, part, count * sizeof *y);
+}
+
+ONEBIT_INLINE Lanes weights(const float* w, size_t count) {
+  return count == 16 ? load(w) : load_part(w, count, 0.0f);
+}
+
 ONEBIT_INLINE void put_codes(int8_t* codes, const IntLanes& a, size_t count) {
   if (count == 16) return store_i8(codes, a);
   int8_t part[16];
@@ -102,9 +127,7 @@ void dequantize(const int8_t* codes, float scale, size_t K, typename To::Stored*
   if (k == K) return;
   int8_t part[16] = {};
   memcpy(part, codes + k, K - k);
-  typename To::Stored out[16];
-  To::put(out, values(part));
-  memcpy(y + k, out, (K - k) * sizeof *y);
+  put_up_to<To>(y + k, values(part), K - k);
 }
 
 void ternarize(const float* w, float inverse, size_t K, int8_t* codes) {
@@ -115,12 +138,42 @@ void ternarize(const float* w, float inverse, size_t K, int8_t* codes) {
 
 void round_bf16(const float* x, size_t n, uint16_t* y) {
   each_sixteen<F32>(x, n, [&](size_t k, const Lanes& v, size_t count) {
-    if (count == 16) return BF16::put(y + k, v);
-    uint16_t part[16];
-    BF16::put(part, v);
-    memcpy(y + k, part, 2 * count);
+    put_up_to<BF16>(y + k, v, count);
   });
 }
 
-constexpr RowOps kRows = {&quantize<F32>,   &quantize<BF16>, &dequantize<F32>,
-                          &dequantize<BF16>, &ternarize,      &round_bf16};
+// y = (x * r) * w with r = 1 / sqrt(mean(x^2) + eps), which is returned.
+template <class T>
+float normalize(const typename T::Stored* x, const float* w, float eps, size_t K,
+                typename T::Stored* y) {
+  Lanes squares = splat(0.0f);
+  each_sixteen<T>(x, K, [&](size_t, const Lanes& v, size_t) { squares = squares + v * v; });
+  const float r = 1.0f / __builtin_sqrtf(sum_of(squares) / (float)K + eps);
+  each_sixteen<T>(x, K, [&](size_t k, const Lanes& v, size_t count) {
+    put_up_to<T>(y + k, (v * splat(r)) * weights(w + k, count), count);
+  });
+  return r;
+}
+
+// With h = x r and g = dy w:  dx = (g - h mean(g h)) r, and dw += dy h.
+template <class T>
+void normalize_backward(const typename T::Stored* x, const float* w, float r,
+                        const typename T::Stored* dy, size_t K, typename T::Stored* dx, float* dw) {
+  Lanes products = splat(0.0f);
+  each_pair<T>(x, dy, K, [&](size_t k, const Lanes& v, const Lanes& d, size_t count) {
+    const Lanes slope = d * (v * splat(r));
+    products = products + slope * weights(w + k, count);
+    put_up_to<F32>(dw + k, weights(dw + k, count) + slope, count);
+  });
+  const Lanes mean = splat(sum_of(products) / (float)K);
+  each_pair<T>(x, dy, K, [&](size_t k, const Lanes& v, const Lanes& d, size_t count) {
+    const Lanes g = d * weights(w + k, count);
+    put_up_to<T>(dx + k, (g - (v * splat(r)) * mean) * splat(r), count);
+  });
+}
+
+constexpr RowOps kRows = {
+    &quantize<F32>,  &quantize<BF16>,  &dequantize<F32>,         &dequantize<BF16>,         &ternarize,
+    &round_bf16,     &normalize<F32>,  &normalize<BF16>,         &normalize_backward<F32>,
+    &normalize_backward<BF16>,
+};

@@ -114,6 +114,40 @@ void dequantize(In<int8_t> codes, In<float> scale, IntoAny y, size_t threads) {
   dequantize_rows(codes.data(), rows, K, scale.data(), scales, out, threads);
 }
 
+void check_weight(const In<float>& w, size_t K) {
+  if (w.ndim() != 1 || w.shape(0) != K) fail("w_K must have a number for each column.");
+}
+
+void rms_norm(Any x, In<float> w, float eps, IntoAny y, Into<float> r, size_t threads) {
+  check_matrix("x_TK", x);
+  const size_t T = x.shape(0), K = x.shape(1);
+  const bool bf16 = is_bf16("x_TK", x);
+  check_weight(w, K);
+  check_shape("y_TK", y, T, K);
+  if (is_bf16("y_TK", y) != bf16) fail("x_TK and y_TK must be of one dtype.");
+  if (r.size() != T) fail("r_T must have a number for each token.");
+  active_ops();
+  nb::gil_scoped_release release;
+  rms_norm_rows({x.data(), bf16}, w.data(), eps, T, K, {y.data(), bf16}, r.data(), threads);
+}
+
+void rms_norm_gradients(Any x, In<float> w, In<float> r, Any dy, IntoAny dx, Into<float> dw,
+                        size_t threads) {
+  check_matrix("x_TK", x);
+  const size_t T = x.shape(0), K = x.shape(1);
+  const bool bf16 = is_bf16("x_TK", x);
+  check_weight(w, K);
+  check_shape("dy_TK", dy, T, K);
+  check_shape("dx_TK", dx, T, K);
+  if (is_bf16("dy_TK", dy) != bf16 || is_bf16("dx_TK", dx) != bf16)
+    fail("x_TK, dy_TK and dx_TK must be of one dtype.");
+  if (r.size() != T || dw.size() != K) fail("r_T or dw_K is of another size.");
+  active_ops();
+  nb::gil_scoped_release release;
+  rms_norm_backward({x.data(), bf16}, w.data(), r.data(), {dy.data(), bf16}, T, K,
+                    {dx.data(), bf16}, dw.data(), threads);
+}
+
 }  // namespace
 
 void bind_training(nb::module_& m) {
@@ -123,6 +157,9 @@ void bind_training(nb::module_& m) {
       .def("product", &product, "w"_a, "y_TN"_a, "threads"_a);
   m.def("ternarize", &ternarize, "w_NK"_a, "scale"_a, "codes_NK"_a, "threads"_a);
   m.def("dequantize_rows", &dequantize, "codes"_a, "scale"_a, "y"_a, "threads"_a);
+  m.def("rms_norm", &rms_norm, "x_TK"_a, "w_K"_a, "eps"_a, "y_TK"_a, "r_T"_a, "threads"_a);
+  m.def("rms_norm_backward", &rms_norm_gradients, "x_TK"_a, "w_K"_a, "r_T"_a, "dy_TK"_a, "dx_TK"_a,
+        "dw_K"_a, "threads"_a);
 }
 
 }  // namespace onebit

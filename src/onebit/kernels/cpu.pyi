@@ -165,6 +165,23 @@ def dequantize_rows(
     y: NDArray[Any],  # written: codes * scale, float32 or the bits of bfloat16 as uint16
     threads: int,
 ) -> None: ...
+def rms_norm(
+    x_TK: NDArray[Any],
+    w_K: NDArray[np.float32],
+    eps: float,
+    y_TK: NDArray[Any],  # written: x * r * w, of x's dtype
+    r_T: NDArray[np.float32],  # written: 1 / sqrt(mean(x^2) + eps)
+    threads: int,
+) -> None: ...
+def rms_norm_backward(
+    x_TK: NDArray[Any],
+    w_K: NDArray[np.float32],
+    r_T: NDArray[np.float32],
+    dy_TK: NDArray[Any],  # of x's dtype
+    dx_TK: NDArray[Any],  # written, of x's dtype
+    dw_K: NDArray[np.float32],  # written
+    threads: int,
+) -> None: ...
 
 class Cache:
     """Keys and values of one sequence."""

@@ -45,6 +45,8 @@ __all__ = [
     "repack",
     "repack_floats",
     "repack_stored",
+    "rms_norm",
+    "rms_norm_backward",
     "set_threads",
     "settle_weights",
     "ternarize",
@@ -449,6 +451,34 @@ def dequantize_rows(
 ) -> None:
     """Write codes * scale, one number or one for each row, to `y`: float32, or bfloat16 bits."""
     cpu.dequantize_rows(codes, scale, y, threads)
+
+
+def rms_norm(
+    x_TK: NDArray[Any],
+    w_K: NDArray[np.float32],
+    eps: float,
+    y_TK: NDArray[Any],
+    r_T: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Write x * r * w to `y_TK`, with r = 1 / sqrt(mean(x^2) + eps) in `r_T`.
+
+    `x_TK` and `y_TK` are both float32, or both bfloat16 bits; the maths is float32.
+    """
+    cpu.rms_norm(x_TK, w_K, eps, y_TK, r_T, threads)
+
+
+def rms_norm_backward(
+    x_TK: NDArray[Any],
+    w_K: NDArray[np.float32],
+    r_T: NDArray[np.float32],
+    dy_TK: NDArray[Any],
+    dx_TK: NDArray[Any],
+    dw_K: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Write the gradients of `rms_norm` to `dx_TK`, of x's dtype as `dy_TK` is, and `dw_K`."""
+    cpu.rms_norm_backward(x_TK, w_K, r_T, dy_TK, dx_TK, dw_K, threads)
 
 
 def _check_activation(op: str, activation: str, parts: int) -> None:

@@ -82,6 +82,6 @@ class _NormalizeNatively(torch.autograd.Function):
         x_Tk, w_K, r_T = ctx.saved_tensors
         dy_Tk = dy_TK.reshape(x_Tk.shape).contiguous()
         dx_Tk, dw_K = torch.empty_like(x_Tk), torch.empty_like(w_K)
-        arrays = (array(t) for t in (x_Tk, w_K, r_T, dy_Tk, dx_Tk, dw_K))
-        ops.rms_norm_backward(*arrays, torch.get_num_threads())
+        read = array(x_Tk), array(w_K), array(r_T), array(dy_Tk)
+        ops.rms_norm_backward(*read, array(dx_Tk), array(dw_K), torch.get_num_threads())
         return dx_Tk.view(dy_TK.shape), dw_K, None

@@ -39,7 +39,7 @@ CLOSE = 0.05
 layer got its neighbour's; and 0.02 to 0.03 with a cache of codes, in which the engine rounds what
 the softmax gives too."""
 TOKENS = np.random.default_rng(0).integers(1, 300, 40).tolist()
-PROMPTS = np.random.default_rng(1).integers(1, 300, (128, 5)).tolist()
+PROMPTS = np.random.default_rng(1).integers(1, 300, (56, 5)).tolist()
 END = 0  # of the tokenizer
 SURE, NEW, VARIED = 4, 5, 3
 """Prompts that are compared, tokens that follow each, and how many of them are different ones."""

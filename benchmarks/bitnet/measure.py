@@ -38,6 +38,7 @@ WINDOWS = 64
 """Of the held-out text, evenly spread, for measurements that are many."""
 ENGINE_WINDOWS = 8
 KV_BITS = (16, 8, 4, 3, 2)
+Q_AND_KV_BITS = ((4, 4), (4, 3))
 ENGINE_KV_BITS = (32, 8, 4, 3)
 """32: torch does not round float keys and values, the engine has them in half precision at 16."""
 SIZES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -129,15 +130,19 @@ def inputs(subject: Subject) -> dict[str, Any]:
 
 
 def key_values(subject: Subject) -> dict[str, Any]:
-    """Bits per byte with keys and values of few bits, by our rule and by the papers'."""
+    """Bits per byte with keys and values of few bits, by our rule and by the papers'; and with
+    queries of 4 bits, as table 3 of a4.8 has them."""
     model = subject.model()
-    found: dict[str, Any] = {"ours": {}, "papers": {}}
+    found: dict[str, Any] = {"ours": {}, "papers": {}, "queries": {}}
     for bits in KV_BITS:
         convert(model, replace(model.scheme, kv_bits=bits))
         found["ours"][str(bits)] = subject.bits_per_byte(model)
         if bits <= 8:
             with _papers_rule():
                 found["papers"][str(bits)] = subject.bits_per_byte(model)
+    for q_bits, kv_bits in Q_AND_KV_BITS:
+        convert(model, replace(model.scheme, kv_bits=kv_bits, q_bits=q_bits))
+        found["queries"][f"{q_bits}, {kv_bits}"] = subject.bits_per_byte(model)
     return found
 
 

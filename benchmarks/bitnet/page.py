@@ -222,14 +222,17 @@ def _key_values(found: Numbers) -> str:
             for b in bits:
                 ours = f"{mean_of(seen, 'ours', b):.4f}"
                 cells.append(ours if b == "16" else f"{ours} ({mean_of(seen, 'papers', b):.4f})")
+            cells += [f"{mean_of(seen, 'queries', pair):.4f}" for pair in seen[0]["queries"]]
             rows.append((f"`{name}`", *cells))
     if not rows:
         return ""
     words = (
         "Bits per byte of trained models, rounding keys and values behind RoPE, by our rule (by "
-        "the papers' absmax, its first position kept as ours). On 64 windows."
+        "the papers' absmax, its first position kept as ours); last with queries of 4 bits too. On "
+        "64 windows."
     )
-    return f"{words}\n\n{_table(('arm', *(f'{b} bits' for b in bits)), rows)}"
+    header = ("arm", *(f"{b} bits" for b in bits), "queries and KV 4", "queries 4, KV 3")
+    return f"{words}\n\n{_table(header, rows)}"
 
 
 def _untrained(found: Numbers) -> str:

@@ -45,6 +45,8 @@ def setup(tmp_path):
 def quick(monkeypatch):
     """Measurements of a few numbers each, of these two arms."""
     monkeypatch.setattr(measure, "SIZES", (0.0, 0.1, 0.3))
+    monkeypatch.setattr(measure, "RATIOS", (3.0,))
+    monkeypatch.setattr(measure, "ROUNDINGS", ("int4", "ternary"))
     monkeypatch.setattr(measure, "WINDOWS", 2)
     monkeypatch.setattr(measure, "ENGINE_WINDOWS", 1)
 
@@ -83,6 +85,7 @@ def test_from_nothing_to_the_page_and_again(setup, quick, tmp_path):
     changed = replace(arms.ARMS["b1.58-sub"], model={"mlp_bias": True})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(arms.ARMS, "b1.58-sub", changed)
+        patch.setattr(measure, "KINDS", {})
         run.everything(out, setup, workers=0)
         after = _made(out, names)
     assert {name for name in names if before[name] != after[name]} == {"b1.58-sub-lr0.004-seed0"}

@@ -61,18 +61,35 @@ def test_the_file_holds_what_was_rounded(name):
     np.testing.assert_array_equal(read, dequantize(q).numpy())
 
 
-@pytest.mark.parametrize("name", SEARCHED)
-@settings(max_examples=40, deadline=None)
-@given(arrays(np.float32, (1, 256), elements=st.floats(-(2.0**14), 2.0**14, width=32)))
-def test_any_weights_come_back_within_a_step(name, w):
+def assert_within_a_step(name, w):
+    """A plain grid over the span of a row, which the search may not do worse than in the square."""
     q = blockwise.FORMATS[name](torch.from_numpy(w))
     least, most = pack.FORMATS[name].codes
     assert least <= int(q.codes_NK.min()) <= int(q.codes_NK.max()) <= most
-    read = pack.decode(name, packed(name, q), (1, 256))
-    span = np.abs(w).max() + max(0.0, float(w.max() - w.min()))
-    # a plain grid over the span of the block, which the search may not do worse than in the square
-    bound = np.sqrt(256) * span / (most - least) + 1e-4
-    assert np.linalg.norm(read - w) <= bound
+    read = pack.decode(name, packed(name, q), w.shape)
+    span_N = np.abs(w).max(axis=1) + np.maximum(0.0, w.max(axis=1) - w.min(axis=1))
+    # float16's smallest step is 2^-24, so that a scale, which a code multiplies, can miss by half
+    bound_N = np.sqrt(w.shape[1]) * (span_N / (most - least) + (most - least + 1) * 2.0**-25)
+    assert (np.linalg.norm(read - w, axis=1) <= bound_N).all()
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(np.float32, (1, 256), elements=st.floats(-(2.0**14), 2.0**14, width=32)),
+    st.integers(-40, 0),
+)
+def test_any_weights_come_back_within_a_step(name, w, exponent):
+    assert_within_a_step(name, np.ldexp(w, exponent))
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_tiny_weights_come_back_within_a_step(name):
+    """A block's float16 below 6e-5 has few digits, and a k-quant's scales are small multiples."""
+    rng = np.random.default_rng(3)
+    size_N1 = 10.0 ** np.linspace(-8, -1, 64)[:, None]
+    for w in (np.ones((64, 256)), rng.normal(size=(64, 256)), rng.uniform(0.5, 1, (64, 256))):
+        assert_within_a_step(name, (size_N1 * w).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", SEARCHED)

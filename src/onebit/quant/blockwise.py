@@ -96,7 +96,7 @@ def q6_k(w_NK: Tensor) -> Codes:
     w_Sk = split("blockwise.q6_k", w_NK, 16)
     scale_Bg = search.scales(w_Sk, 32).view(-1, 16)
     top_B1 = scale_Bg.gather(1, scale_Bg.abs().argmax(dim=1, keepdim=True))
-    d_B1 = (top_B1 / -128).half().float()  # the largest scale goes to -128
+    d_B1 = _factor(top_B1, -128)
     scale_S = (search.over(scale_Bg, d_B1).round().clamp(-128, 127) * d_B1).view(-1)
     return join(w_NK.shape, _nearest(w_Sk, scale_S, -32, 31), scale_S)
 
@@ -117,8 +117,19 @@ FORMATS: dict[str, Callable[[Tensor], Codes]] = {
 def _multiples(value_S: Tensor) -> Tensor:
     """Return values of 0 or more as q4_k holds them: 0..63 times a float16, one for 8 of them."""
     value_Bg = value_S.view(-1, K_BLOCK // BLOCK)
-    d_B1 = (value_Bg.amax(dim=1, keepdim=True) / 63).half().float()
+    d_B1 = _factor(value_Bg.amax(dim=1, keepdim=True), 63)
     return (search.over(value_Bg, d_B1).round().clamp(0, 63) * d_B1).view(-1)
+
+
+def _factor(top_B1: Tensor, most: int) -> Tensor:
+    """Return the float16 nearest to top / most, or the next larger one where top would be cut off.
+
+    It is below 6e-5, where float16's steps are 6e-8, that the nearest can be much too small, or 0.
+    """
+    d_B1 = (top_B1 / most).half()
+    short_B1 = top_B1.abs() > (abs(most) + 0.5) * d_B1.float().abs()
+    # one more in its bits is the next float16 away from 0, of either sign
+    return (d_B1.view(torch.int16) + short_B1.short()).view(torch.float16).float()
 
 
 def _nearest(

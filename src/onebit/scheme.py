@@ -43,7 +43,7 @@ TRAINED_KV_BITS = (*KV_BITS, 2)
 Q_BITS = (16, 8, 4, 3)
 """Bits of a query, after RoPE; 16 leaves it a float."""
 
-# the last name of a module -> its role, and the wider role that serves where its own is not named
+# the last name of a module -> its role
 _ROLE_OF = {
     "q_proj": "q",
     "k_proj": "k",

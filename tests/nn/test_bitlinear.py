@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import onebit.scheme
 from onebit import hadamard, quant
 from onebit.errors import OptionError, ShapeError
-from onebit.nn import BitLinear, HBitLinear, mean_bits, record
+from onebit.nn import BitLinear, HBitLinear, mean_bits, record, zero_share
 from onebit.quant import activation, straight_through
 from onebit.scheme import SCHEMES as SCHEMES_BY_NAME
 from onebit.scheme import LinearScheme
@@ -417,12 +417,20 @@ def test_dynamic_bits_are_counted_when_asked():
     assert mean_bits(layer) == {}
 
 
+def test_zeros_of_codes_and_of_floats():
+    x = torch.tensor([[0.0, 0.001, 1.0, -1.0]])
+    assert zero_share(torch.nn.Linear(4, 2), x) == 0.25
+    assert zero_share(BitLinear(4, 2), x) == 0.5  # 0.127 rounds to 0
+    low = BitLinear(4, 2, scheme=LinearScheme("binary", activation="int8_b1_positive")).eval()
+    assert zero_share(low, x) == 0.0
+
+
 def test_hbitlinear_is_bitnet_v2s_layer():
     layer = HBitLinear(K, N)
     assert layer.scheme == SCHEMES_BY_NAME["bitnet-v2-a8"].layers["o"]
     assert isinstance(layer, BitLinear)
-    assert "Hadamard" in repr(layer)
-    assert "Hadamard in blocks of 2" in repr(HBitLinear(46, N))
+    assert f"hadamard input of order {K}" in repr(layer)
+    assert "hadamard input of order 2" in repr(HBitLinear(46, N))
 
 
 def test_parts_that_do_not_fit_are_refused_at_once():

@@ -274,6 +274,6 @@ def test_widths_without_a_hadamard_matrix_are_named():
     model.mlp["down_proj"] = nn.Linear(46, 32)
     model.mlp["o_proj"] = nn.Linear(46, 32)
     assert notes(convert(model, SCHEMES["bitnet-v2-a8"])) == [
-        "down_proj, o_proj: no Hadamard matrix of 46 is known; the input is turned in 23 blocks of "
-        "2."
+        "down_proj, o_proj: no Hadamard matrix of order 46 is known here: 23 blocks of 2 are "
+        "turned each by itself, so that a large value is spread over its block only."
     ]

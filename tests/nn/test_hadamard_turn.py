@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onebit import hadamard
-from onebit.nn.hadamard import describe, turn
+from onebit.nn.hadamard import turn
 from onebit.quant.hadamard import transform
 
 WIDTHS = [1, 2, 6, 12, 46, 48, 64, 96, 576, 640]
@@ -16,27 +16,19 @@ def draw(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def matrix(K, seed):
-    """H diag(signs), written out; block-diagonal where it has to be."""
-    H = torch.ones(1, 1)
-    for factor in hadamard.factors(K):
-        H = torch.kron(H, torch.from_numpy(factor.copy()))
-    H = torch.kron(torch.eye(K // len(H)), H / len(H) ** 0.5)
-    return H * torch.from_numpy(hadamard.signs(seed, K))
-
-
 @pytest.mark.parametrize("seed", [0, 9])
 @pytest.mark.parametrize("K", WIDTHS)
-def test_value_and_gradient_are_those_of_the_matrix(K, seed):
-    x, upstream, H = draw(2, 3, K).requires_grad_(), draw(2, 3, K, seed=1), matrix(K, seed)
-    y = turn(x, seed)
-    torch.testing.assert_close(y, x @ H.T, rtol=1e-5, atol=1e-5)
-    (dx,) = torch.autograd.grad(y, x, upstream)
-    torch.testing.assert_close(dx, upstream @ H, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(turn(y, seed, transpose=True), x, rtol=1e-5, atol=1e-5)
-    back = turn(x, seed, transpose=True)
-    (dx,) = torch.autograd.grad(back, x, upstream)
-    torch.testing.assert_close(dx, upstream @ H.T, rtol=1e-5, atol=1e-5)
+def test_value_and_gradient_are_those_of_the_transform(K, seed):
+    """Which tests/quant holds to the matrix written out."""
+    x, upstream = draw(2, 3, K).requires_grad_(), draw(2, 3, K, seed=1)
+    signs = torch.from_numpy(hadamard.signs(seed, K))
+    for transpose in (False, True):
+        y = turn(x, seed, transpose)
+        torch.testing.assert_close(y, transform(x, signs, transpose), rtol=1e-5, atol=1e-5)
+        (dx,) = torch.autograd.grad(y, x, upstream)
+        expected = transform(upstream, signs, not transpose)
+        torch.testing.assert_close(dx, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(turn(turn(x, seed), seed, transpose=True), x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("K", WIDTHS)
@@ -71,8 +63,3 @@ def test_bf16_is_turned_in_float32():
 def test_what_has_no_contiguous_rows_is_turned_too():
     x = draw(48, 6)
     assert torch.equal(turn(x.T), turn(x.T.contiguous()))
-
-
-def test_widths_say_what_they_have():
-    assert describe(6912) == "Hadamard"
-    assert describe(46) == "Hadamard in blocks of 2"

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from onebit import models
 from onebit.errors import OptionError
@@ -110,3 +111,26 @@ def test_two_bits_of_keys_train_and_it_is_said_that_the_engine_has_none(
     assert models.load(tmp_path / "run" / "model").scheme.kv_bits == bits
     said = [line for line in told.lines if "the engine runs 32, 16, 8, 4, 3" in line]
     assert len(said) == (bits == 2)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        'weight="ternary", weight_rule="seq", weight_scale="row", activation="int8_absmax"',
+        'weight="int3", weight_rule="lsq", weight_scale="group:16", activation="int4_absmax"',
+        'weight="int4", weight_rule="zero_point", weight_scale="row", activation="dynamic:4"',
+        'weight="binary", activation="int8_b1", norm="layer", split="in:2"',
+        'weight="ternary", activation="fp4_e2m1", norm="rms", hadamard="both", signs=3',
+    ],
+)
+def test_a_scheme_written_out_trains(tiny_recipe, tmp_path, how):
+    """What no scheme of ours is, as the table of a recipe: every weight and step of it moves."""
+    table = f'scheme={{name="own", kv_bits=4, q_bits=4, layers={{body={{{how}}}}}}}'
+    config = recipe.read(tiny_recipe, [table, "steps=4"])
+    train(config, tmp_path / "run")
+    trained = models.load(tmp_path / "run" / "model")
+    assert trained.scheme == config.scheme
+    began = models.build(trained.architecture, config.scheme, config.seed)
+    twins = zip(trained.named_parameters(), began.named_parameters(), strict=True)
+    for (name, after), (_, before) in twins:
+        assert not torch.equal(after, before), name

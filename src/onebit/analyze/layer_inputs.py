@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from onebit import quant
 from onebit.errors import OptionError
 from onebit.models import LanguageModel
-from onebit.nn import BitLinear
+from onebit.nn import BitLinear, zero_share
 from onebit.scheme import role_of
 
 TABLE = {"qkv": ("q", "k", "v"), "out": ("o",), "up": ("up",), "gate": ("gate",), "down": ("down",)}
@@ -79,20 +79,6 @@ def kurtosis(x_TK: Tensor) -> float:
     variance_T = square_TK.mean(dim=-1)
     some_T = variance_T > 0
     return float((square_TK.square().mean(dim=-1)[some_T] / variance_T[some_T].square()).mean())
-
-
-@torch.no_grad()
-def zero_share(layer: nn.Linear, x_TK: Tensor) -> float:
-    """Return the share of a layer's input codes that are zero; of its input, if it rounds none.
-
-    Codes that stand for a distance from a minimum leave no weight out: their share is 0.
-    """
-    if not isinstance(layer, BitLinear):
-        return float((x_TK == 0).double().mean())
-    if layer.scheme.activation == "fp":
-        return float((layer.turned_input(x_TK) == 0).double().mean())
-    a = layer.input_codes(x_TK)
-    return 0.0 if a.minimum is not None else float((a.codes == 0).double().mean())
 
 
 def sparsity(model: LanguageModel, given: Mapping[str, Tensor]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from onebit.nn.hbitlinear import HBitLinear
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.notes import notes
 from onebit.nn.packed_linear import PackedLinear
-from onebit.nn.recording import mean_bits, record, score_ranges
+from onebit.nn.recording import mean_bits, record, score_ranges, zero_share
 from onebit.nn.rms_norm import RMSNorm
 from onebit.nn.rope import Rope, Rotation, rotate
 
@@ -32,4 +32,5 @@ __all__ = [
     "rotate",
     "score_ranges",
     "unfreeze",
+    "zero_share",
 ]

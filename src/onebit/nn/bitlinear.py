@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit import quant
+from onebit import hadamard, quant
 from onebit.errors import ShapeError
-from onebit.nn import codes_product, frozen, hadamard, inputs, product
+from onebit.nn import codes_product, frozen, inputs, product
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import Codes, straight_through
@@ -179,7 +179,8 @@ class BitLinear(nn.Linear):
     def extra_repr(self) -> str:
         s = self.scheme
         rule = f"{s.weight} by {s.weight_rule} per {s.weight_scale}, input {s.activation}"
-        turn = f", {hadamard.describe(self.in_features)}" if s.hadamard != "none" else ""
+        order = hadamard.block(self.in_features)
+        turn = f", hadamard {s.hadamard} of order {order}" if s.hadamard != "none" else ""
         parts = f", split {s.split}" if s.parts > 1 else ""
         return f"{super().extra_repr()}, {rule}{turn}{parts}{', frozen' if self.frozen else ''}"
 

@@ -33,12 +33,6 @@ def turn(x_TK: Tensor, seed: int = 0, transpose: bool = False) -> Tensor:
     return y
 
 
-def describe(K: int) -> str:
-    """Return in words which matrix turns K features; not all widths have one for the whole."""
-    block = hadamard.block(K)
-    return "Hadamard" if block == K else f"Hadamard in blocks of {block}"
-
-
 class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TK: Tensor, seed: int, transpose: bool) -> Tensor:

@@ -13,8 +13,4 @@ def notes(model: nn.Module) -> list[str]:
         K = layer.in_features
         if layer.scheme.hadamard != "none" and hadamard.block(K) != K:
             layers.setdefault(K, set()).add(name.rpartition(".")[2])
-    return [
-        f"{', '.join(sorted(names))}: no Hadamard matrix of {K} is known; the input is turned in "
-        f"{K // hadamard.block(K)} blocks of {hadamard.block(K)}."
-        for K, names in layers.items()
-    ]
+    return [f"{', '.join(sorted(names))}: {hadamard.describe(K)}." for K, names in layers.items()]

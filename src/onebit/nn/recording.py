@@ -3,9 +3,11 @@
 After `record(model)` and some `model(tokens)`: `mean_bits(model)`, `score_ranges(model)`.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from onebit.nn.attention import ScoreRange
+from onebit.nn.bitlinear import BitLinear
 from onebit.nn.convert import attentions, bit_linears
 from onebit.nn.inputs import BitCount
 
@@ -26,6 +28,24 @@ def mean_bits(model: nn.Module) -> dict[str, float]:
     """
     counts = ((name, layer.bit_count) for name, layer in bit_linears(model))
     return {name: count.mean_bits for name, count in counts if count is not None and count.inputs}
+
+
+@torch.no_grad()
+def zero_share(layer: nn.Linear, x_TK: Tensor) -> float:
+    """Return the share of a layer's input codes that are zero; of its input, if it rounds none.
+
+    Codes that stand for a distance from a minimum leave no weight out: their share is 0.
+
+    Args:
+        layer: any linear layer; a plain one rounds nothing.
+        x_TK: what the layer is handed, (..., K).
+    """
+    if not isinstance(layer, BitLinear):
+        return float((x_TK == 0).double().mean())
+    if layer.scheme.activation == "fp":
+        return float((layer.turned_input(x_TK) == 0).double().mean())
+    a = layer.input_codes(x_TK)
+    return 0.0 if a.minimum is not None else float((a.codes == 0).double().mean())
 
 
 def score_ranges(model: nn.Module) -> dict[str, tuple[float, float]]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data.blocks import TokenFile
-from onebit.nn import BitLinear, mean_bits, record, score_ranges
+from onebit.nn import mean_bits, record, score_ranges, zero_share
 from onebit.scheme import role_of
 from onebit.train.held_out import chosen
 
@@ -60,12 +60,8 @@ def _count_zeros(model: nn.Module) -> Iterator[dict[str, list[float]]]:
     shares: dict[str, list[float]] = defaultdict(list)
 
     def hook(role: str) -> Any:
-        def count(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            codes = inputs[0]
-            if isinstance(layer, BitLinear):
-                rounds = layer.scheme.activation != "fp"
-                codes = layer.input_codes(codes).codes if rounds else layer.turned_input(codes)
-            shares[role].append(float((codes == 0).float().mean()))
+        def count(layer: nn.Linear, inputs: tuple[Tensor]) -> None:
+            shares[role].append(zero_share(layer, inputs[0]))
 
         return count
 

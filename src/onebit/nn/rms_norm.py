@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onebit.kernels import ops
-from onebit.nn import native_codes
+from onebit.nn import native, native_codes
 from onebit.nn.native_codes import array
 
 
@@ -72,6 +71,7 @@ class _NormalizeNatively(torch.autograd.Function):
         x_Tk, w_K = x_TK.reshape(-1, x_TK.shape[-1]).contiguous(), w_K.contiguous()
         y_Tk, r_T = torch.empty_like(x_Tk), torch.empty(len(x_Tk))
         arrays = array(x_Tk), array(w_K), eps, array(y_Tk), array(r_T)
+        ops = native.need("RMSNorm")
         ops.rms_norm(*arrays, torch.get_num_threads())
         ctx.save_for_backward(x_Tk, w_K, r_T)
         return y_Tk.view(x_TK.shape)
@@ -83,5 +83,6 @@ class _NormalizeNatively(torch.autograd.Function):
         dy_Tk = dy_TK.reshape(x_Tk.shape).contiguous()
         dx_Tk, dw_K = torch.empty_like(x_Tk), torch.empty_like(w_K)
         read = array(x_Tk), array(w_K), array(r_T), array(dy_Tk)
+        ops = native.need("RMSNorm")
         ops.rms_norm_backward(*read, array(dx_Tk), array(dw_K), torch.get_num_threads())
         return dx_Tk.view(dy_TK.shape), dw_K, None

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from onebit.train.progress import Silent
+
 TINY = """
 scheme = "bitnet-b1.58"
 precision = "fp32"
@@ -45,3 +47,19 @@ def tiny_recipe(tmp_path_factory):
     path = folder / "tiny.toml"
     path.write_text(TINY.format(source=folder / "text"))
     return path
+
+
+class Told(Silent):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def told():
+    """Who watches a run and keeps its lines."""
+    return Told()

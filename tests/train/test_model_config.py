@@ -10,17 +10,6 @@ from onebit.errors import OptionError
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 from onebit.train import recipe
 from onebit.train.loop import check_sizes, train
-from onebit.train.progress import Silent
-
-
-class Told(Silent):
-    """Keeps what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
 
 
 def architecture(config):
@@ -58,8 +47,7 @@ def test_a_model_without_outer_norms_is_saved_as_such(tiny_recipe, tmp_path):
     assert not any("layernorm" in name for name, _ in model.named_parameters())
 
 
-def test_a_temperature_is_learned_from_where_it_begins(tiny_recipe, tmp_path):
-    told = Told()
+def test_a_temperature_is_learned_from_where_it_begins(tiny_recipe, tmp_path, told):
     changes = ["softmax_temperature=2", "learned_temperature=true"]
     train(recipe.read(tiny_recipe, changes), tmp_path / "run", told)
     model = models.load(tmp_path / "run" / "model")
@@ -92,8 +80,7 @@ def test_bad_use(tiny_recipe, change, message):
 
 
 @pytest.mark.parametrize(("width", "blocks"), [(46, "23 blocks of 2"), (64, None)])
-def test_a_hadamard_of_blocks_is_said_once(tiny_recipe, tmp_path, width, blocks):
-    told = Told()
+def test_a_hadamard_of_blocks_is_said_once(tiny_recipe, tmp_path, told, width, blocks):
     changes = ["scheme=bitnet-v2-a8", f"intermediate_size={width}", "steps=2"]
     train(recipe.read(tiny_recipe, changes), tmp_path / "run", told)
     said = [line for line in told.lines if "Hadamard" in line]
@@ -103,9 +90,8 @@ def test_a_hadamard_of_blocks_is_said_once(tiny_recipe, tmp_path, width, blocks)
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_two_bits_of_keys_train_and_it_is_said_that_the_engine_has_none(
-    tiny_recipe, tmp_path, bits
+    tiny_recipe, tmp_path, told, bits
 ):
-    told = Told()
     change = f'scheme={{name="low", kv_bits={bits}}}'
     train(recipe.read(tiny_recipe, [change, "steps=2"]), tmp_path / "run", told)
     assert models.load(tmp_path / "run" / "model").scheme.kv_bits == bits

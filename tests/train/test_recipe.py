@@ -186,6 +186,16 @@ def test_every_schedule_has_a_function():
     assert tuple(KINDS) == SCHEDULES
 
 
+def test_a_named_scheme_takes_other_bits_of_keys():
+    path = next(path for path in RECIPES if path.stem == "bitnet-v2")
+    plain = recipe.read(path)
+    config = recipe.read(path, ["scheme.kv_bits=4", "scheme.q_bits=8", "stages.0.scheme.kv_bits=3"])
+    assert config.scheme == replace(SCHEMES["bitnet-v2-a4"], kv_bits=4, q_bits=8)
+    assert config.stages[0].scheme == replace(SCHEMES["bitnet-v2-a8"], kv_bits=3)
+    assert recipe.from_dict(tomllib.loads(recipe.write(config))) == config
+    assert set(recipe.differences(plain, config)) >= {"scheme.kv_bits", "stages.0.scheme.kv_bits"}
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_we_ship_are_sound(path):
     config = recipe.read(path)

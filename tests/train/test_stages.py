@@ -19,10 +19,18 @@ A4 = Scheme("a4", {"body": LinearScheme("ternary", activation="int4_absmean")})
 TWO = [StageConfig(SCHEMES["bitnet-b1.58"], until=0.5)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny_recipe):
     """8-bit inputs for steps 1 to 10, 4-bit ones for 11 to 20; a checkpoint every 5."""
     return replace(recipe.read(tiny_recipe), scheme=A4, stages=tuple(TWO))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The run, never interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(config, run)
+    return run
 
 
 def numbers(run):
@@ -92,8 +100,7 @@ def test_conversion_keeps_parameters_and_moments(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [8, 11, 12, 18], ids=["before", "at", "just after", "after"])
-def test_interrupted_and_continued(config, tmp_path, stop):
-    train(config, tmp_path / "whole")
+def test_interrupted_and_continued(config, whole, tmp_path, stop):
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, stop)
         with pytest.raises(KeyboardInterrupt):
@@ -103,7 +110,7 @@ def test_interrupted_and_continued(config, tmp_path, stop):
         train(config, tmp_path / "run")
     first = (stop - 1) // 5 * 5
     assert [counts for _, counts in seen] == [{step} for step in range(first, 20)]
-    assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+    assert numbers(tmp_path / "run") == numbers(whole)
 
 
 def test_stages_follow_the_clock(config, tmp_path):

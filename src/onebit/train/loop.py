@@ -25,7 +25,7 @@ from onebit.train.changes import Changes
 from onebit.train.checkpoint import Position
 from onebit.train.config import TrainConfig
 from onebit.train.folder import claim
-from onebit.train.measure import measure
+from onebit.train.measure import in_words, measure
 from onebit.train.metrics import Metrics
 from onebit.train.progress import Progress, Silent
 from onebit.train.text import Text, next_batch, prepare
@@ -285,7 +285,8 @@ class _Run:
             windows=windows or "all",
             **seen,
         )
-        self.progress.say(f"step {self.step}  held-out text {bits_per_byte:.3f} bits per byte")
+        text = f"{bits_per_byte:.3f} bits per byte{in_words(seen)}"
+        self.progress.say(f"step {self.step}  held-out text {text}")
         return bits_per_byte
 
     def _save(self) -> None:

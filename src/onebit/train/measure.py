@@ -54,6 +54,17 @@ def measure(model: nn.Module, file: TokenFile, context: int) -> dict[str, Any]:
     return found | ({"activation_bits": sum(bits.values()) / len(bits)} if bits else {})
 
 
+def in_words(found: dict[str, Any]) -> str:
+    """Return what `measure` has found for a line of progress, but the zeros; "" of nothing."""
+    if not found:
+        return ""
+    low, high = found["softmax_range"]
+    bits = found.get("activation_bits")
+    return f", scores {low:.1f} to {high:.1f}" + (
+        "" if bits is None else f", inputs {bits:.2f} bits"
+    )
+
+
 @contextmanager
 def _count_zeros(model: nn.Module) -> Iterator[dict[str, list[float]]]:
     """Fill a dict, role to shares of zeros, for as long as the block runs."""

@@ -11,7 +11,7 @@ Nothing in a file is ignored: a key that no table knows is an error that names t
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -79,6 +79,8 @@ def apply(table: dict[str, Any], override: str) -> None:
     *path, name = _full_name(key).split(".")
     inner: Any = table
     for i, part in enumerate(path):
+        if part == "scheme" and isinstance(inner, dict) and isinstance(inner.get(part), str):
+            inner[part] = {"name": inner[part]}  # --set scheme.kv_bits=4 of a named scheme
         is_list = isinstance(inner, list)
         inner = _entry(inner, part, key) if is_list else inner.setdefault(part, {})
         if not isinstance(inner, dict) and not (isinstance(inner, list) and path[i + 1 :]):
@@ -142,7 +144,7 @@ def _build(kind: Any, table: Any, where: str) -> Any:
 
 def _value(kind: Any, value: Any, name: str, where: str) -> Any:
     if kind is Scheme:
-        return schemes.find(value) if isinstance(value, str) else Scheme.from_dict(value)
+        return _scheme(value)
     table, many = _table_of(kind), get_origin(kind) is tuple
     if table is None:
         return value
@@ -151,6 +153,16 @@ def _value(kind: Any, value: Any, name: str, where: str) -> Any:
     if not isinstance(value, list):
         raise OptionError(f"recipe: {name} is {value!r:.80}; accepted: tables [[{name}]].")
     return tuple(_build(table, part, f"{dotted(where, name)}.{i}") for i, part in enumerate(value))
+
+
+def _scheme(value: Any) -> Scheme:
+    """Return the scheme of a name or a table; a table with no layers has those of its name."""
+    if isinstance(value, str):
+        return schemes.find(value)
+    scheme = Scheme.from_dict(value)
+    if "layers" in value or scheme.name not in SCHEMES:
+        return scheme
+    return replace(scheme, layers=SCHEMES[scheme.name].layers)
 
 
 def _entry(tables: list[Any], part: str, key: str) -> Any:

@@ -199,7 +199,7 @@ CLAIMS = (
     Claim(
         "The norm belongs inside every linear layer (training tips); 2B4T has it in two.",
         TIPS,
-        versus(("b1.58-norm", "b1.58-sub")),
+        versus(("b1.58-sub", "b1.58"), ("b1.58-norm", "b1.58-sub"), ("float-sub", "float")),
     ),
     Claim(
         "a4.8's 4-bit inputs cost next to nothing (+0.006 nats per token at 700 M), FP4 as INT4.",

@@ -59,6 +59,15 @@ def test_the_spread_of_the_weights():
             assert p.std().item() == pytest.approx(std, rel=0.1), name
 
 
+def test_the_embedding_may_have_a_spread_of_its_own():
+    plain, wide = (models.build(A, SCHEMES["fp"], 1, std) for std in (0.02, 0.16))
+    table = wide.model.embed_tokens.weight
+    torch.testing.assert_close(table, 8 * plain.model.embed_tokens.weight)
+    names = {name for name, p in wide.named_parameters() if p is not table}
+    others = dict(plain.named_parameters())
+    assert all(torch.equal(wide.get_parameter(name), others[name]) for name in names)
+
+
 def test_steps_begin_at_the_weights_and_do_not_move_them():
     """A group's step has two dimensions, like a matrix, and is none."""
     group = LinearScheme("int4", "lsq", "group:16", "int8_absmax")

@@ -8,20 +8,28 @@ from torch import nn
 from onebit.architecture import Architecture
 from onebit.models.language_model import LanguageModel
 from onebit.nn import bit_linears
-from onebit.scheme import Scheme
+from onebit.scheme import Scheme, role_of
 
 STD = 0.02
 """Of every matrix. Source: GPT-2, section 2.3, and Llama's `initializer_range`."""
 RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
-def build(architecture: Architecture, scheme: Scheme, seed: int) -> LanguageModel:
+def build(
+    architecture: Architecture, scheme: Scheme, seed: int, embedding_std: float = STD
+) -> LanguageModel:
     """Return a model with random weights, the same for the same seed under every scheme.
 
     Matrices are Gaussian with a standard deviation of 0.02, divided by sqrt(2 * layers) where they
     write into the residual stream; biases are 0 and norms 1. Learned steps begin where their rule
     says for these weights, learned temperatures at the architecture's. A ternary model and its
     float twin of one seed begin with equal float weights.
+
+    Args:
+        architecture: the shape; `scheme` how each linear holds its weight and input.
+        seed: of the weights.
+        embedding_std: standard deviation of the embedding, for a stream in which layers with norms
+            inside their output projections would drown it.
 
     Raises:
         OptionError, ShapeError: the scheme does not fit; see `LanguageModel`.
@@ -41,6 +49,8 @@ def build(architecture: Architecture, scheme: Scheme, seed: int) -> LanguageMode
             nn.init.constant_(parameter, float(not name.endswith("bias")))
         else:
             std = residual if name.endswith(RESIDUAL) else STD
+            if role_of(name.removesuffix(".weight")) == "embed":
+                std = embedding_std
             nn.init.normal_(parameter, std=std, generator=random)
     for _, layer in bit_linears(model):
         layer.start_step()

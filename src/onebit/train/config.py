@@ -59,6 +59,10 @@ class ModelConfig:
     """Attention scores are divided by it, on top of sqrt(head_dim)."""
     learned_temperature: bool = setting(False)
     """Whether each head learns its own temperature, beginning at that."""
+    embedding_std: float = setting(0.02, low=1e-6, high=10.0)
+    """Standard deviation of the first embedding. A norm inside an output projection gives what it
+    adds to the stream a constant length, next to which embeddings of 0.02 are small: a short run
+    with such norms learns faster from larger ones."""
 
     def __post_init__(self) -> None:
         check(self, "model")
@@ -79,6 +83,7 @@ class ModelConfig:
         config: dict[str, Any] = {
             name: value for name, value in vars(self).items() if value is not None
         }
+        del config["embedding_std"]  # of the first weights, not of the shape
         config.setdefault("max_position_embeddings", context)
         config.setdefault("pre_norms", not _norms_inside(scheme, self.num_hidden_layers))
         config |= {"vocab_size": vocab_size, "bos_token_id": bos_id, "eos_token_id": list(eos_ids)}

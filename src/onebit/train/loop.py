@@ -179,7 +179,9 @@ class _Run:
             tokenizer.eos_ids,
             config.scheme,
         )
-        self.model = models.build(architecture, config.scheme, config.seed)
+        self.model = models.build(
+            architecture, config.scheme, config.seed, config.model.embedding_std
+        )
         torch.manual_seed(config.seed)
         self.trainer = Trainer(self.model, config, position.precision)
         self.sampler = Sampler(text.train, config.data.context, config.optim.batch, config.seed)

@@ -97,3 +97,23 @@ def test_a_quantization_config_that_cannot_be_is_one_line(fields):
     with pytest.raises(OptionError) as caught:
         bitnet(**fields)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "x" * 1000, 5])
+def test_a_name_that_no_line_could_hold_is_refused(name):
+    for make in (
+        lambda: Scheme(name, {}),
+        lambda: Scheme("s", {name: FP}),
+        lambda: Scheme.from_dict({"name": "s", "layers": {name: 1}}),
+        lambda: Scheme.from_dict({"name": "s", str(name): 1}),
+    ):
+        with pytest.raises(OptionError) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def test_float_weights_are_not_turned():
+    """The engine runs them as they lie in the file, and would turn their input alone."""
+    with pytest.raises(OptionError, match='hadamard "both" turns weights before they are rounded'):
+        LinearScheme("fp", activation="int8_absmax", hadamard="both")

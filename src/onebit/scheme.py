@@ -43,6 +43,9 @@ TRAINED_KV_BITS = (*KV_BITS, 2)
 Q_BITS = (16, 8, 4, 3)
 """Bits of a query, after RoPE; 16 leaves it a float."""
 
+_NAME = 200
+"""Characters of a scheme's name, or of what it names."""
+
 # the last name of a module -> its role
 _ROLE_OF = {
     "q_proj": "q",
@@ -126,6 +129,11 @@ class LinearScheme:
                 f"scheme: split {self.split!r} gives each part one scale, and weight_scale is "
                 f"{self.weight_scale!r}. Leave one of them out."
             )
+        if self.weight == "fp" and self.hadamard == "both":
+            raise OptionError(
+                'scheme: hadamard "both" turns weights before they are rounded, and weight is '
+                '"fp". Set hadamard to "input" or "none", or weight to what rounds.'
+            )
         if self.signs and self.hadamard == "none":
             raise OptionError(
                 'scheme: signs are those of a Hadamard matrix; set hadamard to "input" or "both".'
@@ -175,6 +183,12 @@ class Scheme:
     """Bits of queries after RoPE, one of `Q_BITS`."""
 
     def __post_init__(self) -> None:
+        for what in (self.name, *self.layers):  # lines of text name them
+            if not isinstance(what, str) or len(what) > _NAME or not what.isprintable():
+                raise OptionError(
+                    f"scheme: {what!r:.80} is no name; accepted: up to {_NAME} characters that "
+                    "print."
+                )
         for part, bits, accepted in (
             ("kv_bits", self.kv_bits, TRAINED_KV_BITS),
             ("q_bits", self.q_bits, Q_BITS),
@@ -220,7 +234,7 @@ class Scheme:
         layers = data.get("layers", {})
         if unknown or not isinstance(layers, Mapping):
             raise OptionError(
-                f"scheme: unknown part {sorted(unknown) or 'layers'}; "
+                f"scheme: unknown part {sorted(unknown) or 'layers'!s:.80}; "
                 "accepted: name, layers (a table), kv_bits, q_bits."
             )
         return cls(
@@ -284,7 +298,8 @@ def _linear(where: str, data: Any) -> LinearScheme:
     accepted = LinearScheme.__dataclass_fields__
     if not isinstance(data, Mapping) or set(data) - set(accepted):
         raise OptionError(
-            f"scheme: layers.{where} must be a table of {', '.join(accepted)}; got {data!r:.80}."
+            f"scheme: layers.{where!r:.80} must be a table of {', '.join(accepted)}; "
+            f"got {data!r:.80}."
         )
     norm = data.get("norm", "none")
     if isinstance(norm, bool):  # as files of version 0.1 have it

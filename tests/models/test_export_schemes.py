@@ -9,7 +9,7 @@ import torch
 from onebit import models, quant
 from onebit.architecture import Architecture
 from onebit.data import Tokenizer
-from onebit.errors import NotTernaryError, OptionError, UnsupportedError
+from onebit.errors import NotTernaryError, OnebitError, OptionError, UnsupportedError
 from onebit.io import gguf, open_checkpoint
 from onebit.models import stored_weight
 from onebit.scheme import FP, SCHEMES, LinearScheme, Scheme
@@ -221,3 +221,38 @@ def test_a_minimum_in_the_file_that_is_no_zero_point_is_refused(masters, tmp_pat
     for wrong in (stored.minimum * 1.1, stored.minimum - 200 * stored.scale):
         with pytest.raises(NotTernaryError, match="packed as i4, and its values are no codes of"):
             stored_weight.codes(replace(stored, minimum=wrong), linear)
+
+
+@pytest.mark.parametrize("name", ["out.gguf", "out"])
+@pytest.mark.parametrize("scale", ["tensor", "row", "group:32"])
+def test_a_zero_point_of_weights_that_have_none_is_zero(masters, tmp_path, scale, name):
+    """Zeros lie on every grid, so that they come as codes without a minimum."""
+    linear = LinearScheme("int4", "zero_point", weight_scale=scale)
+    model, folder = masters(Scheme("s", {"body": linear}))
+    with torch.no_grad():
+        model.get_submodule(DOWN).weight.zero_()
+    models.save(model, folder)
+    models.export(folder, tmp_path / name)
+    stored = open_checkpoint(tmp_path / name).tensor(f"{DOWN}.weight")
+    assert not stored_weight.values(stored).any()
+    models.export(tmp_path / name, tmp_path / "again.gguf")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "linear",
+    [
+        LinearScheme("int4", "lsq", "row"),
+        LinearScheme("ternary", "seq"),
+        LinearScheme("ternary", "absmedian", "row"),
+    ],
+    ids=str,
+)
+def test_masters_that_are_not_finite_are_refused(masters, tmp_path, linear, bad):
+    model, folder = masters(Scheme("s", {"body": linear}))
+    with torch.no_grad():
+        model.get_submodule(DOWN).weight[3, 5] = bad
+    models.save(model, folder)
+    with pytest.raises(OnebitError, match="not finite"):
+        models.export(folder, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()

@@ -31,7 +31,7 @@ SCHEMES = [
     LinearScheme("binary", activation="int8_b1", norm="layer"),
     LinearScheme("ternary", activation="int4_absmean", norm="rms", hadamard="input"),
     LinearScheme("ternary", activation="int8_absmax", hadamard="both", signs=7),
-    LinearScheme("fp", activation="int4_absmean", hadamard="both"),
+    LinearScheme("fp", activation="int4_absmean", hadamard="input"),
     LinearScheme("binary", activation="int8_b1_positive", norm="layer", split="in:3"),
     LinearScheme("binary", activation="int8_b1", norm="rms", split="in:2"),
     LinearScheme("binary", activation="int8_absmax", norm="layer", split="out:4"),
@@ -322,6 +322,17 @@ def test_b1_shares_a_scale_in_training_and_not_afterwards(rule):
     assert a.scale.shape == (2, 3, 2)
     assert torch.equal(layer.input_codes(x[1, 2]).codes, a.codes[1, 2])
     torch.testing.assert_close(layer(x)[1, 2], layer(x[1, 2]), rtol=1e-6, atol=1e-6)
+
+
+def test_a_scale_of_the_whole_input_is_for_training_too():
+    """The engine rounds each token by itself, and a module in evaluation mode is what it runs."""
+    x = draw(2, 3, K, seed=4)
+    rules = "int8_absmax_tensor", "int8_absmax"
+    shared, own = (made(LinearScheme("ternary", activation=rule)) for rule in rules)
+    assert shared.input_codes(x).scale.numel() == 1
+    shared.eval()
+    assert torch.equal(shared.input_codes(x).codes, own.input_codes(x).codes)
+    assert torch.equal(shared(x), own.eval()(x))
 
 
 @pytest.mark.parametrize("norm", ["rms", "layer"])

@@ -38,7 +38,7 @@ def replayed(x, kind, per_token=False):
     if kind == "int4_absmean":
         return *int4, None
     if kind == "int8_absmax_tensor":
-        return *to(127, x, largest_of(x, together=True)), None
+        return *to(127, x, largest_of(x, not per_token)), None
     if kind == "int8_b1":
         codes, scale = to(128, x, largest_of(x, not per_token))
         return np.clip(codes, -127, 127), scale, None

@@ -177,3 +177,18 @@ def test_the_grid_of_each_part_is_found(split, scales):
     np.testing.assert_array_equal(found.scale_NG, scale)
     np.testing.assert_array_equal(found.values(), w)
     assert load.ternary_grid(w, LinearScheme("binary")) is None
+
+
+def test_a_group_wider_than_the_matrix_is_no_grid():
+    how = LinearScheme("ternary", weight_scale="group:999")
+    assert load.ternary_grid(np.ones((4, 64), np.float32), how) is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_a_temperature_that_nothing_can_be_divided_by_is_refused(save_tiny, tmp_path, bad):
+    folder = save_tiny("the cat sat on the mat. ", learned_temperature=True)
+    tensors_there = load_file(folder / "model.safetensors")
+    tensors_there["model.layers.0.self_attn.temperature"][1] = bad
+    save_file(tensors_there, folder / "model.safetensors")
+    with pytest.raises(OnebitError, match="nothing can be computed with"):
+        LLM(folder)

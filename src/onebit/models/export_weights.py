@@ -132,22 +132,24 @@ def linear(
 
     Raises:
         NotTernaryError: the scheme quantizes it, and the file holds another rounding.
-        InputError: it is on a grid that is not the scheme's.
+        InputError: it is on a grid that is not the scheme's, or masters are not finite.
         MissingError: they are masters whose step is learned, and it is not there.
     """
     if step is not None:
-        w = torch.from_numpy(stored_weight.values(tensor))
-        return _unpacked(quant.quantize_weight(w, claim, step))
+        return _unpacked(quant.quantize_weight(_masters(tensor), claim, step))
     if claim.weight != "fp":
         found = stored_weight.codes(tensor, claim)
-        return _unpacked(_quantized(tensor, claim) if found is None else found)
+        weights = _unpacked(_quantized(tensor, claim) if found is None else found)
+        if stored_weight.has_zero_point(claim) and weights.minimum_NG is None:  # zeros, say
+            weights = weights._replace(minimum_NG=np.zeros_like(weights.scale_NG))
+        return weights
     ternary = stored_weight.find_codes(tensor, _ANY_TERNARY)
     return stored_weight.values(tensor) if ternary is None else _unpacked(ternary)
 
 
 def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
     """Round masters, once."""
-    w = torch.from_numpy(stored_weight.values(tensor))
+    w = _masters(tensor)
     if quant.grid.of_scheme(w, _ANY_TERNARY) is not None:
         raise InputError(
             f"{tensor.name}: already on a ternary grid, and not on the scheme's ({claim.weight}, "
@@ -160,6 +162,17 @@ def _quantized(tensor: StoredTensor, claim: LinearScheme) -> quant.Codes:
             "learns is not in the file. Export the folder that training wrote."
         )
     return quant.quantize_weight(w, claim)
+
+
+def _masters(tensor: StoredTensor) -> torch.Tensor:
+    """Return floats to be rounded. Not all rules' scales would show one that is not finite."""
+    w = torch.from_numpy(stored_weight.values(tensor))
+    if not bool(torch.isfinite(w).all()):
+        raise InputError(
+            f"{tensor.name}: holds weights that are not finite. The run that made them failed, or "
+            "the file is damaged; export from an earlier checkpoint."
+        )
+    return w
 
 
 def is_ternary(weights: Unpacked) -> bool:

@@ -64,8 +64,8 @@ def normalized(x_TK: Tensor, norm: RMSNorm | LayerNorm | None, parts: int) -> Te
 def rounded(x_TK: Tensor, scheme: LinearScheme, training: bool) -> Activations:
     """Return codes and scale of a turned input, the codes in float32.
 
-    The rules of BitNet b1 share one scale among all tokens while training, and give each its own
-    afterwards, so that what a token gets does not depend on what comes later.
+    The rules of BitNet b1 and "int8_absmax_tensor" share one scale among all tokens while training,
+    and give each its own afterwards, so that what a token gets does not depend on what comes later.
     """
     return activation.rounded(x_TK, scheme.activation, parts_of(scheme), per_token=not training)
 

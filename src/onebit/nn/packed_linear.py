@@ -45,6 +45,8 @@ class PackedLinear(nn.Module):
             )
         )
         self.scheme = layer.scheme
+        rule = self.scheme.activation  # each token has its own scale behind training
+        self._rule = "int8_absmax" if rule == "int8_absmax_tensor" else rule
         self.parts = layer.parts
         self.rms_norm, self.layer_norm = layer.rms_norm, layer.layer_norm
         self.bias = None if layer.bias is None else layer.bias.detach().float().cpu()
@@ -63,7 +65,7 @@ class PackedLinear(nn.Module):
             )
         rows_TK = x_TK.detach().reshape(-1, x_TK.shape[-1]).float().cpu().numpy()
         ops = native.need("PackedLinear")
-        y = ops.linear(self.matrix, rows_TK, self.scheme.activation, self.parts)
+        y = ops.linear(self.matrix, rows_TK, self._rule, self.parts)
         y_TN = torch.from_numpy(y)
         if self.bias is not None:
             y_TN += self.bias

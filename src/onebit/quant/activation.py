@@ -37,8 +37,8 @@ def quantize(x: Tensor, kind: str, parts: int = 1, per_token: bool = False) -> A
         x: (..., K), any float dtype; the maths is done in float32.
         kind: a name in `RULES`, or "dynamic:R".
         parts: G, of equally many columns each; every part is rounded as an input of its own.
-        per_token: for the two rules of BitNet b1, which share a scale among all tokens in training
-            and give each its own afterwards. The others have one way.
+        per_token: for "int8_absmax_tensor" and the two rules of BitNet b1, which share a scale
+            among all tokens in training and give each its own afterwards. The others have one way.
 
     Raises:
         OptionError: `kind` is none of these.
@@ -98,12 +98,12 @@ def int8_absmax(x: Tensor) -> Activations:
     return _absmax(x, 8)
 
 
-def int8_absmax_tensor(x: Tensor) -> Activations:
-    """Scale the whole input by its largest magnitude to -127 ... 127.
+def int8_absmax_tensor(x: Tensor, per_token: bool = False) -> Activations:
+    """Scale by the largest magnitude, over all tokens or each, to -127 ... 127.
 
     Source: BitNet, section 2.1 (per tensor while training), https://arxiv.org/abs/2310.11453
     """
-    return _symmetric(x, _largest(x, per_token=False), 127)
+    return _symmetric(x, _largest(x, per_token), 127)
 
 
 def int4_absmean(x: Tensor) -> Activations:
@@ -187,8 +187,8 @@ def dynamic(x: Tensor, ratio: float) -> Activations:
 
 
 def _rule(kind: str, per_token: bool) -> Callable[[Tensor], Activations]:
-    if kind in _B1:
-        return lambda x: _B1[kind](x, per_token)
+    if kind in _SHARED:
+        return lambda x: _SHARED[kind](x, per_token)
     if kind in RULES:
         return RULES[kind]
     if isinstance(kind, str) and kind.startswith("dynamic:"):
@@ -241,7 +241,8 @@ def _of_bits(bits: int) -> Callable[[Tensor], Activations]:
     return lambda x: _absmax(x, bits)
 
 
-_B1: dict[str, Callable[[Tensor, bool], Activations]] = {
+_SHARED: dict[str, Callable[[Tensor, bool], Activations]] = {
+    "int8_absmax_tensor": int8_absmax_tensor,
     "int8_b1": int8_b1,
     "int8_b1_positive": int8_b1_positive,
 }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onebit import hadamard, pack
 from onebit.architecture import Architecture
-from onebit.errors import OnebitError, OptionError, ShapeError, UnsupportedError
+from onebit.errors import FormatError, OnebitError, OptionError, ShapeError, UnsupportedError
 from onebit.io import mapped
 from onebit.io.stored import Checkpoint, StoredTensor
 from onebit.kernels import ops
@@ -109,7 +109,7 @@ def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | Non
     kind, _, _ = how.split.partition(":")
     R = {"none": 1, "in": 1, "out": how.parts}[kind] if how.weight_scale == "tensor" else N
     G = K // how.group if how.group else how.parts if kind == "in" else 1
-    if N % R or K % G or (how.group and K % how.group):
+    if N % R or G < 1 or K % G or (how.group and K % how.group):
         return None
     size_RnGk = np.abs(w_NK).reshape(R, N // R, G, K // G)
     scale_RG = size_RnGk.max(axis=(1, 3))
@@ -232,7 +232,13 @@ def _vector(checkpoint: Checkpoint, name: str, size: int) -> NDArray[np.float32]
         raise UnsupportedError(
             f"{name} is stored as {stored.format}; accepted: {', '.join(FLOATS)}."
         )
-    return pack.decode(stored.format, stored.data, stored.shape)
+    values = pack.decode(stored.format, stored.data, stored.shape)
+    if not np.isfinite(values).all() or (name.endswith(".temperature") and not values.all()):
+        raise FormatError(  # inputs that are no numbers round to codes that are
+            f"{checkpoint.path}: {name} holds a value that nothing can be computed with. "
+            "The run that made it failed, or the file is damaged."
+        )
+    return values
 
 
 def _check_shape(stored: StoredTensor, shape: tuple[int, ...]) -> None:

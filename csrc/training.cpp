@@ -70,6 +70,25 @@ constexpr size_t kScratchFloats = 1 << 16; // of a block's product, before it is
 
 size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Puts columns k .. k + 15 of four tokens, K apart, into a panel of P: 4 x 4 pieces of four bytes.
+ONEBIT_INLINE void put_four_by_sixteen(const int8_t* rows, size_t K, size_t P, int8_t* to) {
+  typedef int32_t Four __attribute__((vector_size(16)));
+  Four a, b, c, d;
+  memcpy(&a, rows, 16);
+  memcpy(&b, rows + K, 16);
+  memcpy(&c, rows + 2 * K, 16);
+  memcpy(&d, rows + 3 * K, 16);
+  const Four ac = __builtin_shufflevector(a, c, 0, 4, 1, 5);
+  const Four bd = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+  const Four last_ac = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+  const Four last_bd = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+  const Four out[4] = {__builtin_shufflevector(ac, bd, 0, 4, 1, 5),
+                       __builtin_shufflevector(ac, bd, 2, 6, 3, 7),
+                       __builtin_shufflevector(last_ac, last_bd, 0, 4, 1, 5),
+                       __builtin_shufflevector(last_ac, last_bd, 2, 6, 3, 7)};
+  for (size_t j = 0; j < 4; ++j) memcpy(to + 4 * j * P, &out[j], 16);
+}
+
 // Calls f(block, worker) for every block, `threads` workers at once at most.
 template <class F>
 void each_block(size_t blocks, size_t workers, F&& f) {
@@ -99,10 +118,14 @@ void TokenCodes::put_in_panels(const int8_t* codes, size_t t, size_t count) {
   for (const size_t end = t + count; t < end;) {
     const size_t P = panel_of(tokens_ - t);
     int8_t* panel = panels_.get() + t * stride_;
+    const size_t fours = P / 4 * 4, sixteens = columns_ / 16 * 16;
+    for (size_t k = 0; k < sixteens; k += 16)
+      for (size_t i = 0; i < fours; i += 4)
+        put_four_by_sixteen(codes + (t + i) * columns_ + k, columns_, P, panel + k * P + 4 * i);
     for (size_t i = 0; i < P; ++i) {
       const int8_t* row = codes + (t + i) * columns_;
       int8_t* to = panel + 4 * i;
-      for (size_t k = 0; k < whole; k += 4) memcpy(to + k * P, row + k, 4);
+      for (size_t k = i < fours ? sixteens : 0; k < whole; k += 4) memcpy(to + k * P, row + k, 4);
       for (size_t k = whole; k < stride_; k += 4) memset(to + k * P, 0, 4);
       if (whole < columns_) memcpy(to + whole * P, row + whole, columns_ - whole);
     }

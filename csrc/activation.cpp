@@ -1,9 +1,8 @@
 #include "activation.h"
 
-#include <math.h>
-#include <stdlib.h>
-
 #include <algorithm>
+#include <locale>
+#include <sstream>
 #include <stdexcept>
 
 namespace onebit {
@@ -42,7 +41,10 @@ float ratio_of(const std::string& text) {
                      text.find_first_not_of("0123456789.") == std::string::npos &&
                      std::count(text.begin(), text.end(), '.') <= 1 && text.front() != '.' &&
                      text.back() != '.';
-  return plain ? static_cast<float>(std::stod(text)) : 0.0f;
+  std::istringstream words(text);
+  words.imbue(std::locale::classic());  // a point is a point, whatever the program's locale
+  double ratio = 0.0;
+  return plain && words >> ratio ? static_cast<float>(ratio) : 0.0f;
 }
 
 }  // namespace

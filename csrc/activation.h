@@ -24,7 +24,7 @@ struct Activation {
 // "int8_b1", "dynamic:7", ...; throws std::invalid_argument for a name that is no rule.
 Activation activation_of(const std::string& name);
 
-// -2^(bits-1) + 1 .. 2^(bits-1) - 1, the largest magnitude at the end.
+// The largest magnitude becomes 2^(bits-1) - 1.
 Range range_of(int bits);
 
 // The largest |x|, where it is not known.

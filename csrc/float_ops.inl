@@ -29,17 +29,6 @@ void exp_f32(const float* x, float* y, size_t n) {
   }
 }
 
-// Sixteen floats, or the first `count` of them where there are no more.
-ONEBIT_INLINE Lanes load_up_to(const float* x, size_t count) {
-  return count == 16 ? load(x) : load_part(x, count, 0.0f);
-}
-ONEBIT_INLINE void store_up_to(float* y, const Lanes& a, size_t count) {
-  if (count == 16)
-    store(y, a);
-  else
-    store_part(y, a, count);
-}
-
 float normalize(const float* x, const float* w, float squares, float eps, float* y, size_t n) {
   const Lanes r = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
   Lanes largest = splat(0.0f);

@@ -33,16 +33,34 @@ ONEBIT_INLINE void hadamard_power(float* x, size_t n) {
       }
 }
 
-// y[i] = sum over j of signs[i][j] * x[j], in the order of j. x, y: [m][16], m a multiple of 4.
-ONEBIT_INLINE void multiply_signs(const float* signs, size_t m, const float* x, float* y) {
-  for (size_t i = 0; i < m; i += 4) {
-    Lanes sum[4];
-    for (int r = 0; r < 4; ++r) sum[r] = splat(0.0f);
-    for (size_t j = 0; j < m; ++j) {
-      const Lanes v = load(x + 16 * j);
-      for (int r = 0; r < 4; ++r) sum[r] = fma(v, splat(signs[(i + r) * m + j]), sum[r]);
-    }
-    for (int r = 0; r < 4; ++r) store(y + 16 * (i + r), sum[r]);
+// y[i] = sum over j of signs[i][j] * x[j], in the order of j, for R rows i of m.
+// x: m times sixteen numbers, x_stride apart; y: [R][16].
+template <int R>
+ONEBIT_INLINE void multiply_rows(const float* signs, size_t m, const float* x, size_t x_stride,
+                                 float* y) {
+  Lanes sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = splat(0.0f);
+  for (size_t j = 0; j < m; ++j) {
+    const Lanes v = load(x + j * x_stride);
+    for (int r = 0; r < R; ++r) sum[r] = fma(v, splat(signs[r * m + j]), sum[r]);
+  }
+  for (int r = 0; r < R; ++r) store(y + 16 * r, sum[r]);
+}
+
+// All m rows, a multiple of 4, at least 12. As many sums side by side as hide the latency of fma and
+// stay in registers: eight registers of sums or more, of which wide ones hold a row each.
+ONEBIT_INLINE void multiply_signs(const float* signs, size_t m, const float* x, size_t x_stride,
+                                  float* y) {
+  for (size_t i = 0; i < m;) {
+    const size_t left = m - i, rows = kPieces > 1 ? 4 : left >= 12 && left != 16 ? 12 : 8;
+    const float* from = signs + i * m;
+    if (rows == 12)
+      multiply_rows<12>(from, m, x, x_stride, y + 16 * i);
+    else if (rows == 8)
+      multiply_rows<8>(from, m, x, x_stride, y + 16 * i);
+    else
+      multiply_rows<4>(from, m, x, x_stride, y + 16 * i);
+    i += rows;
   }
 }
 
@@ -55,16 +73,14 @@ ONEBIT_INLINE void hadamard_axis(float* x, size_t n, const float* signs, size_t 
       for (size_t c = 0; c < stride; c += 16) {
         const size_t count = stride - c < 16 ? stride - c : 16;
         float* at = x + outer + c;
-        for (size_t j = 0; j < m; ++j)
-          store(in + 16 * j, count == 16 ? load(at + j * stride)
-                                         : load_part(at + j * stride, count, 0.0f));
-        multiply_signs(signs, m, in, out);
-        for (size_t j = 0; j < m; ++j) {
-          if (count == 16)
-            store(at + j * stride, load(out + 16 * j));
-          else
-            store_part(at + j * stride, load(out + 16 * j), count);
+        if (count == 16) {
+          multiply_signs(signs, m, at, stride, out);
+        } else {
+          for (size_t j = 0; j < m; ++j)
+            store(in + 16 * j, load_part(at + j * stride, count, 0.0f));
+          multiply_signs(signs, m, in, 16, out);
         }
+        for (size_t j = 0; j < m; ++j) store_up_to(at + j * stride, load(out + 16 * j), count);
       }
     return;
   }
@@ -76,7 +92,7 @@ ONEBIT_INLINE void hadamard_axis(float* x, size_t n, const float* signs, size_t 
       for (size_t j = 0; j < m; ++j)
         for (size_t l = 0; l < 16; ++l)
           in[16 * j + l] = l < count ? at[(l * m + j) * stride] : 0.0f;
-      multiply_signs(signs, m, in, out);
+      multiply_signs(signs, m, in, 16, out);
       for (size_t j = 0; j < m; ++j)
         for (size_t l = 0; l < count; ++l) at[(l * m + j) * stride] = out[16 * j + l];
     }

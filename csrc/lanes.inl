@@ -134,6 +134,11 @@ ONEBIT_INLINE IntLanes round_to_int(const Lanes& a) {
   return bits_of(a + splat(kRound)) - bits_of(splat(kRound));
 }
 
+// Brought within the integers low..high first; a NaN becomes `high`.
+ONEBIT_INLINE IntLanes round_within(const Lanes& a, float low, float high) {
+  return round_to_int(max(min(a, splat(high)), splat(low)));
+}
+
 // Each is within -128..127.
 typedef int8_t BytePiece __attribute__((vector_size(kPieceLanes)));
 ONEBIT_INLINE void store_i8(int8_t* y, const IntLanes& a) {
@@ -168,6 +173,24 @@ ONEBIT_INLINE void store_part(float* y, const Lanes& a, size_t n) {
   float part[16];
   store(part, a);
   for (size_t i = 0; i < n; ++i) y[i] = part[i];
+}
+
+
+// Sixteen numbers, or the first `count` of them where there are no more; lanes beyond are 0.
+ONEBIT_INLINE Lanes load_up_to(const float* x, size_t count) {
+  return count == 16 ? load(x) : load_part(x, count, 0.0f);
+}
+ONEBIT_INLINE void store_up_to(float* y, const Lanes& a, size_t count) {
+  if (count == 16)
+    store(y, a);
+  else
+    store_part(y, a, count);
+}
+ONEBIT_INLINE void store_i8_up_to(int8_t* y, const IntLanes& a, size_t count) {
+  if (count == 16) return store_i8(y, a);
+  int8_t part[16];
+  store_i8(part, a);
+  memcpy(y, part, count);
 }
 
 // Lane i gets lane i ^ H.

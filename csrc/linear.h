@@ -54,8 +54,7 @@ class Input {
   void prepare(const Ops& ops, const float* x, size_t T, size_t K, const Linear& linear, float eps,
                const Rows& rows = {});
 
-  // Takes codes [T][K] as they are.
-  // For its product the scale is 1.
+  // Takes codes [T][K] as they are, with a scale of 1.
   void take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix);
 
   // Whether what `linear` needs of the same x is what was prepared for `other`.

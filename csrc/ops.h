@@ -131,8 +131,7 @@ struct Hadamard {
   float scale = 1.0f;                      // 1 / sqrt(size), multiplied last
 };
 
-// How floats become codes: those that the number `steps` and its negative would have, within
-// low..high.
+// How floats become codes. steps: the codes that `size` becomes; all are within low..high.
 struct Range {
   float steps, low, high;
 };
@@ -161,7 +160,8 @@ struct Ops {
   // `quantize` to kInt8 for each kBlock columns, with a scale of their own.
   void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
   // low = min x; m = max(max x - low, 1e-5); codes = round_half_even((x - low) * (128 / m)) within
-  // 0..127; returns m / 128. x = codes * that + low.
+  // 0..127; returns m / 128. x = codes * that + low. Minimum and maximum pass over
+  // NaNs; without any number, low is 0.
   float (*quantize_positive)(const float* x, size_t n, int8_t* codes, float* low);
   // m = max(size, 1e-5); codes = x * (12 / m) rounded to 0, 1, 2, 3, 4, 6, 8 or 12, with its sign;
   // ties go to the level of even index. Returns m / 12: E2M1, whose numbers are half of the codes.

@@ -1,5 +1,5 @@
 // How activations become codes, written once and compiled for every instruction set; the contracts
-// are in ops.h. Needs float_ops.inl.
+// are in ops.h. Needs lanes.inl.
 
 float absmax(const float* x, size_t n) {
   Lanes m = splat(0.0f);
@@ -14,28 +14,15 @@ template <class Fn>
 ONEBIT_INLINE void each_code(const float* x, size_t n, int8_t* codes, Fn&& fn) {
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
-    const IntLanes rounded = fn(load_up_to(x + i, count));
-    if (count == 16) {
-      store_i8(codes + i, rounded);
-    } else {
-      int8_t part[16];
-      store_i8(part, rounded);
-      memcpy(codes + i, part, count);
-    }
+    store_i8_up_to(codes + i, fn(load_up_to(x + i, count)), count);
   }
-}
-
-// codes = round(x * factor) within low..high. Clamping first gives the same codes and no overflow.
-ONEBIT_INLINE void encode(const float* x, size_t n, float factor, float low, float high,
-                          int8_t* codes) {
-  each_code(x, n, codes, [&](const Lanes& a) {
-    return round_to_int(max(min(a * splat(factor), splat(high)), splat(low)));
-  });
 }
 
 float quantize(const float* x, size_t n, float size, const Range& range, int8_t* codes) {
   const float m = size > 1e-5f ? size : 1e-5f;
-  encode(x, n, range.steps / m, range.low, range.high, codes);
+  const Lanes factor = splat(range.steps / m);
+  each_code(x, n, codes,
+            [&](const Lanes& a) { return round_within(a * factor, range.low, range.high); });
   return m / range.steps;
 }
 
@@ -88,20 +75,21 @@ float quantize_fp4(const float* x, size_t n, float size, int8_t* codes) {
 }
 
 float quantize_positive(const float* x, size_t n, int8_t* codes, float* low) {
-  constexpr float kHuge = 3.4e38f;
-  Lanes least = splat(kHuge), most = splat(-kHuge);
+  constexpr float kLargest = 3.40282347e38f;  // of all floats
+  Lanes least = splat(kLargest), most = splat(-kLargest);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
     const Lanes v = load_up_to(x + i, count);
-    least = min(count == 16 ? v : first_lanes(v, (int32_t)count, kHuge), least);
-    most = max(count == 16 ? v : first_lanes(v, (int32_t)count, -kHuge), most);
+    least = min(count == 16 ? v : first_lanes(v, (int32_t)count, kLargest), least);
+    most = max(count == 16 ? v : first_lanes(v, (int32_t)count, -kLargest), most);
   }
-  const float bottom = -max_of(splat(0.0f) - least), range = max_of(most) - bottom;
+  const float smallest = -max_of(splat(0.0f) - least), top = max_of(most);
+  const float bottom = smallest > top ? 0.0f : smallest;  // where nothing is a number
+  const float range = top - bottom;
   const float m = range > 1e-5f ? range : 1e-5f;
   const Lanes factor = splat(128.0f / m), from = splat(bottom);
-  each_code(x, n, codes, [&](const Lanes& a) {
-    return round_to_int(max(min((a - from) * factor, splat(127.0f)), splat(0.0f)));
-  });
+  each_code(x, n, codes,
+            [&](const Lanes& a) { return round_within((a - from) * factor, 0.0f, 127.0f); });
   *low = bottom;
   return m / 128.0f;
 }
@@ -139,8 +127,7 @@ float quantize_half(const float* x, size_t n, float size, int8_t* codes) {
   const float m = size > 1e-5f ? size : 1e-5f;
   const Lanes factor = splat(127.0f / m);
   each_code(x, n, codes, [&](const Lanes& a) {
-    const Lanes v = max(min(a * factor, splat(127.0f)), splat(-128.0f));
-    return round_to_int(v) & reaches(a, low);
+    return round_within(a * factor, kInt8.low, kInt8.high) & reaches(a, low);
   });
   return m / 127.0f;
 }

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <new>
 
-#include "dispatch.h"
 #include "parallel.h"
 #include "target.h"
 
@@ -133,8 +132,8 @@ void TokenCodes::put_in_panels(const int8_t* codes, size_t t, size_t count) {
   }
 }
 
-void TokenCodes::quantize(Floats x, int8_t* codes, float* scale, size_t threads) {
-  const RowOps& rows = rows_of(active_ops());
+void TokenCodes::quantize(const Ops& ops, Floats x, int8_t* codes, float* scale, size_t threads) {
+  const RowOps& rows = rows_of(ops);
   const size_t blocks = (tokens_ + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t begin = block * kTokenBlock, end = std::min(begin + kTokenBlock, tokens_);
@@ -202,9 +201,9 @@ void TokenCodes::product(const Ops& ops, const Matrix& matrix, FloatsOut y, size
   });
 }
 
-Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, size_t scales,
-                      int8_t* codes, size_t threads) {
-  const RowOps& rows = rows_of(active_ops());
+Matrix ternary_matrix(const Ops& ops, const float* w, size_t N, size_t K, const float* scale,
+                      size_t scales, int8_t* codes, size_t threads) {
+  const RowOps& rows = rows_of(ops);
   Matrix m = matrix_like(Layout::t2, N, K, 1, -1, false, Pages::small);
   each_block(m.tiles, workers_of(m.tiles, threads), [&](size_t tile, size_t) {
     const size_t first = tile * kTileRows, count = std::min(kTileRows, N - first);
@@ -219,9 +218,9 @@ Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, si
   return m;
 }
 
-void dequantize_rows(const int8_t* codes, size_t count, size_t K, const float* scale, size_t scales,
-                     FloatsOut y, size_t threads) {
-  const RowOps& rows = rows_of(active_ops());
+void dequantize_rows(const Ops& ops, const int8_t* codes, size_t count, size_t K,
+                     const float* scale, size_t scales, FloatsOut y, size_t threads) {
+  const RowOps& rows = rows_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t end = std::min((block + 1) * kTokenBlock, count);
@@ -235,9 +234,9 @@ void dequantize_rows(const int8_t* codes, size_t count, size_t K, const float* s
   });
 }
 
-void rms_norm_rows(Floats x, const float* w, float eps, size_t count, size_t K, FloatsOut y,
-                   float* r, size_t threads) {
-  const RowOps& rows = rows_of(active_ops());
+void rms_norm_rows(const Ops& ops, Floats x, const float* w, float eps, size_t count, size_t K,
+                   FloatsOut y, float* r, size_t threads) {
+  const RowOps& rows = rows_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t end = std::min((block + 1) * kTokenBlock, count);
@@ -249,9 +248,9 @@ void rms_norm_rows(Floats x, const float* w, float eps, size_t count, size_t K, 
   });
 }
 
-void rms_norm_backward(Floats x, const float* w, const float* r, Floats dy, size_t count, size_t K,
-                       FloatsOut dx, float* dw, size_t threads) {
-  const RowOps& rows = rows_of(active_ops());
+void rms_norm_backward(const Ops& ops, Floats x, const float* w, const float* r, Floats dy,
+                       size_t count, size_t K, FloatsOut dx, float* dw, size_t threads) {
+  const RowOps& rows = rows_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   // a sum for each block, and then of the blocks in their order, whatever the threads
   std::unique_ptr<float[]> sums(new float[checked_product(blocks, K)]());

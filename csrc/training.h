@@ -32,7 +32,7 @@ class TokenCodes {
   // By "int8_absmax" in float32: m = max(max |x|, 1e-5) per token, codes = round_half_even(x * (127 /
   // m)), scale = m / 127. A NaN makes the token's scale NaN, so that it is not lost. Writes codes
   // [T][K] and scale [T] as well.
-  void quantize(Floats x, int8_t* codes, float* scale, size_t threads);
+  void quantize(const Ops& ops, Floats x, int8_t* codes, float* scale, size_t threads);
 
   // Takes codes [T][K] and scale [T] as they are.
   void take(const int8_t* codes, const float* scale, size_t threads);
@@ -59,20 +59,20 @@ class TokenCodes {
 
 // codes = round_half_even(w * (1 / scale)) within -1..1, written to codes [N][K] and laid out as a
 // matrix. scale has one number, or N.
-Matrix ternary_matrix(const float* w, size_t N, size_t K, const float* scale, size_t scales,
-                      int8_t* codes, size_t threads);
+Matrix ternary_matrix(const Ops& ops, const float* w, size_t N, size_t K, const float* scale,
+                      size_t scales, int8_t* codes, size_t threads);
 
 // y = codes * scale; scale has one number, or one for each row.
-void dequantize_rows(const int8_t* codes, size_t rows, size_t K, const float* scale, size_t scales,
-                     FloatsOut y, size_t threads);
+void dequantize_rows(const Ops& ops, const int8_t* codes, size_t rows, size_t K, const float* scale,
+                     size_t scales, FloatsOut y, size_t threads);
 
 // RMSNorm of each row: y = (x * r) * w with r = 1 / sqrt(mean(x^2) + eps), [rows]. Sums are float32,
 // in an order that depends on nothing but K.
-void rms_norm_rows(Floats x, const float* w, float eps, size_t rows, size_t K, FloatsOut y, float* r,
-                   size_t threads);
+void rms_norm_rows(const Ops& ops, Floats x, const float* w, float eps, size_t rows, size_t K,
+                   FloatsOut y, float* r, size_t threads);
 
 // Its gradients. x, dy and dx are of one dtype; dw [K] is float32.
-void rms_norm_backward(Floats x, const float* w, const float* r, Floats dy, size_t rows, size_t K,
-                       FloatsOut dx, float* dw, size_t threads);
+void rms_norm_backward(const Ops& ops, Floats x, const float* w, const float* r, Floats dy,
+                       size_t rows, size_t K, FloatsOut dx, float* dw, size_t threads);
 
 }  // namespace onebit

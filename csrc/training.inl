@@ -66,21 +66,6 @@ ONEBIT_INLINE void put_up_to(typename To::Stored* y, const Lanes& a, size_t coun
   memcpy(y, part, count * sizeof *y);
 }
 
-ONEBIT_INLINE Lanes weights(const float* w, size_t count) {
-  return count == 16 ? load(w) : load_part(w, count, 0.0f);
-}
-
-ONEBIT_INLINE void put_codes(int8_t* codes, const IntLanes& a, size_t count) {
-  if (count == 16) return store_i8(codes, a);
-  int8_t part[16];
-  store_i8(part, a);
-  memcpy(codes, part, count);
-}
-
-ONEBIT_INLINE IntLanes rounded_within(const Lanes& a, float low, float high) {
-  return round_to_int(max(min(a, splat(high)), splat(low)));
-}
-
 template <class From>
 float quantize(const typename From::Stored* x, size_t K, int8_t* codes, int32_t* sum) {
   // magnitudes are ordered as their bits are, and those of a NaN come last
@@ -99,9 +84,9 @@ float quantize(const typename From::Stored* x, size_t K, int8_t* codes, int32_t*
   const Lanes factor = splat(127.0f / m);
   IntLanes all = splat(0);
   each_sixteen<From>(x, K, [&](size_t k, const Lanes& v, size_t count) {
-    const IntLanes code = rounded_within(v * factor, -127.0f, 127.0f);
+    const IntLanes code = round_within(v * factor, -127.0f, 127.0f);
     all = all + code;
-    put_codes(codes + k, code, count);
+    store_i8_up_to(codes + k, code, count);
   });
   store(lanes, all);
   *sum = 0;
@@ -132,7 +117,7 @@ void dequantize(const int8_t* codes, float scale, size_t K, typename To::Stored*
 
 void ternarize(const float* w, float inverse, size_t K, int8_t* codes) {
   each_sixteen<F32>(w, K, [&](size_t k, const Lanes& v, size_t count) {
-    put_codes(codes + k, rounded_within(v * splat(inverse), -1.0f, 1.0f), count);
+    store_i8_up_to(codes + k, round_within(v * splat(inverse), -1.0f, 1.0f), count);
   });
 }
 
@@ -150,7 +135,7 @@ float normalize(const typename T::Stored* x, const float* w, float eps, size_t K
   each_sixteen<T>(x, K, [&](size_t, const Lanes& v, size_t) { squares = squares + v * v; });
   const float r = 1.0f / __builtin_sqrtf(sum_of(squares) / (float)K + eps);
   each_sixteen<T>(x, K, [&](size_t k, const Lanes& v, size_t count) {
-    put_up_to<T>(y + k, (v * splat(r)) * weights(w + k, count), count);
+    put_up_to<T>(y + k, (v * splat(r)) * load_up_to(w + k, count), count);
   });
   return r;
 }
@@ -162,12 +147,12 @@ void normalize_backward(const typename T::Stored* x, const float* w, float r,
   Lanes products = splat(0.0f);
   each_pair<T>(x, dy, K, [&](size_t k, const Lanes& v, const Lanes& d, size_t count) {
     const Lanes slope = d * (v * splat(r));
-    products = products + slope * weights(w + k, count);
-    put_up_to<F32>(dw + k, weights(dw + k, count) + slope, count);
+    products = products + slope * load_up_to(w + k, count);
+    store_up_to(dw + k, load_up_to(dw + k, count) + slope, count);
   });
   const Lanes mean = splat(sum_of(products) / (float)K);
   each_pair<T>(x, dy, K, [&](size_t k, const Lanes& v, const Lanes& d, size_t count) {
-    const Lanes g = d * weights(w + k, count);
+    const Lanes g = d * load_up_to(w + k, count);
     put_up_to<T>(dx + k, (g - (v * splat(r)) * mean) * splat(r), count);
   });
 }

@@ -61,10 +61,10 @@ std::unique_ptr<TokenCodes> quantized(Any x, Into<int8_t> codes, Into<float> sca
   check_shape("codes_TK", codes, T, K);
   if (scale.size() != T) fail("scale_T must have a number for each token.");
   const Floats floats{x.data(), is_bf16("x_TK", x)};
-  active_ops();  // raises for a wrong ONEBIT_ISA
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   auto made = std::make_unique<TokenCodes>(T, K);
-  made->quantize(floats, codes.data(), scale.data(), threads);
+  made->quantize(ops, floats, codes.data(), scale.data(), threads);
   return made;
 }
 
@@ -98,10 +98,10 @@ std::shared_ptr<Matrix> ternarize(In<float> w, In<float> scale, Into<int8_t> cod
   const size_t N = w.shape(0), K = w.shape(1), scales = scales_of(scale, N);
   if (!N) fail("w_NK is empty.");
   check_shape("codes_NK", codes, N, K);
-  active_ops();
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   return std::make_shared<Matrix>(
-      ternary_matrix(w.data(), N, K, scale.data(), scales, codes.data(), threads));
+      ternary_matrix(ops, w.data(), N, K, scale.data(), scales, codes.data(), threads));
 }
 
 void dequantize(In<int8_t> codes, In<float> scale, IntoAny y, size_t threads) {
@@ -109,9 +109,9 @@ void dequantize(In<int8_t> codes, In<float> scale, IntoAny y, size_t threads) {
   const size_t rows = codes.shape(0), K = codes.shape(1), scales = scales_of(scale, rows);
   check_shape("y", y, rows, K);
   const FloatsOut out{y.data(), is_bf16("y", y)};
-  active_ops();
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  dequantize_rows(codes.data(), rows, K, scale.data(), scales, out, threads);
+  dequantize_rows(ops, codes.data(), rows, K, scale.data(), scales, out, threads);
 }
 
 void check_weight(const In<float>& w, size_t K) {
@@ -126,9 +126,9 @@ void rms_norm(Any x, In<float> w, float eps, IntoAny y, Into<float> r, size_t th
   check_shape("y_TK", y, T, K);
   if (is_bf16("y_TK", y) != bf16) fail("x_TK and y_TK must be of one dtype.");
   if (r.size() != T) fail("r_T must have a number for each token.");
-  active_ops();
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  rms_norm_rows({x.data(), bf16}, w.data(), eps, T, K, {y.data(), bf16}, r.data(), threads);
+  rms_norm_rows(ops, {x.data(), bf16}, w.data(), eps, T, K, {y.data(), bf16}, r.data(), threads);
 }
 
 void rms_norm_gradients(Any x, In<float> w, In<float> r, Any dy, IntoAny dx, Into<float> dw,
@@ -142,24 +142,27 @@ void rms_norm_gradients(Any x, In<float> w, In<float> r, Any dy, IntoAny dx, Int
   if (is_bf16("dy_TK", dy) != bf16 || is_bf16("dx_TK", dx) != bf16)
     fail("x_TK, dy_TK and dx_TK must be of one dtype.");
   if (r.size() != T || dw.size() != K) fail("r_T or dw_K is of another size.");
-  active_ops();
+  const Ops& ops = active_ops();
   nb::gil_scoped_release release;
-  rms_norm_backward({x.data(), bf16}, w.data(), r.data(), {dy.data(), bf16}, T, K,
+  rms_norm_backward(ops, {x.data(), bf16}, w.data(), r.data(), {dy.data(), bf16}, T, K,
                     {dx.data(), bf16}, dw.data(), threads);
 }
 
 }  // namespace
 
+// What is written to is never converted: a copy would take the results.
 void bind_training(nb::module_& m) {
   nb::class_<TokenCodes>(m, "TokenCodes")
-      .def_static("quantize", &quantized, "x_TK"_a, "codes_TK"_a, "scale_T"_a, "threads"_a)
+      .def_static("quantize", &quantized, "x_TK"_a, "codes_TK"_a.noconvert(),
+                  "scale_T"_a.noconvert(), "threads"_a)
       .def_static("of_codes", &taken, "codes_TK"_a, "scale_T"_a, "threads"_a)
-      .def("product", &product, "w"_a, "y_TN"_a, "threads"_a);
-  m.def("ternarize", &ternarize, "w_NK"_a, "scale"_a, "codes_NK"_a, "threads"_a);
-  m.def("dequantize_rows", &dequantize, "codes"_a, "scale"_a, "y"_a, "threads"_a);
-  m.def("rms_norm", &rms_norm, "x_TK"_a, "w_K"_a, "eps"_a, "y_TK"_a, "r_T"_a, "threads"_a);
-  m.def("rms_norm_backward", &rms_norm_gradients, "x_TK"_a, "w_K"_a, "r_T"_a, "dy_TK"_a, "dx_TK"_a,
-        "dw_K"_a, "threads"_a);
+      .def("product", &product, "w"_a, "y_TN"_a.noconvert(), "threads"_a);
+  m.def("ternarize", &ternarize, "w_NK"_a, "scale"_a, "codes_NK"_a.noconvert(), "threads"_a);
+  m.def("dequantize_rows", &dequantize, "codes"_a, "scale"_a, "y"_a.noconvert(), "threads"_a);
+  m.def("rms_norm", &rms_norm, "x_TK"_a, "w_K"_a, "eps"_a, "y_TK"_a.noconvert(),
+        "r_T"_a.noconvert(), "threads"_a);
+  m.def("rms_norm_backward", &rms_norm_gradients, "x_TK"_a, "w_K"_a, "r_T"_a, "dy_TK"_a,
+        "dx_TK"_a.noconvert(), "dw_K"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace onebit

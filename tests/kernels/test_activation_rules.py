@@ -1,5 +1,7 @@
 """Every rule that rounds activations: the integers of the reference and of training."""
 
+import locale
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,60 @@ def test_each_rule_is_that_of_training(isa, rule):
             assert (minimum is None) == (trained.minimum is None)
             if minimum is not None:
                 np.testing.assert_array_equal(minimum, trained.minimum.numpy())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("K", [1, 2, 17, 33])
+def test_the_smallest_the_largest_and_equal_numbers(isa, rule, K):
+    x = np.ones((5, K), np.float32)
+    x[1] = np.float32(1e-45) * np.arange(1, K + 1)  # below the normal range
+    x[2] = np.linspace(2e37, 9e37, K)
+    x[3, ::2] = -1
+    x[4] = -0.0
+    got, expected = ops.quantize(x, rule), reference.quantize(x, rule)
+    for mine, wanted in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_what_is_no_number_has_no_part_in_a_minimum(isa):
+    x = np.full((3, 20), np.nan, np.float32)
+    x[1, 7:9] = 1, 3
+    x[2, 18:] = np.finfo(np.float32).max
+    codes, scale, minimum = ops.quantize(x, "int8_b1_positive")
+    assert minimum[:, 0].tolist() == [0, 1, x[2, 18]]
+    assert codes[1, 7:9].tolist() == [0, 127]
+    assert codes[2, 18] == 0
+    assert np.isfinite(scale).all()
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_half_is_found_among_what_is_no_number(isa, special):
+    for K in (1, 2, 31, 64):
+        for count in {1, K // 2, K}:
+            x = np.random.default_rng(K).standard_normal((1, K)).astype(np.float32)
+            x[0, :count] = special
+            kept = (ops.quantize(x, "int8_top50")[0] != 0).sum()
+            assert kept <= max(count + 1, (K + 1) // 2)  # NaNs pass, and the largest number
+
+
+def test_a_number_in_a_rule_has_a_point_in_every_locale():
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        for name in ("de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR"):
+            try:
+                locale.setlocale(locale.LC_NUMERIC, name)
+                break
+            except locale.Error:
+                continue
+        else:
+            pytest.skip("no locale with a decimal comma is installed")
+        x = np.array([[1, 1, 1, 9]], np.float32)  # the largest is 3 times the mean
+        assert np.abs(ops.quantize(x, "dynamic:3.5")[0]).max() == 7  # 4 bits; dynamic:3 is the same
+        assert np.abs(ops.quantize(x, "dynamic:2.9")[0]).max() == 127
+        x[0, 3] = 6.5  # 2.74 times: by "dynamic:2" it would have 8 bits
+        assert np.abs(ops.quantize(x, "dynamic:2.9")[0]).max() == 7
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)
 
 
 def test_half_of_the_codes_are_kept_and_ties_with_them(isa):

@@ -118,6 +118,41 @@ def test_threads_do_not_matter():
     assert torch.equal(*found)
 
 
+def other(x, how):
+    """The array as its results would be lost in it: strided, of another dtype, or read-only."""
+    if how == "strided":
+        return np.zeros((*x.shape, 2), x.dtype)[..., 0]
+    if how == "dtype":
+        return np.zeros(x.shape, "f8" if x.dtype == "f4" else "i4")
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+@pytest.mark.parametrize("how", ["strided", "dtype", "read-only"])
+def test_results_are_never_written_to_a_copy(how):
+    f, i = (np.ones((2, 8), dtype) for dtype in ("f4", "i1"))
+    r, w, y = (np.ones(n, "f4") for n in (2, 8, 6))
+    y = y.reshape(2, 3)
+    tokens = cpu.TokenCodes.of_codes(i, r, 1)
+    matrix = cpu.Matrix.from_codes("i8", np.ones((3, 8), "i1"), np.ones((3, 1), "f4"))
+    calls = [  # and which arguments are written to
+        (cpu.TokenCodes.quantize, [f, i, r, 1], [1, 2]),
+        (tokens.product, [matrix, y, 1], [1]),
+        (cpu.ternarize, [f, r, i, 1], [2]),
+        (cpu.dequantize_rows, [i, r, f, 1], [2]),
+        (cpu.rms_norm, [f, w, 1e-5, f.copy(), r, 1], [3, 4]),
+        (cpu.rms_norm_backward, [f, w, r, f, f.copy(), w.copy(), 1], [4, 5]),
+    ]
+    for call, arguments, written in calls:
+        call(*arguments)
+        for at in written:
+            wrong = [*arguments]
+            wrong[at] = other(arguments[at], how)
+            with pytest.raises((TypeError, ValueError)):
+                call(*wrong)
+
+
 def test_arrays_that_do_not_fit_are_refused():
     x, codes, one = np.ones((2, 8), "f4"), np.ones((2, 8), "i1"), np.ones(2, "f4")
     tokens = cpu.TokenCodes.of_codes(codes, one, 1)

@@ -26,6 +26,7 @@
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
+#include "training.h"
 
 using namespace onebit;
 
@@ -494,14 +495,97 @@ void attention_over_codes() {
 
 void hadamards() {
   Random random(8);
-  for (const size_t n : {1, 8, 12, 16, 64, 80, 144, 576, 2560}) {
-    const std::vector<float> x = floats(random, n);
-    const HadamardPlan plan(n);
-    each<float>("hadamard, n=" + std::to_string(n), n, [&](const Ops& ops, float* y) {
-      std::copy(x.begin(), x.end(), y);
-      ops.hadamard(plan.get(), y);
-    });
+  struct Sizes {
+    size_t n, order;  // of the last axis, 1 where there is none
+  };
+  // An order of each construction and of each remainder by 12, alone and beside powers of two.
+  const Sizes all[] = {{1, 1},    {8, 1},    {12, 12},  {16, 1},   {52, 52},   {64, 1},
+                       {80, 20},  {92, 92},  {144, 12}, {172, 172}, {416, 52}, {448, 28},
+                       {576, 12}, {736, 92}, {2560, 20}, {2752, 172}};
+  for (const auto& [n, order] : all)
+    for (const bool transpose : {false, true}) {
+      const std::vector<float> x = floats(random, n);
+      const HadamardPlan plan(n, transpose);
+      const Hadamard& h = plan.get();
+      const std::string what = "hadamard, n=" + std::to_string(n);
+      if (h.size != n || (h.axes ? h.order[h.axes - 1] : 1) != order) fail(what + ": its order");
+      each<float>(what, n + 1, [&](const Ops& ops, float* y) {
+        std::copy(x.begin(), x.end(), y);
+        y[n] = ops.hadamard(h, y);
+      });
+    }
+}
+
+// ---- training
+
+struct Numbers {
+  std::vector<float> wide;
+  std::vector<uint16_t> half;
+  Floats of(bool bf16) const {
+    return bf16 ? Floats{half.data(), true} : Floats{wide.data(), false};
   }
+};
+
+Numbers numbers(std::vector<float> x) {
+  Numbers both{std::move(x), {}};
+  for (const float v : both.wide) {
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    both.half.push_back(static_cast<uint16_t>(bits >> 16));
+  }
+  return both;
+}
+
+void training() {
+  Random random(10);
+  const size_t N = 35;
+  for (const size_t K : {1, 17, 64, 260})
+    for (const size_t T : {1, 13, 100}) {
+      const Numbers odd = numbers(odd_floats(random, T * K)), x = numbers(floats(random, T * K, 4.0f));
+      const Numbers dy = numbers(floats(random, T * K));
+      const std::vector<float> weights = floats(random, N * K, 2.0f), w = floats(random, K);
+      const std::vector<float> factors = floats(random, T);
+      const std::vector<int8_t> code = codes(random, T * K, -127, 127);
+      const float scale = 0.7f;
+      each<int8_t>("ternary codes of " + shape("", N, K, T), N * K, [&](const Ops& ops, int8_t* y) {
+        ternary_matrix(ops, weights.data(), N, K, &scale, 1, y, 1);
+      });
+      for (const bool bf16 : {false, true}) {
+        const std::string at = shape(bf16 ? " of bf16" : " of f32", N, K, T);
+        const size_t size = bf16 ? 2 : 4;
+        each<int8_t>("codes" + at, T * K, [&](const Ops& ops, int8_t* y) {
+          std::vector<float> scales(T);
+          TokenCodes(T, K).quantize(ops, odd.of(bf16), y, scales.data(), 1);
+        });
+        each<float>("scales" + at, T, [&](const Ops& ops, float* y) {
+          std::vector<int8_t> unused(T * K);
+          TokenCodes(T, K).quantize(ops, odd.of(bf16), unused.data(), y, 1);
+        });
+        each<uint8_t>("products" + at, T * N * size, [&](const Ops& ops, uint8_t* y) {
+          std::vector<int8_t> unused(T * K), ternary(N * K);
+          std::vector<float> scales(T);
+          TokenCodes tokens(T, K);
+          tokens.quantize(ops, x.of(bf16), unused.data(), scales.data(), 1);
+          tokens.product(
+              ops, ternary_matrix(ops, weights.data(), N, K, &scale, 1, ternary.data(), 1),
+              {y, bf16}, 1);
+        });
+        each<uint8_t>("values" + at, T * K * size, [&](const Ops& ops, uint8_t* y) {
+          dequantize_rows(ops, code.data(), T, K, factors.data(), T, {y, bf16}, 1);
+        });
+        std::vector<float> r(T);
+        each<uint8_t>("RMSNorm" + at, T * K * size, [&](const Ops& ops, uint8_t* y) {
+          rms_norm_rows(ops, x.of(bf16), w.data(), 1e-5f, T, K, {y, bf16}, r.data(), 1);
+        });
+        each<uint8_t>("gradients of RMSNorm" + at, T * K * size + 4 * K,
+                      [&](const Ops& ops, uint8_t* y) {
+                        std::vector<float> dw(K);
+                        rms_norm_backward(ops, x.of(bf16), w.data(), r.data(), dy.of(bf16), T, K,
+                                          {y, bf16}, dw.data(), 1);
+                        memcpy(y + T * K * size, dw.data(), 4 * K);
+                      });
+      }
+    }
 }
 
 // ---- from two bits a code to five codes a byte
@@ -562,6 +646,7 @@ int main(int argc, char** argv) {
   attention();
   attention_over_codes();
   hadamards();
+  training();
   trits();
   printf("%zu numbers are equal\n", compared);
 }

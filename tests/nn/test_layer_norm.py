@@ -1,7 +1,10 @@
 """LayerNorm without weights: against the formula, in parts, and its gradient."""
 
+import sys
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from onebit.nn import LayerNorm
 
@@ -42,3 +45,30 @@ def test_bf16_is_normalised_in_float32_and_there_are_no_weights():
     assert torch.equal(norm(x), norm(x.float()).bfloat16())
     assert not norm.state_dict()
     assert "parts=2" in repr(LayerNorm(1e-5, 2))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("shape", [(1,), (12,), (5, 60), (2, 3, 258), (0, 12)], ids=str)
+def test_a_cpu_has_the_engines_bits(shape, parts):
+    ops = pytest.importorskip("onebit.kernels.ops")
+    if shape[-1] % parts:
+        shape = (*shape[:-1], shape[-1] * parts)
+    x = draw(*shape)
+    expected = ops.layer_norm(x.reshape(-1, shape[-1]).numpy(), 1e-5, parts)
+    assert torch.equal(LayerNorm(1e-5, parts)(x), torch.from_numpy(expected).view(shape))
+
+
+def test_what_has_no_contiguous_rows_is_normalised_too():
+    x, norm = draw(48, 6).requires_grad_(), LayerNorm(1e-5)
+    assert torch.equal(norm(x.T), norm(x.T.contiguous()))
+    (ours,) = torch.autograd.grad(norm(x.T).T, x, draw(48, 6, seed=1))
+    (wanted,) = torch.autograd.grad(F.layer_norm(x.T, (48,), eps=1e-5).T, x, draw(48, 6, seed=1))
+    assert torch.equal(ours, wanted)
+
+
+def test_without_the_extension_it_is_torchs(monkeypatch):
+    if "onebit.kernels.ops" in sys.modules:
+        monkeypatch.delattr("onebit.kernels.ops")
+    monkeypatch.setitem(sys.modules, "onebit.kernels.ops", None)
+    x = draw(4, 96)
+    assert torch.equal(LayerNorm(1e-5)(x), F.layer_norm(x, (96,), eps=1e-5))

@@ -7,12 +7,10 @@ Shape letters: B windows, T tokens of a window.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -27,8 +25,7 @@ from onebit.data.windows import windows
 from onebit.errors import OnebitError
 from onebit.eval import perplexity
 from onebit.models import LanguageModel
-from onebit.nn import convert, mean_bits, record, score_ranges
-from onebit.quant import kv
+from onebit.nn import Attention, convert, mean_bits, record, score_ranges
 from onebit.scheme import LinearScheme, Scheme, role_of
 from onebit.train import held_out, trainer
 from onebit.train.text import Text
@@ -138,8 +135,9 @@ def key_values(subject: Subject) -> dict[str, Any]:
         convert(model, replace(model.scheme, kv_bits=bits))
         found["ours"][str(bits)] = subject.bits_per_byte(model)
         if bits <= 8:
-            with _papers_rule():
-                found["papers"][str(bits)] = subject.bits_per_byte(model)
+            _set_kv_rule(model, "papers")
+            found["papers"][str(bits)] = subject.bits_per_byte(model)
+            _set_kv_rule(model, "engine")
     for q_bits, kv_bits in Q_AND_KV_BITS:
         convert(model, replace(model.scheme, kv_bits=kv_bits, q_bits=q_bits))
         found["queries"][f"{q_bits}, {kv_bits}"] = subject.bits_per_byte(model)
@@ -235,17 +233,10 @@ def all_of(out: Path, setup: Setup, run: Run) -> None:
                 store.write(path, {"version": VERSION} | measure(subject))
 
 
-@contextmanager
-def _papers_rule() -> Iterator[None]:
-    """Round keys and values as the papers do for as long as the block runs; the first is kept."""
-
-    def rounded(x_TD: Tensor, bits: int) -> Tensor:
-        y_TD = kv.round_absmax(x_TD, bits)
-        y_TD[..., :1, :] = x_TD[..., :1, :].half().to(x_TD.dtype)
-        return y_TD
-
-    with mock.patch.multiple(kv, round_keys=rounded, round_values=rounded):
-        yield
+def _set_kv_rule(model: LanguageModel, rule: str) -> None:
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.kv_rule = rule
 
 
 def _curve(subject: Subject, model: LanguageModel) -> list[dict[str, Any]]:

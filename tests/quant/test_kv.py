@@ -119,6 +119,14 @@ def test_the_first_position_is_kept(bits, rounding):
     assert torch.equal(rounding(x, bits)[:, 1:], rounding(x, bits, first=False)[:, 1:])
 
 
+def test_the_papers_rule_keeps_the_first_position_too():
+    x = rows(4, 32)
+    rule = kv.RULES["papers"]
+    for rounding in rule:
+        assert torch.equal(rounding(x, 3)[:, :1], x[:, :1].half().float())
+        assert torch.equal(rounding(x, 3)[:, 1:], kv.round_absmax(x, 3)[:, 1:])
+
+
 def test_turned_twice_is_as_before():
     for D in (1, 10, 24, 64, 128):
         x = rows(3, D)

@@ -51,6 +51,8 @@ class Attention(nn.Module):
     kv_bits: int = 16
     """Bits of keys and values behind the rotation, from the scheme; above 8 they are not rounded,
     and the engine's cache has them as floats."""
+    kv_rule: str = "engine"
+    """How they are rounded, a key of `quant.kv.RULES`."""
     q_bits: int = 16
     """Bits of queries behind the rotation; 16 for none."""
     score_range: ScoreRange | None = None
@@ -107,8 +109,9 @@ class Attention(nn.Module):
         q_BTHD, k_BTJD = rotate(q_BTHD, rotation), rotate(k_BTJD, rotation)
         q_BHTD, k_BJTD, v_BJTD = (heads.transpose(1, 2) for heads in (q_BTHD, k_BTJD, v_BTJD))
         if self.kv_bits <= 8:
-            k_BJTD = kv.round_keys(k_BJTD, self.kv_bits)
-            v_BJTD = kv.round_values(v_BJTD, self.kv_bits)
+            rule = kv.RULES[self.kv_rule]
+            k_BJTD = rule.keys(k_BJTD, self.kv_bits)
+            v_BJTD = rule.values(v_BJTD, self.kv_bits)
         if self.q_bits <= 8:
             q_BHTD = kv.round_queries(q_BHTD, self.q_bits)
         if self.temperature is not None:

@@ -15,6 +15,10 @@ at, is kept in half precision. All of it happens after RoPE.
 Gradients pass straight through. Shape letters: T positions, D numbers of a head.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -59,11 +63,12 @@ def round_queries(q_TD: Tensor, bits: int) -> Tensor:
     return straight_through(q_TD, (codes * scale).to(q_TD.dtype))
 
 
-def round_absmax(x_TD: Tensor, bits: int) -> Tensor:
+def round_absmax(x_TD: Tensor, bits: int, first: bool = False) -> Tensor:
     """Return keys or values rounded as the papers do, for comparison; the engine does not.
 
     scale = max |x| / (2^(bits-1) - 1) for each position and head; the unsigned code is round(x /
     scale) + 2^(bits-1). Half of the codes serve each sign, and no minimum is kept.
+    `first` as in `round_keys`.
 
     Raises:
         OptionError: bits other than 2 to 8.
@@ -71,7 +76,20 @@ def round_absmax(x_TD: Tensor, bits: int) -> Tensor:
     Source: BitNet a4.8, section 2.3, https://arxiv.org/abs/2411.04965; BitNet v2, section 2.3,
         https://arxiv.org/abs/2504.18415 ("unsigned integers using the absmax function").
     """
-    return round_queries(x_TD, bits)
+    held = round_queries(x_TD.detach(), bits)
+    return straight_through(x_TD, _first_kept(held, x_TD) if first else held)
+
+
+class Rule(NamedTuple):
+    """How keys, and how values, are held."""
+
+    keys: Callable[[Tensor, int], Tensor]
+    values: Callable[[Tensor, int], Tensor]
+
+
+_absmax = partial(round_absmax, first=True)
+RULES = {"engine": Rule(round_keys, round_values), "papers": Rule(_absmax, _absmax)}
+"""What an attention may take, first position kept; models that run take the engine's."""
 
 
 def turn(x_TD: Tensor) -> Tensor:
@@ -115,6 +133,10 @@ def codes(x_TD: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 def _held(x_TD: Tensor, bits: int, first: bool) -> Tensor:
     q, scale, minimum = codes(x_TD, bits)
     held = q * scale + minimum
-    if first:
-        held[..., :1, :] = x_TD[..., :1, :].half().float()
+    return _first_kept(held, x_TD) if first else held
+
+
+def _first_kept(held: Tensor, x_TD: Tensor) -> Tensor:
+    """Put position 0 of `x_TD` into `held`, in half precision."""
+    held[..., :1, :] = x_TD[..., :1, :].half().to(held.dtype)
     return held

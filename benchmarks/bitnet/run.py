@@ -115,7 +115,7 @@ class _Pool:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 self._show()
-                time.sleep(1.0)
+                time.sleep(2.0)
         finally:
             self._stopped = True
             for process in processes:

@@ -251,14 +251,48 @@ def role_of(module_name: str) -> str:
 
 
 def find(name: str) -> Scheme:
-    """Return the scheme called `name`.
+    """Return the scheme called `name`: one of `SCHEMES`, or what the name spells.
+
+    "w3a16-g64": weights of 3 bits, inputs of 16, a scale per 64 columns. In full
+    `w{1|1.58|2..8}a{16|2..8}[s][kv{8|4|3}][-g{G}|-row|-tensor][-sym]`: weights of 2 to 8 bits have
+    a zero-point, or none with -sym; 1.58 are ternary and 1 binary; a scale is per row unless it
+    says otherwise. Inputs of 16 bits stay floats, fewer are rounded anew for each token, or with
+    one scale for all of them ("a8s"). kv are the bits of keys and values.
 
     Raises:
-        OptionError: there is none.
+        OptionError: it is neither.
     """
-    if name not in SCHEMES:
-        raise OptionError(f"{name!r} is not a scheme. Known: {', '.join(SCHEMES)}.")
-    return SCHEMES[name]
+    if name in SCHEMES:
+        return SCHEMES[name]
+    if (found := _SPELLED.fullmatch(name)) is not None:
+        return _spelled(name, found)
+    raise OptionError(
+        f"{name!r:.80} is not a scheme. Known: {', '.join(SCHEMES)}, and names like w3a16-g64, "
+        "w4a8-row-sym, w4a4kv4, w1.58a8-g64."
+    )
+
+
+_SPELLED = re.compile(
+    r"w(?P<w>1\.58|[1-8])a(?P<a>16|[2-8])(?P<static>s?)(kv(?P<kv>[843]))?"
+    r"(-(?P<scale>g[1-9][0-9]{0,5}|row|tensor))?(?P<sym>-sym)?"
+)
+
+
+def _spelled(name: str, found: re.Match[str]) -> Scheme:
+    """Return the scheme that a name spells."""
+    bits, scale = found["w"], found["scale"] or "row"
+    if bits in ("1", "1.58"):
+        weight, rule = {"1": "binary", "1.58": "ternary"}[bits], "absmean"
+    else:
+        weight, rule = f"int{bits}", "absmax" if found["sym"] else "zero_point"
+    rounding = "static" if found["static"] else "absmax"
+    body = LinearScheme(
+        weight,
+        rule,
+        f"group:{scale[1:]}" if scale[0] == "g" else scale,
+        "fp" if found["a"] == "16" and not found["static"] else f"int{found['a']}_{rounding}",
+    )
+    return Scheme(name, {"body": body}, kv_bits=int(found["kv"] or 16))
 
 
 def of_config(config: Mapping[str, Any]) -> Scheme:

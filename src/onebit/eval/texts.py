@@ -73,10 +73,15 @@ def _find(name: str) -> tuple[str, str, bool]:
 
 
 def _wiki() -> tuple[str, str, bool]:
+    return _wiki_parts()[1], f"Wikipedia articles over {LONG} characters, from 80 % on", False
+
+
+def _wiki_parts() -> tuple[str, str]:
+    """Return the first 80 % of the long articles, and the rest."""
     long = [d.text for d in corpus.documents("package:wiki") if len(d.text) > LONG]
     articles = "\n".join(map(html.unescape, long))  # the package has "&amp;" for "&"
-    tail = articles[int(0.8 * len(articles)) :]
-    return tail, f"Wikipedia articles over {LONG} characters, from 80 % on", False
+    cut = int(0.8 * len(articles))
+    return articles[:cut], articles[cut:]
 
 
 def _sotu() -> tuple[str, str, bool]:
@@ -85,3 +90,18 @@ def _sotu() -> tuple[str, str, bool]:
 
 
 NAMED: dict[str, Callable[[], tuple[str, str, bool]]] = {"wiki": _wiki, "sotu": _sotu}
+
+REST: dict[str, Callable[[], str]] = {
+    "wiki": lambda: _wiki_parts()[0],
+    "package:wiki": lambda: _wiki_parts()[0],
+    "sotu": lambda: _sotu_rest(),
+    "package:sotu": lambda: _sotu_rest(),
+}
+"""Names of texts -> what of their sources is never measured, for whoever calibrates."""
+
+
+def _sotu_rest() -> str:
+    """Return the addresses but those held out, and not the newest either, which "sotu" measures."""
+    documents = sorted(corpus.documents("package:sotu"), key=lambda d: d.name)
+    kept, _ = corpus.split(documents[:-1], HELD_OUT["package:sotu"])
+    return BETWEEN.join(d.text for d in kept)

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from onebit import LLM
 from onebit.cli import main
-from onebit.eval import engines, perplexity
+from onebit.eval import choices, engines, perplexity
 
 TEXT = "It was the best of times, it was the worst of times. " * 5
 
@@ -91,3 +91,34 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(model, text, args, message):
     assert result.stdout == ""
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def task(tmp_path):
+    path = tmp_path / "task.jsonl"
+    line = {"question": "It was the", "options": "A. best of times\nB. of of", "answer": "B. of of"}
+    path.write_text("\n".join([json.dumps(line)] * 3))
+    return str(path)
+
+
+def test_a_task_is_answered_and_no_text_is_read(model, task):
+    result = onebit("eval", model, "--task", task, "--items", 2)
+    assert result.exit_code == 0
+    first, how = result.stdout.splitlines()
+    assert first.startswith(f"{task}: ")
+    assert "guessing 50.0%" in first
+    assert "2 of 3 questions" in how
+
+
+def test_a_text_and_a_task_are_both_in_the_json(model, text, task):
+    result = onebit("eval", model, "--text", text, "--task", task, "--json")
+    data = json.loads(result.stdout)
+    assert [r["text"] for r in data["results"]] == [text]
+    with LLM(model) as llm:
+        assert data["tasks"] == [choices.accuracy(llm, task).to_dict()]
+
+
+def test_a_task_that_is_not_there_is_one_line(model):
+    result = onebit("eval", model, "--task", "hellaswag")
+    assert result.exit_code == 1
+    assert "no task of that name (piqa, openbookqa)" in result.stderr

@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "Write a model to GGUF or safetensors, ternary weights packed.",
     "run": "Continue a prompt.",
     "chat": "Talk with a model in the terminal.",
-    "eval": "Measure perplexity and bits per byte on a text.",
+    "eval": "Measure perplexity on texts, and accuracy on multiple-choice tasks.",
     "bench": "Time a model on this machine.",
 }
 

@@ -177,6 +177,28 @@ class LLM:
                 start += len(logits_TV)
         return out
 
+    def logprobs_after(
+        self, tokens: Sequence[int], continuation: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Return the log-probability of each token of a continuation, given all before it.
+
+        What the cache holds of `tokens` from the last call is not computed again, so several
+        continuations of one text cost little more than the text. (T,) float64, T of the
+        continuation.
+
+        Raises:
+            InputError: as `logits`, for both together; or one of them is empty.
+        """
+        first, then = self._checked(tokens), self._checked(continuation)
+        self._check_count(len(first) + len(then))
+        if not first or not then:
+            raise InputError("logprobs_after: a text or its continuation is empty; give both.")
+        with self._turn:
+            self.prepare()
+            logits_TV, _ = self._open_sequence().after(first, then[:-1])
+        logprob_TV: NDArray[np.float64] = log_softmax(logits_TV)
+        return logprob_TV[np.arange(len(then)), then]
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Return a prompt's tokens, with the begin token where the model's tokenizer asks for it.
 

@@ -21,9 +21,26 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(self, x_BTC: Tensor, rotation: Rotation) -> Tensor:
-        x_BTC = x_BTC + self.self_attn(_normalized(x_BTC, self.input_layernorm), rotation)
-        y: Tensor = x_BTC + self.mlp(_normalized(x_BTC, self.post_attention_layernorm))
-        return y
+        x_BTC = self.after_attention(x_BTC, self.self_attn(self.attention_input(x_BTC), rotation))
+        return self.after_mlp(x_BTC, self.mlp(self.mlp_input(x_BTC)))
+
+    # The steps between the parts, for `forward` and for whoever goes from linear to linear.
+
+    def attention_input(self, x_BTC: Tensor) -> Tensor:
+        """Return what attention is given of the stream."""
+        return _normalized(x_BTC, self.input_layernorm)
+
+    def after_attention(self, x_BTC: Tensor, y_BTC: Tensor) -> Tensor:
+        """Return the stream with what attention gave."""
+        return x_BTC + y_BTC
+
+    def mlp_input(self, x_BTC: Tensor) -> Tensor:
+        """Return what the feed-forward layer is given of the stream."""
+        return _normalized(x_BTC, self.post_attention_layernorm)
+
+    def after_mlp(self, x_BTC: Tensor, y_BTC: Tensor) -> Tensor:
+        """Return the stream with what the feed-forward layer gave."""
+        return x_BTC + y_BTC
 
 
 def _normalized(x_BTC: Tensor, norm: RMSNorm | None) -> Tensor:

@@ -101,9 +101,16 @@ class Attention(nn.Module):
         self.attn_sub_norm = RMSNorm(heads * head_dim, eps) if sub_norm else None
 
     def forward(self, x_BTC: Tensor, rotation: Rotation) -> Tensor:
-        B, T, _ = x_BTC.shape
-        projected = of_one_input(x_BTC, self.q_proj, self.k_proj, self.v_proj)
-        q_BTHD, k_BTJD, v_BTJD = (heads.view(B, T, -1, self.head_dim) for heads in projected)
+        q_BTC, k_BTC, v_BTC = of_one_input(x_BTC, self.q_proj, self.k_proj, self.v_proj)
+        y: Tensor = self.o_proj(self.mixed(q_BTC, k_BTC, v_BTC, rotation))
+        return y
+
+    def mixed(self, q_BTC: Tensor, k_BTC: Tensor, v_BTC: Tensor, rotation: Rotation) -> Tensor:
+        """Return what goes into `o_proj`, from what the three projections gave."""
+        B, T, _ = q_BTC.shape
+        q_BTHD, k_BTJD, v_BTJD = (
+            heads.view(B, T, -1, self.head_dim) for heads in (q_BTC, k_BTC, v_BTC)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHD, k_BTJD = self.q_norm(q_BTHD), self.k_norm(k_BTJD)
         q_BTHD, k_BTJD = rotate(q_BTHD, rotation), rotate(k_BTJD, rotation)
@@ -122,8 +129,7 @@ class Attention(nn.Module):
         y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, -1)
         if self.attn_sub_norm is not None:
             y_BTC = self.attn_sub_norm(y_BTC)
-        y: Tensor = self.o_proj(y_BTC)
-        return y
+        return y_BTC
 
 
 def attend(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None) -> Tensor:

@@ -54,8 +54,10 @@ class GLU(nn.Module):
 
     def forward(self, x_TC: Tensor) -> Tensor:
         gate_TF, up_TF = of_one_input(x_TC, self.gate_proj, self.up_proj)
-        h_TF = ACTIVATIONS[self.activation](gate_TF) * up_TF
-        if self.ffn_sub_norm is not None:
-            h_TF = self.ffn_sub_norm(h_TF)
-        y: Tensor = self.down_proj(h_TF)
+        y: Tensor = self.down_proj(self.mixed(gate_TF, up_TF))
         return y
+
+    def mixed(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+        """Return what goes into `down_proj`, from what the other two gave."""
+        h_TF = ACTIVATIONS[self.activation](gate_TF) * up_TF
+        return h_TF if self.ffn_sub_norm is None else self.ffn_sub_norm(h_TF)

@@ -10,7 +10,17 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 @pytest.mark.parametrize(
     "page",
-    ["ternary", "binary", "integer", "blockwise", "activation", "hadamard", "kv_cache", "qat"],
+    [
+        "ternary",
+        "binary",
+        "integer",
+        "blockwise",
+        "activation",
+        "hadamard",
+        "kv_cache",
+        "qat",
+        "clipping",
+    ],
 )
 def test_examples(page):
     failed, tried = doctest.testfile(str(PAGES / f"{page}.md"), module_relative=False)

@@ -88,7 +88,7 @@ def test_none_is_the_plain_rounding_with_a_scale_of_float16(bits):
     arrays(np.float32, (2, 32), elements=st.floats(-8, 8, width=32)),
     st.integers(2, 8),
     st.booleans(),
-    st.sampled_from(["none", "0.7", "percentile:90", "mse"]),
+    st.sampled_from(["none", "ratio:0.7", "percentile:90", "mse"]),
 )
 def test_any_weights(array, bits, symmetric, rule):
     w = torch.from_numpy(array)
@@ -149,7 +149,8 @@ def test_zeros_stay_zeros():
 
 
 @pytest.mark.parametrize(
-    "rule", ["max", "0", "1.5", "-0.5", "percentile:", "percentile:20", "nan", ""]
+    "rule",
+    ["max", "0.9", "ratio:0", "ratio:1.5", "ratio:-0.5", "percentile:", "percentile:20", "nan", ""],
 )
 def test_rules_that_are_none(rule):
     with pytest.raises(OptionError, match="accepted: none"):

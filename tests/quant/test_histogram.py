@@ -48,7 +48,7 @@ def test_ranges_are_those_of_the_values_themselves(symmetric):
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
     assert clip.of_values(values, "none", 8, symmetric) == (low, high)
-    assert clip.of_values(values, "0.5", 8, symmetric) == (low / 2, high / 2)
+    assert clip.of_values(values, "ratio:0.5", 8, symmetric) == (low / 2, high / 2)
     width = 2 * values.reach / len(values.counts_B)
     scale_S, _ = clip.factors(x[None], 8, symmetric=symmetric, rule="percentile:99")
     found_low, found_high = clip.of_values(values, "percentile:99", 8, symmetric)

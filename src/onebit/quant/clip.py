@@ -4,7 +4,7 @@ The range from the smallest to the largest weight wastes its steps on the few at
 these are wrong by more and all others by less. The rules:
 
     none            the whole range
-    0.9             this share of it, by hand
+    ratio:R         this share of it, by hand
     percentile:P    what P percent of the values lie in
     mse             the cut with the least squared error of the weights (or weighted, by importance)
     output          the cut with the least squared error of the layer's output: e S e^T, S the Gram
@@ -26,7 +26,7 @@ from onebit.quant import histogram
 from onebit.quant.codes import Codes, join, split
 from onebit.quant.span import nearest, of_range
 
-RULES = ("none", "0.9 (a share of the range)", "percentile:P", "mse", "kl", "output")
+RULES = ("none", "ratio:R", "percentile:P", "mse", "kl", "output")
 SEARCHED = torch.arange(1.0, 0.19, -0.025).tolist()
 """Shares of the range that mse and output try, both ends at once."""
 _FAR = [0.18 * 0.85**step for step in range(12)]
@@ -103,7 +103,7 @@ def factors(
     if symmetric:
         high_S = torch.maximum(-low_S, high_S)
         low_S = -high_S
-    if kind == "share":
+    if kind == "ratio":
         low_S, high_S = low_S * number, high_S * number
     elif kind == "percentile":
         low_S, high_S = _percentile(w_Sk, number / 100, symmetric)
@@ -125,22 +125,20 @@ def factors(
 
 
 def parse(rule: str) -> tuple[str, float]:
-    """Return the kind of a rule and its number: ("percentile", 99.9), ("share", 0.9), ("mse", 0).
+    """Return the kind of a rule and its number: ("percentile", 99.9), ("ratio", 0.9), ("mse", 0).
 
     Raises:
         OptionError: it is none of `RULES`, or the number is outside of it.
     """
     if rule in ("none", "mse", "kl", "output"):
         return rule, 0.0
-    number = str(rule).removeprefix("percentile:")
-    if re.fullmatch(r"[0-9]{0,3}\.?[0-9]{1,6}", number):
+    kind, _, number = str(rule).partition(":")
+    if kind in ("ratio", "percentile") and re.fullmatch(r"[0-9]{0,3}\.?[0-9]{1,6}", number):
         value = float(number)
-        if number != rule and 50 <= value <= 100:
-            return "percentile", value
-        if number == rule and 0 < value <= 1:
-            return "share", value
+        if 0 < value <= 1 if kind == "ratio" else 50 <= value <= 100:
+            return kind, value
     raise OptionError(
-        f"clip: {rule!r:.40} is no rule; accepted: {', '.join(RULES)}. A share is above 0 and at "
+        f"clip: {rule!r:.40} is no rule; accepted: {', '.join(RULES)}. R is above 0 and at "
         "most 1, P from 50 to 100."
     )
 
@@ -161,8 +159,8 @@ def of_values(
     kind, number = parse(rule)
     if kind == "output":
         raise OptionError(
-            'clip: "output" weighs the error of weights; for activations accepted: none, a share '
-            "of the range, percentile:P, mse, kl."
+            'clip: "output" weighs the error of weights; for activations accepted: none, ratio:R, '
+            "percentile:P, mse, kl."
         )
     if not int(values.counts_B.sum()):
         raise InputError("clip: no value was counted. Calibrate with at least one token.")
@@ -170,7 +168,7 @@ def of_values(
     if symmetric:
         high = max(-low, high)
         low = -high
-    if kind == "share":
+    if kind == "ratio":
         return low * number, high * number
     if kind == "percentile":
         return values.percentile(number / 100, symmetric)

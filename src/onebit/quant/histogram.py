@@ -34,7 +34,7 @@ class Histogram:
             raise OptionError(f"Histogram: {bins} bins; accepted: a power of two from 64.")
         self.counts_B = torch.zeros(bins, dtype=torch.int64)
         self.reach = 0.0
-        """A power of two above every magnitude: bins cover -reach ... reach. 0 until one is not 0."""
+        """A power of two above every magnitude: bins cover -reach ... reach. 0 before the first."""
         self.low = 0.0
         """The least value, at most 0."""
         self.high = 0.0

@@ -7,7 +7,7 @@ Each method is one file and one function; here is their table. What to round, wi
 in which order is decided in this folder; the rounding itself is in `quant/`.
 """
 
-from onebit.ptq import rtn
+from onebit.ptq import gptq, rtn
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 
@@ -15,5 +15,6 @@ __all__ = ["METHODS", "Method", "Options"]
 
 METHODS: dict[str, Method] = {
     "rtn": rtn.METHOD,
+    "gptq": gptq.METHOD,
 }
 """Word on the command line -> the method; "smoothquant+gptq" names two, the rounding last."""

@@ -6,6 +6,7 @@ Shape letters: N rows, K columns.
 from torch import Tensor
 
 from onebit import quant
+from onebit.ptq import ranges
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.stats import Stats
@@ -14,18 +15,19 @@ from onebit.scheme import LinearScheme
 
 
 def rtn(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Options) -> Codes:
-    """Round each weight to the nearest value of its grid; no calibration needed.
+    """Round each weight to the nearest value of its grid.
 
     Args:
         w_NK: float weights; under hadamard "both" they are turned here.
         scheme: the grid.
-        stats: not used.
-        options: not used.
+        stats: of the inputs, where `options.clip` weighs columns by them; else not used.
+        options: `clip`.
 
     Raises:
-        OptionError, ShapeError: as `quant.quantize_weight`.
+        OptionError, ShapeError, InputError: as `ranges.grid`.
     """
-    return quant.quantize_weight(w_NK, scheme)
+    w_NK = quant.hadamard.turned(w_NK.detach().float(), scheme)
+    return ranges.codes(w_NK, ranges.grid(w_NK, scheme, stats, options))
 
 
-METHOD = Method("rounding", rtn)
+METHOD = Method("rounding", rtn, frozenset({"clip"}))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebit.errors import OptionError
-from onebit.ptq.mixed import Choice, bytes_of_bits, choose, read_budget
+from onebit.ptq.mixed import Choice, choose
 
 
 def items_of(sizes, costs):
@@ -70,7 +70,7 @@ def test_a_model_of_210_layers_against_an_integer_program(bits):
     sizes = np.array([[n * (8 * b + 2) // 64 for b in widths] for n in shapes])
     costs = rng.lognormal(0, 2, (210, 1)) * 4.0**-widths * rng.uniform(0.5, 2, (210, 5))
     items = items_of(sizes, costs)
-    budget = bytes_of_bits(bits, sum(shapes))
+    budget = int(bits * sum(shapes) / 8)
     found = choose(items, budget)
     assert found.size_bytes <= budget
 
@@ -110,24 +110,3 @@ def test_what_cannot_be_is_refused():
         choose({"a": [Choice("x", 1, 0.0)], "b": []}, 9)
     with pytest.raises(OptionError, match="a as x takes 1 bytes and costs nan"):
         choose({"a": [Choice("x", 1, math.nan)]}, 9)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("60MB", 60_000_000), ("1.5 GiB", 3 << 29), ("123", 123), ("2kb", 2000), (" 7 b ", 7)],
-)
-def test_budgets(text, size):
-    assert read_budget(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "MB", "-3MB", "1e9", "60 XB", "6 0MB", "nan"])
-def test_what_is_no_budget(text):
-    with pytest.raises(OptionError, match="is no size"):
-        read_budget(text)
-
-
-def test_bits_count_every_weight():
-    assert bytes_of_bits(3.5, 1_000) == 437
-    for bits in (0, -1, math.nan, 33):
-        with pytest.raises(OptionError, match="a mean of"):
-            bytes_of_bits(bits, 8)

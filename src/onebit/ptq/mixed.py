@@ -26,7 +26,6 @@ Letters: S states, C choices of a layer.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,9 +35,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import OptionError
-
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 _SLACK = 1e-12
 """Of all costs together: what float sums may be off by, so that the bound never drops the best."""
@@ -96,33 +92,6 @@ def choose(items: Mapping[str, Sequence[Choice]], budget_bytes: int) -> Chosen:
     picks = _search(list(useful.values()), budget_bytes, price, in_hand)
     found = {layer: useful[layer][pick] for layer, pick in zip(useful, picks, strict=True)}
     return Chosen(found, budget_bytes, bound)
-
-
-def read_budget(text: str) -> int:
-    """Return the bytes that "60MB", "57.5 MiB" or "60000000" means.
-
-    Raises:
-        OptionError: it means none.
-    """
-    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-z]{0,3})\s*", text.lower())
-    unit = UNITS.get(found[2]) if found else None
-    if found is None or unit is None:
-        raise OptionError(
-            f"budget: {text!r:.40} is no size; accepted: a number and one of B, KB, MB, GB (of "
-            "1000) or KiB, MiB, GiB (of 1024), for instance 60MB."
-        )
-    return int(float(found[1]) * unit)
-
-
-def bytes_of_bits(bits: float, weights: int) -> int:
-    """Return the bytes that a mean of `bits` per weight allows.
-
-    Raises:
-        OptionError: bits is not above 0 and at most 32.
-    """
-    if not 0 < bits <= 32:
-        raise OptionError(f"bits: a mean of {bits!r:.20}; accepted: above 0, at most 32.")
-    return int(bits * weights / 8)
 
 
 def _check(items: Mapping[str, Sequence[Choice]], budget_bytes: int) -> None:

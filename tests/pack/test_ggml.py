@@ -243,7 +243,7 @@ def test_tq2_0_names_an_invalid_pair():
         FORMATS["tq2_0"].unpack(blocks.reshape(-1), (2, 768))
 
 
-WITH_FACTORS = ("q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k")
+WITH_FACTORS = ("q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 
 
 @pytest.mark.parametrize("shape", [(1, 256), (5, 768)])
@@ -269,10 +269,10 @@ def test_any_blocks_pack_to_the_same_weights(name, seed):
     np.testing.assert_array_equal(after.values(), before.values())
 
 
-@pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"])
 def test_scales_that_are_no_multiples_are_named(name):
     scale_NG = np.full((2, 512 // 16), 0.5, np.float32)
-    if name != "q6_k":
+    if name in ("q4_k", "q5_k"):
         scale_NG = scale_NG[:, ::2].copy()
     scale_NG[1, -1] = 0.1
     codes = Unpacked(np.ones((2, 512), np.int8), scale_NG)

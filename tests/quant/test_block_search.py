@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onebit import pack
-from onebit.errors import ShapeError
+from onebit.errors import InputError, ShapeError
 from onebit.pack import Unpacked
 from onebit.quant import Codes, blockwise, dequantize
 
@@ -122,3 +122,68 @@ def test_a_width_that_does_not_fit_is_refused(name):
     columns = pack.FORMATS[name].columns
     with pytest.raises(ShapeError, match=f"columns do not split into groups of {columns}"):
         blockwise.FORMATS[name](torch.ones(1, columns + 16))
+
+
+IMPORTANCE = np.random.default_rng(1).lognormal(sigma=1.5, size=1536).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy", "uneven", "shifted"])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_closer_than_ggml_where_columns_count_differently(name, kind):
+    """Of what both are asked for, the squared error with each column times its importance."""
+    libgguf = pytest.importorskip("libgguf")
+    w = draw(kind)
+    q = blockwise.FORMATS[name](torch.from_numpy(w), torch.from_numpy(IMPORTANCE))
+    type_ = gguf.GGMLQuantizationType[name.upper()]
+    data = np.asarray(libgguf.quantize_rows(w, type_, IMPORTANCE)).view(np.uint8)
+    theirs = gguf.quants.dequantize(data.reshape(len(w), -1), type_)
+
+    def weighted(x):
+        return float((IMPORTANCE * (x - w) ** 2).sum())
+
+    assert weighted(dequantize(q).numpy()) < weighted(theirs)
+
+
+@pytest.mark.parametrize("name", [*SEARCHED, *blockwise.TERNARY])
+def test_equal_importance_is_none(name):
+    rounded = {**blockwise.FORMATS, **blockwise.TERNARY}[name]
+    w = torch.from_numpy(draw("heavy", 4, 512))
+    for h in (torch.full((512,), 3e-9), torch.zeros(512)):
+        even = dequantize(rounded(w, h)) - w
+        assert float(even.norm()) == pytest.approx(
+            float((dequantize(rounded(w)) - w).norm()), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_what_counts_for_nothing_may_be_lost(name):
+    """Columns of no importance leave the steps to the others."""
+    w = torch.from_numpy(draw("normal", 4, 256))
+    h = torch.arange(256).fmod(2)
+    miss, plain = (
+        float(((dequantize(q) - w) * h).norm())
+        for q in (blockwise.FORMATS[name](w, h), blockwise.FORMATS[name](w))
+    )
+    assert miss < plain
+
+
+@pytest.mark.parametrize("name", blockwise.TERNARY)
+def test_ternary_blocks_are_the_best_there_are(name):
+    w = torch.from_numpy(draw("heavy", 8, 512))
+    q = blockwise.TERNARY[name](w)
+    best = ((dequantize(q) - w) ** 2).view(8, 2, 256).sum(dim=2)
+    for scale in (q.scale_NG * factor for factor in torch.linspace(0.2, 3, 200)):
+        codes = (w.view(8, 2, 256) / scale[..., None]).round().clamp(-1, 1)
+        other = (codes * scale[..., None] - w.view(8, 2, 256)).square().sum(dim=2)
+        assert (best <= other * (1 + 1e-5)).all()  # the scale itself is rounded to float16
+    read = pack.decode(name, packed(name, q), (8, 512))
+    np.testing.assert_array_equal(read, dequantize(q).numpy())
+
+
+def test_importance_that_is_none_is_refused():
+    w = torch.ones(2, 256)
+    with pytest.raises(ShapeError, match=r"importance of shape \(255,\) for 256 columns"):
+        blockwise.FORMATS["q4_k"](w, torch.ones(255))
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(InputError, match="finite numbers of 0 or more"):
+            blockwise.FORMATS["q4_k"](w, torch.full((256,), bad))

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from onebit.models import ExportReport
 
-_BLOCKS = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0")
+_BLOCKS = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
 _OURS = ("t1_6", "t2", "b1", "i4", "i8")
 _FORMATS = (*_OURS, "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", "bf16", "f32")
 

@@ -22,7 +22,8 @@ from onebit.models.export_plan import Planned, Progress
 
 _FILE_TYPES = {  # of llama.cpp, "mostly" this
     **{"f32": 0, "f16": 1, "bf16": 32},
-    **{"q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16, "q6_k": 18},
+    **{"q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11},
+    **{"q4_k": 14, "q5_k": 16, "q6_k": 18},
     **{"tq1_0": 36, "tq2_0": 37, "i2_s": 40},
 }
 _QUANTIZATION_VERSION = 2  # of ggml's block formats

@@ -4,25 +4,35 @@ Codes of q8_0 come out equal to ggml's to the bit, so that a file written here a
 are the same file. In the smaller formats a search finds the scales (`search.py`), with an error
 below that of ggml's own quantizers; the codes are the nearest to what the file's factors can say.
 
-    FORMATS["q6_k"](w)      Codes that pack.FORMATS["q6_k"] packs as they are
+    FORMATS["q6_k"](w)                  Codes that pack.FORMATS["q6_k"] packs as they are
+    FORMATS["q6_k"](w, importance)      columns weighed, for instance by their inputs' mean square
 
 Shape letters as in `codes.py`; B blocks of g groups.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from onebit.quant import search
+from onebit.errors import InputError, ShapeError
+from onebit.quant import k_factors, search, ternary
 from onebit.quant.codes import Codes, join, split
 
 BLOCK = 32
 K_BLOCK = 256
 TINY = torch.finfo(torch.float32).tiny  # below it, 1 / d overflows; float16 holds 0 for d anyway
+_FLOOR = 1e-6
+"""Of the mean importance, that every column has at least."""
 
 
-def q8_0(w_NK: Tensor) -> Codes:
+class BlockQuantizer(Protocol):
+    """What rounds weights (N, K) to a block format; `importance_K` weighs the squared errors."""
+
+    def __call__(self, w_NK: Tensor, importance_K: Tensor | None = None) -> Codes: ...
+
+
+def q8_0(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
     """Round weights to int8 per 32 columns, as ggml's Q8_0.
 
     With d = max|w| / 127 in float32, a code is w * (1 / d) rounded half away from zero. The scale
@@ -30,6 +40,7 @@ def q8_0(w_NK: Tensor) -> Codes:
 
     Args:
         w_NK: weights, any float dtype; K is a multiple of 32.
+        importance_K: not used: ggml knows none here, and the error is small.
 
     Returns:
         Codes with G = K // 32; every scale is a float16 value.
@@ -46,26 +57,28 @@ def q8_0(w_NK: Tensor) -> Codes:
     return join(w_NK.shape, codes_Sk, d_S.half())
 
 
-def symmetric(name: str, half: int) -> Callable[[Tensor], Codes]:
+def symmetric(name: str, half: int) -> BlockQuantizer:
     """Return the rounding of ggml's Q4_0 (half 8) and Q5_0 (16): per 32 columns, a float16 scale.
 
     Codes go from -half to half - 1. The functions raise ShapeError as `q8_0` does.
     """
 
-    def rounded(w_NK: Tensor) -> Codes:
+    def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
         w_Sk = split(f"blockwise.{name}", w_NK, BLOCK)
-        scale_S = search.scales(w_Sk, half).half().float()
+        h_Sk = _importance(importance_K, w_NK, BLOCK)
+        scale_S = search.scales(w_Sk, half, h_Sk).half().float()
         return join(w_NK.shape, _nearest(w_Sk, scale_S, -half, half - 1), scale_S)
 
     return rounded
 
 
-def with_minimum(name: str, most: int) -> Callable[[Tensor], Codes]:
+def with_minimum(name: str, most: int) -> BlockQuantizer:
     """Return the rounding of Q4_1 (most 15) and Q5_1 (31): float16 scale and minimum per 32."""
 
-    def rounded(w_NK: Tensor) -> Codes:
+    def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
         w_Sk = split(f"blockwise.{name}", w_NK, BLOCK)
-        found = search.scales_and_minima(w_Sk, most, with_zero=False)
+        h_Sk = _importance(importance_K, w_NK, BLOCK)
+        found = search.scales_and_minima(w_Sk, most, with_zero=False, h_Sk=h_Sk)
         scale_S, minimum_S = (value_S.half().float() for value_S in found)
         codes_Sk = _nearest(w_Sk, scale_S, 0, most, minimum_S)
         return join(w_NK.shape, codes_Sk, scale_S, minimum_S=minimum_S)
@@ -73,63 +86,86 @@ def with_minimum(name: str, most: int) -> Callable[[Tensor], Codes]:
     return rounded
 
 
-def k_with_minimum(name: str, most: int) -> Callable[[Tensor], Codes]:
-    """Return the rounding of Q4_K (most 15) and Q5_K (31).
+def k_quant(name: str, grid: k_factors.Grid) -> BlockQuantizer:
+    """Return the rounding of Q2_K to Q6_K: blocks of 256, in groups with small integer scales."""
 
-    Blocks of 256: groups of 32 whose scales and minima are 0..63 times the block's two float16.
-    """
-
-    def rounded(w_NK: Tensor) -> Codes:
-        split(f"blockwise.{name}", w_NK, K_BLOCK)  # the width
-        w_Sk = split(f"blockwise.{name}", w_NK, BLOCK)
-        scale_S, minimum_S = search.scales_and_minima(w_Sk, most, with_zero=True)
-        scale_S, minimum_S = _multiples(scale_S), -_multiples(-minimum_S)
-        codes_Sk = _nearest(w_Sk, scale_S, 0, most, minimum_S)
-        return join(w_NK.shape, codes_Sk, scale_S, minimum_S=minimum_S)
+    def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
+        w_Bgk = split(f"blockwise.{name}", w_NK, K_BLOCK).view(
+            -1, K_BLOCK // grid.group, grid.group
+        )
+        h_Bk = _importance(importance_K, w_NK, K_BLOCK)
+        h_Bgk = None if h_Bk is None else h_Bk.view(w_Bgk.shape)
+        factors = k_factors.fit(w_Bgk, h_Bgk, grid)
+        codes_Bgk = k_factors.nearest(w_Bgk, factors, grid.codes)
+        low_Bg = factors.minimum_Bg
+        return join(
+            w_NK.shape,
+            codes_Bgk,
+            factors.scale_Bg.reshape(-1),
+            minimum_S=None if low_Bg is None else low_Bg.reshape(-1),
+        )
 
     return rounded
 
 
-def q6_k(w_NK: Tensor) -> Codes:
-    """Round weights to -32..31 per 16 columns, as Q6_K: scales are int8 times a float16 per 256."""
-    split("blockwise.q6_k", w_NK, K_BLOCK)  # the width
-    w_Sk = split("blockwise.q6_k", w_NK, 16)
-    scale_Bg = search.scales(w_Sk, 32).view(-1, 16)
-    top_B1 = scale_Bg.gather(1, scale_Bg.abs().argmax(dim=1, keepdim=True))
-    d_B1 = _factor(top_B1, -128)
-    scale_S = (search.over(scale_Bg, d_B1).round().clamp(-128, 127) * d_B1).view(-1)
-    return join(w_NK.shape, _nearest(w_Sk, scale_S, -32, 31), scale_S)
+def ternary_block(name: str) -> BlockQuantizer:
+    """Return the rounding of TQ1_0 and TQ2_0: ternary, a float16 scale per 256 columns.
+
+    Both the codes and the scale are those of least error, where ggml takes the largest magnitude
+    for the scale, which only weights that are ternary already survive.
+    """
+
+    def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
+        w_Sk = split(f"blockwise.{name}", w_NK, K_BLOCK)
+        h_Sk = _importance(importance_K, w_NK, K_BLOCK)
+        scale_S = ternary.best_scale(w_Sk, h_Sk).half().float()
+        return join(w_NK.shape, _nearest(w_Sk, scale_S, -1, 1), scale_S)
+
+    return rounded
 
 
-FORMATS: dict[str, Callable[[Tensor], Codes]] = {
+FORMATS: dict[str, BlockQuantizer] = {
     "q8_0": q8_0,
-    "q6_k": q6_k,
-    "q5_k": k_with_minimum("q5_k", 31),
+    "q6_k": k_quant("q6_k", k_factors.Grid(16, (-32, 31), (-128, 127), False)),
+    "q5_k": k_quant("q5_k", k_factors.Grid(32, (0, 31), (0, 63), True)),
     "q5_1": with_minimum("q5_1", 31),
     "q5_0": symmetric("q5_0", 16),
-    "q4_k": k_with_minimum("q4_k", 15),
+    "q4_k": k_quant("q4_k", k_factors.Grid(32, (0, 15), (0, 63), True)),
     "q4_1": with_minimum("q4_1", 15),
     "q4_0": symmetric("q4_0", 8),
+    "q3_k": k_quant("q3_k", k_factors.Grid(16, (-4, 3), (-32, 31), False)),
+    "q2_k": k_quant("q2_k", k_factors.Grid(16, (0, 3), (0, 15), True)),
 }
-"""Float weights -> what the format of this name holds."""
+"""Float weights, and the importance of their columns -> what the format of this name holds."""
+
+TERNARY: dict[str, BlockQuantizer] = {
+    "tq2_0": ternary_block("tq2_0"),
+    "tq1_0": ternary_block("tq1_0"),
+}
+"""The same for the blocks that hold ternary codes."""
 
 
-def _multiples(value_S: Tensor) -> Tensor:
-    """Return values of 0 or more as q4_k holds them: 0..63 times a float16, one for 8 of them."""
-    value_Bg = value_S.view(-1, K_BLOCK // BLOCK)
-    d_B1 = _factor(value_Bg.amax(dim=1, keepdim=True), 63)
-    return (search.over(value_Bg, d_B1).round().clamp(0, 63) * d_B1).view(-1)
+def _importance(importance_K: Tensor | None, w_NK: Tensor, columns: int) -> Tensor | None:
+    """Return the importance of each weight in shares of `columns`, or None.
 
-
-def _factor(top_B1: Tensor, most: int) -> Tensor:
-    """Return the float16 nearest to top / most, or the next larger one where top would be cut off.
-
-    It is below 6e-5, where float16's steps are 6e-8, that the nearest can be much too small, or 0.
+    Raises:
+        ShapeError: it is not one number for each column.
+        InputError: a number is negative or not finite.
     """
-    d_B1 = (top_B1 / most).half()
-    short_B1 = top_B1.abs() > (abs(most) + 0.5) * d_B1.float().abs()
-    # one more in its bits is the next float16 away from 0, of either sign
-    return (d_B1.view(torch.int16) + short_B1.short()).view(torch.float16).float()
+    if importance_K is None:
+        return None
+    if importance_K.shape != w_NK.shape[1:]:
+        raise ShapeError(
+            f"importance of shape {tuple(importance_K.shape)} for {w_NK.shape[1]} columns. Pass "
+            "one number for each column."
+        )
+    h_K = importance_K.float()
+    if not bool((torch.isfinite(h_K) & (h_K >= 0)).all()):
+        raise InputError("importance: accepted are finite numbers of 0 or more. Calibrate again.")
+    mean = h_K.mean()
+    # only ratios count: around 1, no sum of squares leaves float32; and no column counts nothing
+    h_K = h_K / mean + _FLOOR if mean > 0 else torch.ones_like(h_K)
+    return split("importance", h_K.expand(w_NK.shape), columns)
 
 
 def _nearest(

@@ -69,6 +69,32 @@ def quantize_least_squares(w_NK: Tensor, group: int | None = None) -> Codes:
     return join(w_NK.shape, w_Sk.sign() * kept_Sk, scale_S.clamp(min=EPSILON))
 
 
+def best_scale(w_Sk: Tensor, h_Sk: Tensor | None = None) -> Tensor:
+    """Return the scale (S,) of ternary codes with the least squared error there is.
+
+    For scale s the nearest codes keep the weights above s / 2, and the error falls by
+    (sum of h |w| over those kept)^2 / (sum of h): so the best m to keep are the m largest, and of
+    all m the one where that is greatest is taken. Then s, that sum of h |w| / (sum of h), is exact.
+
+    Args:
+        w_Sk: shares of weights, float32.
+        h_Sk: their importance, above 0; None is 1.
+
+    Source: Ternary Weight Networks, equation 6, https://arxiv.org/abs/1605.04711, solved by sorting
+        instead of by assuming a distribution
+    """
+    size_Sk, order_Sk = w_Sk.abs().sort(dim=1, descending=True)
+    if h_Sk is None:
+        kept_Sk = torch.arange(1, w_Sk.shape[1] + 1, dtype=torch.float64).expand_as(size_Sk)
+        sum_Sk = size_Sk.double().cumsum(dim=1)
+    else:
+        h_sorted_Sk = h_Sk.gather(1, order_Sk).double()
+        kept_Sk = h_sorted_Sk.cumsum(dim=1)
+        sum_Sk = (h_sorted_Sk * size_Sk).cumsum(dim=1)
+    best_S1 = (sum_Sk.square() / kept_Sk).argmax(dim=1, keepdim=True)
+    return (sum_Sk.gather(1, best_S1) / kept_Sk.gather(1, best_S1))[:, 0].float()
+
+
 def latent_absmean(q: Codes, group: int | None = None) -> Tensor:
     """Return float weights, (N, K), that `quantize_absmean` rounds to these codes and scale.
 

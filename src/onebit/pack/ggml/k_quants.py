@@ -76,6 +76,14 @@ def _join_planes(values_Bk: NDArray[np.uint8], run: int, bits: int, planes: int)
     return joined.reshape(len(values_Bk), -1)
 
 
+def _join_scales_3(scale_Bg: NDArray[np.int16]) -> Bytes:
+    """The inverse of `_scales_3`."""
+    above_B16 = (scale_Bg + 32).astype(np.uint8)
+    low_Bb = _join_planes(above_B16 & _LOW, run=8, bits=4, planes=2)
+    high_Bb = _join_planes(above_B16 >> _FOUR, run=4, bits=2, planes=4)
+    return np.concatenate([low_Bb, high_Bb], axis=1)
+
+
 def _join_scales_4(scale_B8: NDArray[np.uint8], minimum_B8: NDArray[np.uint8]) -> Bytes:
     """The inverse of `_scales_4`."""
     (low_B4, high_B4), (low_m_B4, high_m_B4) = (
@@ -175,7 +183,7 @@ class _WritableKQuant(BlockFormat):
         return d_B, multiple_Bg
 
 
-class Q2_K(BlockFormat):
+class Q2_K(_WritableKQuant):
     """2.625 bits per weight: 16 groups of 16."""
 
     name = "q2_k"
@@ -183,6 +191,7 @@ class Q2_K(BlockFormat):
     codes = (0, 3)
     block_bytes = 84
     factors = (80, 82)
+    multiples = (0, 15)
     groups = 16
     has_minimum = True
 
@@ -191,8 +200,14 @@ class Q2_K(BlockFormat):
         codes_Bk = _planes(blocks_Bb[:, 16:80], run=32, bits=2, planes=4)
         return _with_minimum(codes_Bk, factors_Bf, scales_Bg & _LOW, scales_Bg >> _FOUR)
 
+    def _encode(self, codes_Bk: NDArray[np.int8], multiples: Sequence[NDArray[np.int16]]) -> Bytes:
+        scale_Bg, minimum_Bg = (s_Bg.astype(np.uint8) for s_Bg in multiples)
+        pairs_Bb = _join_planes(codes_Bk.view(np.uint8), run=32, bits=2, planes=4)
+        scales_Bb = scale_Bg | (minimum_Bg << _FOUR)
+        return np.concatenate([scales_Bb, pairs_Bb, _room(codes_Bk, 4)], axis=1)
 
-class Q3_K(BlockFormat):
+
+class Q3_K(_WritableKQuant):
     """3.4375 bits per weight: 16 groups of 16. A third bit of 0 takes 4 away."""
 
     name = "q3_k"
@@ -200,6 +215,7 @@ class Q3_K(BlockFormat):
     codes = (-4, 3)
     block_bytes = 110
     factors = (108,)
+    multiples = (-32, 31)
     groups = 16
 
     def _decode(self, blocks_Bb: Bytes, factors_Bf: NDArray[np.float32]) -> Unpacked:
@@ -207,6 +223,13 @@ class Q3_K(BlockFormat):
         codes_Bk = _planes(blocks_Bb[:, 32:96], run=32, bits=2, planes=4) | (third_Bk << 2)
         scale_Bg = factors_Bf * _scales_3(blocks_Bb[:, 96:108]).astype(np.float32)
         return Unpacked(codes_Bk.view(np.int8) - np.int8(4), scale_Bg)
+
+    def _encode(self, codes_Bk: NDArray[np.int8], multiples: Sequence[NDArray[np.int16]]) -> Bytes:
+        values_Bk = (codes_Bk + np.int8(4)).view(np.uint8)
+        third_Bb = _join_planes(values_Bk >> np.uint8(2), run=32, bits=1, planes=8)
+        pairs_Bb = _join_planes(values_Bk & np.uint8(3), run=32, bits=2, planes=4)
+        scales_Bb = _join_scales_3(multiples[0])
+        return np.concatenate([third_Bb, pairs_Bb, scales_Bb, _room(codes_Bk, 2)], axis=1)
 
 
 class Q4_K(_WritableKQuant):

@@ -5,7 +5,9 @@ import math
 
 import pytest
 
+from onebit import models
 from onebit.errors import OptionError
+from onebit.io import open_checkpoint
 from onebit.ptq import budget, plan
 from onebit.ptq.sensitivity import Entry, Sensitivity
 
@@ -72,3 +74,50 @@ def test_bits_count_every_weight():
     for bits in (0, -1, math.nan, 33):
         with pytest.raises(OptionError, match="a mean of"):
             budget.bytes_of_bits(bits, table())
+
+
+TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(save_tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    models.export(save_tiny(TEXT, spread=20.0), out, "f32", embed="q8_0")
+    return out
+
+
+def test_from_a_file_and_a_text_to_a_plan(tiny_gguf, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = ["w2a16-g32", "w4a16-g32", "q8_0"]
+    table = budget.measure(
+        tiny_gguf, str(tmp_path / "text.txt"), words, method="gptq", windows=4, window=32, losses=1
+    )
+    assert len(table.entries) == 7 * 3
+    assert table.made["method"] == "gptq"
+    for entries in table.of_layers().values():
+        errors = [entry.output for entry in entries]
+        assert errors == sorted(errors, reverse=True)
+    plain = budget.measure(
+        tiny_gguf, str(tmp_path / "text.txt"), words[:1], method="awq+rtn", windows=4, window=32
+    )
+    better = [e.output for e in table.entries if e.word == words[0]]
+    assert sum(better) < sum(e.output for e in plain.entries)  # GPTQ's errors, not RTN's
+    made, found = budget.plan(table, budget.bytes_of_bits(6, table))
+    assert made.scheme(list(found.choices)).quantized
+
+
+def test_a_size_is_that_of_the_whole_file(tiny_gguf):
+    checkpoint = open_checkpoint(tiny_gguf)
+    names = [name.removesuffix(".weight") for name in checkpoint.names() if "_proj" in name]
+    shapes = {name: checkpoint.tensor(f"{name}.weight").shape for name in names}
+    table = Sensitivity([Entry(n, "f32", s, 1, 0, 0, 0, 0) for n, s in shapes.items()])
+    taken = 4 * sum(N * K for N, K in shapes.values())
+    left = budget.left_for_layers(tiny_gguf, table, tiny_gguf.stat().st_size)
+    assert taken - 1000 * len(names) < left <= taken  # never more than there is
+    with pytest.raises(OptionError, match="norms and tokenizer take"):
+        budget.left_for_layers(tiny_gguf, table, 1000)
+
+
+def test_what_rounds_nothing_is_refused(tiny_gguf):
+    with pytest.raises(OptionError, match="'awq' rounds nothing; accepted: "):
+        budget.measure(tiny_gguf, str(tiny_gguf), method="awq", windows=1, window=8)

@@ -1,25 +1,177 @@
 """From a budget to a plan: the bits of every layer under a size or a mean of bits.
 
-    table = sensitivity.measure(model, tokens_WT, WORDS)
-    made = budget.plan(table, budget.read_size("60MB") - rest_bytes)
-    made = budget.plan(table, budget.bytes_of_bits(3.2, table))
+    table = budget.measure("smollm2", "wiki", method="gptq")        # once; minutes
+    made, chosen = budget.plan(table, budget.bytes_of_bits(3.2, table))
+    made, chosen = budget.plan(table, budget.left_for_layers("smollm2", table, 60_000_000))
+    made.write("plan.toml", budget.comments(table, chosen))
+    ptq.quantize("smollm2", "out.gguf", method="gptq", scheme=made, calibration="wiki")
 
 A mean of bits is that of the layers in the table, as they lie in the file: scales and zero-points
-counted, embedding and head not.
+counted, embedding and head not. A size is that of the whole file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from onebit.errors import OptionError
+import torch
+from torch import nn
+
+from onebit import pack, ptq
+from onebit.data import Tokenizer
+from onebit.errors import MissingError, OptionError
+from onebit.io import Checkpoint, open_checkpoint
+from onebit.models import LanguageModel
+from onebit.models.export_plan import DEFAULT_EMBED
+from onebit.models.export_weights import BLOCKS
+from onebit.nn import Rope
+from onebit.ptq import calibration, sensitivity
+from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.mixed import Choice, Chosen, choose
+from onebit.ptq.options import Options
 from onebit.ptq.plan import Plan
 from onebit.ptq.sensitivity import Entry, Sensitivity
+from onebit.ptq.source import FileSource, Source
+from onebit.scheme import SCHEMES, role_of
 
 WORDS = ("w2a16-g64", "w3a16-g64", "w4a16-g64", "w5a16-g64", "w6a16-g64", "w8a16-g64")
 """What is offered to every layer if nothing is said."""
+WINDOWS = 16
+"""Of calibration text, for measuring; more move the choice little."""
+_ENTRY_BYTES = 700
+"""Of a layer in a file's head: up to three tensors, its formats, its line in the scheme."""
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def measure(
+    model: str | Path | Source,
+    text: str | Calibration,
+    words: Sequence[str] = WORDS,
+    *,
+    method: str = "gptq",
+    options: Options = Options(),  # noqa: B008  frozen
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+    losses: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Sensitivity:
+    """Return what every layer costs in every way of holding it.
+
+    The whole float model is in memory meanwhile, and the Gram matrices of all its layers.
+
+    Args:
+        model: what `io.open_checkpoint` takes, or an open source.
+        text: calibration text, by name or file.
+        words: schemes and block formats that layers may be held in.
+        method: that will round in the end; of a chain "awq+rtn" its last counts.
+        options: of the method.
+        windows, window: how much of the text.
+        losses: windows over which the loss of each row is measured as well; see `sensitivity`.
+        progress: called with (what, done, of).
+
+    Raises:
+        MissingError, FileError: the model or the text is not there.
+        OptionError, ShapeError, InputError: as `sensitivity.measure`.
+    """
+    source = model if isinstance(model, Source) else FileSource(model)
+    name = method.rpartition("+")[2]
+    known = ptq.METHODS.get(name)
+    if known is None or known.kind != "rounding":
+        roundings = [word for word, m in ptq.METHODS.items() if m.kind == "rounding"]
+        raise OptionError(f"budget: {name!r:.40} rounds nothing; accepted: {', '.join(roundings)}.")
+    if isinstance(text, str):
+        text = _calibration(source.checkpoint, text, windows, window, options.seed)
+    table = sensitivity.measure(
+        float_model(source),
+        torch.from_numpy(text.tokens_WT),
+        words,
+        method=known,
+        blocks=ptq.METHODS.get("kquants"),
+        options=options,
+        losses=losses,
+        progress=progress,
+    )
+    table.made |= {"model": str(source.checkpoint.path.name), "method": name}
+    table.made |= {"calibration": text.description}
+    return table
+
+
+def float_model(source: Source) -> LanguageModel:
+    """Return the float model of a source, packed weights dequantized, in evaluation mode."""
+    a = source.architecture
+    with torch.device("meta"):
+        model = LanguageModel(a, SCHEMES["fp"])
+    model.model.rope = Rope(a.inv_freq())
+    for name, _ in list(model.named_parameters()):
+        module, _, leaf = name.rpartition(".")
+        values = nn.Parameter(source.tensor(name), requires_grad=False)
+        setattr(model.get_submodule(module), leaf, values)
+    return model.eval()
+
+
+def left_for_layers(model: str | Path | Checkpoint, table: Sensitivity, size_bytes: int) -> int:
+    """Return the bytes of a file of this size that are left for the layers of a table.
+
+    Embedding and head are counted as an export writes them if nothing is said: blocks that are
+    there already, else q8_0 (f16 where it does not fit); norms as float32; the head of the file as
+    in the source, and each layer's entries in it.
+
+    Raises:
+        OptionError: nothing is left.
+    """
+    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
+    layers = table.of_layers()
+    rest, stored = _ENTRY_BYTES * len(layers), 0
+    tied = bool(checkpoint.config.get("tie_word_embeddings"))
+    for name in checkpoint.names():
+        tensor = checkpoint.tensor(name)
+        stored += tensor.data.nbytes
+        module = name.removesuffix(".weight")
+        if module in layers or (tied and name == "lm_head.weight"):
+            continue
+        count = 1
+        for width in tensor.shape:
+            count *= width
+        if role_of(module) not in ("embed", "head"):
+            rest += 4 * count
+        elif tensor.format in BLOCKS:
+            rest += tensor.data.nbytes
+        elif tensor.shape[1] % pack.FORMATS[DEFAULT_EMBED].columns:
+            rest += 2 * count
+        else:
+            rest += pack.FORMATS[DEFAULT_EMBED].size_bytes(*tensor.shape)
+    rest += _head_bytes(checkpoint, stored)
+    if rest >= size_bytes:
+        raise OptionError(
+            f"budget: {size_bytes:,} bytes, and embedding, head, norms and tokenizer take "
+            f"{rest:,} of them. Raise the budget, or store the embedding in fewer bits."
+        )
+    return size_bytes - rest
+
+
+def _head_bytes(checkpoint: Checkpoint, stored: int) -> int:
+    """Return what a file holds beside its tensors, most of it the tokenizer."""
+    if checkpoint.path.is_file() and checkpoint.path.suffix == ".gguf":
+        return max(0, checkpoint.path.stat().st_size - stored)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    texts = [*folder.glob("*.json"), *folder.glob("*.model"), *folder.glob("*.txt")]
+    return sum(file.stat().st_size for file in texts)
+
+
+def _calibration(
+    checkpoint: Checkpoint, text: str, windows: int, window: int, seed: int
+) -> Calibration:
+    if checkpoint.tokenizer is None:
+        raise MissingError(
+            f"{checkpoint.path}: has no tokenizer, and a calibration text needs one. Put the "
+            "model's tokenizer files beside it."
+        )
+    tokenizer = Tokenizer.load(checkpoint.tokenizer.source)
+    longest = int(checkpoint.config.get("max_position_embeddings", window))
+    bos = tokenizer.bos_id if tokenizer.add_bos else None
+    length = min(window, longest)
+    return calibration.read(text, tokenizer, windows=windows, length=length, seed=seed, bos=bos)
 
 
 def plan(

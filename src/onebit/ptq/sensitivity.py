@@ -174,6 +174,7 @@ def measure(
     began = time.monotonic()
     chosen = body(model) if layers is None else list(layers)
     _check_words(words)
+    _check_float(model, chosen)
     tell = progress or (lambda _, __, ___: None)
     stats = record(model, tokens_WT, chosen, lambda *at: tell("inputs", *at))
     curves = fisher.curvatures(
@@ -306,6 +307,15 @@ def _check_words(words: Sequence[str]) -> None:
     for word in words:
         if uniform(word).held("body").format == KEEP:
             raise OptionError('sensitivity: "keep" rounds nothing. Name schemes and block formats.')
+
+
+def _check_float(model: nn.Module, layers: Iterable[str]) -> None:
+    for layer in layers:
+        if type(model.get_submodule(layer)) is not nn.Linear:
+            raise OptionError(
+                f"sensitivity: {layer} is no float linear layer. Load the model with the weights "
+                "dequantized, as `budget.float_model` does."
+            )
 
 
 def _weight(model: nn.Module, layer: str) -> Tensor:

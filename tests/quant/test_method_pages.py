@@ -20,6 +20,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
         "kv_cache",
         "qat",
         "clipping",
+        "mixed-precision",
     ],
 )
 def test_examples(page):

@@ -17,20 +17,16 @@ The last three are in nats per token and so comparable between layers; `fisher.p
 Shape letters: W windows, T tokens of a window, N rows, K columns.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from onebit import quant
-from onebit.errors import FormatError, OptionError, ShapeError
-from onebit.io.atomic import write_bytes
-from onebit.io.json_file import read_json
+from onebit.errors import OptionError, ShapeError
 from onebit.models import LanguageModel
 from onebit.ptq import fisher, rtn
 from onebit.ptq.layer_name import ATTENTION, MLP
@@ -38,96 +34,12 @@ from onebit.ptq.loss import Prefix
 from onebit.ptq.method import Method, Rounding
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held, uniform
+from onebit.ptq.sensitivity_table import MEASURES, Entry, Sensitivity, read
 from onebit.ptq.size import size_bytes
 from onebit.ptq.stats import Recorder, Stats
 from onebit.scheme import role_of
 
-MEASURES = ("weight", "output", "trace", "fisher", "loss")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One layer, rounded in one way."""
-
-    layer: str
-    word: str
-    """The scheme or block format, as a plan says it."""
-    shape: tuple[int, int]
-    size_bytes: int
-    """With scales and zero-points."""
-    weight: float
-    output: float
-    trace: float
-    fisher: float
-    loss: float | None = None
-    """None where it was not measured."""
-    time_s: float = 0.0
-    """Of rounding."""
-
-    def cost(self, measure: str) -> float:
-        """Return one of `MEASURES`.
-
-        Raises:
-            OptionError: there is no such measure, or it was not taken.
-        """
-        value = getattr(self, measure) if measure in MEASURES else None
-        if value is None:
-            raise OptionError(
-                f"sensitivity: {measure!r:.40} of {self.layer} was not measured; accepted: "
-                f"{', '.join(m for m in MEASURES if getattr(self, m) is not None)}."
-            )
-        return float(value)
-
-
-@dataclass
-class Sensitivity:
-    """All entries, and how they were measured."""
-
-    entries: list[Entry]
-    made: dict[str, Any] = field(default_factory=dict)
-    """Method, tokens, base loss, seconds."""
-
-    def of_layers(self) -> dict[str, list[Entry]]:
-        """Return layer -> its entries, in the order of the model."""
-        found: dict[str, list[Entry]] = {}
-        for entry in self.entries:
-            found.setdefault(entry.layer, []).append(entry)
-        return found
-
-    def of_roles(self, word: str, measure: str) -> dict[str, float]:
-        """Return role -> the sum of a measure over its layers when all are held as `word`."""
-        found: dict[str, float] = {}
-        for entry in self.entries:
-            if entry.word == word:
-                role = role_of(entry.layer)
-                found[role] = found.get(role, 0.0) + entry.cost(measure)
-        return found
-
-    def write(self, path: str | Path) -> None:
-        """Write the table as JSON.
-
-        Raises:
-            FileError: the system refused.
-        """
-        data = {"made": self.made, "entries": [asdict(entry) for entry in self.entries]}
-        write_bytes(path, json.dumps(data, indent=1, allow_nan=False).encode())
-
-
-def read(path: str | Path) -> Sensitivity:
-    """Return the table in a JSON file.
-
-    Raises:
-        MissingError, FormatError, FileError: there is none, or it is damaged.
-    """
-    data = read_json(Path(path))
-    try:
-        entries = [
-            Entry(**entry | {"shape": (int(entry["shape"][0]), int(entry["shape"][1]))})
-            for entry in data["entries"]
-        ]
-        return Sensitivity(entries, dict(data["made"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise FormatError(f"{path}: is no sensitivity table ({error!r:.80}).") from error
+__all__ = ["MEASURES", "Entry", "Sensitivity", "body", "measure", "read", "record", "rounded"]
 
 
 def body(model: nn.Module) -> list[str]:
@@ -184,24 +96,11 @@ def measure(
     entries = []
     for done, layer in enumerate(chosen, 1):
         w_NK = _weight(model, layer)
-        rows = []
-        for word in words:
-            held = uniform(word).held(layer)
-            started = time.monotonic()
-            try:
-                size = size_bytes(held, *w_NK.shape)
-                w_hat_NK = rounded(w_NK, held, stats[layer], method, blocks, options)
-            except ShapeError as error:
-                misfit = error
-                continue
-            errors = _errors(w_NK, w_hat_NK, stats[layer], curves[layer])
-            took = time.monotonic() - started
-            loss = prefix.with_weights({layer: w_hat_NK}) - prefix.base if prefix else None
-            N, K = w_NK.shape
-            rows.append(Entry(layer, word, (N, K), size, *errors, loss, took))
-        if not rows:
-            raise ShapeError(f"{layer} fits none of {', '.join(words)}: {misfit}")
-        entries += rows
+        there = stats[layer], curves[layer]
+        for entry, w_hat_NK in ways(layer, w_NK, *there, words, method, blocks, options):
+            if prefix is not None:
+                entry = replace(entry, loss=prefix.with_weights({layer: w_hat_NK}) - prefix.base)
+            entries.append(entry)
         tell("layers", done, len(chosen))
     made = {
         "words": list(words),
@@ -284,21 +183,51 @@ def record(
     return {layer: found[first[layer]] for layer in layers if layer in first}
 
 
-def _errors(
-    w_NK: Tensor, w_hat_NK: Tensor, stats: Stats, curve: fisher.Curvature
-) -> tuple[float, float, float, float]:
-    """Return the measures weight, output, trace and fisher."""
-    gram_KK = stats.gram()
-    d_NK = w_NK - w_hat_NK
-    d_square = float(d_NK.square().sum())
-    error_N = (d_NK @ gram_KK).mul_(d_NK).sum(dim=1).clamp_(min=0)  # E (D x)_n^2
-    output = float((w_NK @ gram_KK).mul_(w_NK).sum())
-    return (
-        d_square / max(float(w_NK.square().sum()), 1e-30),
-        float(error_N.sum()) / max(output, 1e-30),
-        0.5 * curve.trace / w_NK.numel() * d_square,
-        0.5 * float(curve.square_N @ error_N),
-    )
+def ways(
+    layer: str,
+    w_NK: Tensor,
+    stats: Stats,
+    curve: fisher.Curvature | None,
+    words: Sequence[str],
+    method: Method,
+    blocks: Method | None,
+    options: Options,
+) -> Iterator[tuple[Entry, Tensor]]:
+    """Yield a layer in every way that fits it, and the weights as that leaves them.
+
+    Raises:
+        ShapeError: no way fits.
+    """
+    gram_KK, fits = stats.gram(), False
+    N, K = w_NK.shape
+    size, output = float(w_NK.square().sum()), float((w_NK @ gram_KK).mul_(w_NK).sum())
+    for word in words:
+        held, started = uniform(word).held(layer), time.monotonic()
+        try:
+            bytes_there = size_bytes(held, N, K)
+            w_hat_NK = rounded(w_NK, held, stats, method, blocks, options)
+        except ShapeError as error:
+            misfit = error
+            continue
+        d_NK, fits = w_NK - w_hat_NK, True
+        d_square = float(d_NK.square().sum())
+        error_N = (d_NK @ gram_KK).mul_(d_NK).sum(dim=1).clamp_(min=0)  # E (D x)_n^2
+        yield (
+            Entry(
+                layer,
+                word,
+                (N, K),
+                bytes_there,
+                weight=d_square / max(size, 1e-30),
+                output=float(error_N.sum()) / max(output, 1e-30),
+                trace=0.5 * curve.trace / (N * K) * d_square if curve else None,
+                fisher=0.5 * float(curve.square_N @ error_N) if curve else None,
+                time_s=time.monotonic() - started,
+            ),
+            w_hat_NK,
+        )
+    if not fits:
+        raise ShapeError(f"{layer} fits none of {', '.join(words)}: {misfit}")
 
 
 def _check_words(words: Sequence[str]) -> None:

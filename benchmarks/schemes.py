@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class Weights:
     def model(self, scheme: Scheme) -> Model:
         """Return a decoder of these weights by a scheme."""
         a = self.architecture
-        fields = {**asdict(a), "inv_freq": a.inv_freq(), "q_bits": scheme.q_bits}
+        fields = {**a.native(), "q_bits": scheme.q_bits}
         decoder = cpu.Decoder(fields)
         for linear in linears(a):
             how = scheme.linear(linear.name)

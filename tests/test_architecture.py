@@ -33,7 +33,9 @@ def test_to_config_and_back(model_type, bias):
     }
     a = Architecture.from_config(config)
     assert a.rope_scaling == {"rope_type": "linear", "factor": 2.0}
-    assert (a.qk_norm, a.sub_norms) == (model_type == "qwen3", model_type == "bitnet")
+    gemma3 = model_type == "gemma3_text"
+    assert (a.qk_norm, a.sub_norms) == (gemma3 or model_type == "qwen3", model_type == "bitnet")
+    assert (a.post_norms, a.sliding_window > 0) == (gemma3, gemma3)
     assert Architecture.from_config(json.loads(json.dumps(a.to_config()))) == a
 
 
@@ -101,6 +103,7 @@ def test_what_no_config_can_say_is_refused():
         {"qkv_bias": True},
         {"model_type": "qwen2"},
         {"model_type": "bitnet"},
+        {"post_norms": True},
     ):
         with pytest.raises(OptionError, match=r"has it (True|False)"):
             Architecture(*sizes, **wrong)

@@ -4,6 +4,7 @@ The torch models and the native runtime both build from an `Architecture`, so a 
 and a model that runs cannot disagree about their shape. Field names are Hugging Face's.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from onebit.errors import OptionError, UnsupportedError
 
-MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet")
-ACTIVATIONS = ("silu", "relu2")
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet", "gemma3_text")
+ACTIVATIONS = ("silu", "relu2", "gelu_pytorch_tanh")
 ROPE_TYPES = ("default", "linear", "llama3")
 
 # A config from a stranger may ask for any size; beyond these it is damage, not a model.
@@ -38,13 +39,16 @@ FLAGS = (
     "qk_norm",
     "sub_norms",
     "pre_norms",
+    "post_norms",
     "learned_temperature",
 )
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+"""Hugging Face's words in `layer_types` and in Gemma 3's `rope_parameters`."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer of the llama family or of BitNet b1.58 2B4T."""
+    """A decoder-only transformer: the llama family, BitNet b1.58 2B4T, Gemma 3's text models."""
 
     vocab_size: int
     hidden_size: int
@@ -55,9 +59,11 @@ class Architecture:
     head_dim: int
     model_type: str = "llama"
     hidden_act: str = "silu"
-    """Of the gate: "silu", or "relu2" for the squared ReLU."""
+    """Of the gate: "silu", "relu2" for the squared ReLU, or "gelu_pytorch_tanh" for GELU with its
+    tanh approximation."""
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    """Of every layer; of the global ones where there are local ones."""
     rope_scaling: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "default"})
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
@@ -65,12 +71,20 @@ class Architecture:
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    """RMSNorm over each head of q and k, before RoPE (qwen3)."""
+    """RMSNorm over each head of q and k, before RoPE (qwen3, Gemma 3)."""
     sub_norms: bool = False
     """RMSNorm before the attention output and before the down projection (BitNet 2B4T)."""
     pre_norms: bool = True
     """RMSNorm before attention and before the MLP; not where every linear layer has its own norm
     inside (BitNet b1, and the training tips of b1.58)."""
+    post_norms: bool = False
+    """RMSNorm over what attention and the MLP give, before it is added to the stream (Gemma 3)."""
+    sliding_window: int = 0
+    """Tokens that a local layer sees, the newest among them; 0 where all layers see all of them."""
+    global_every: int = 1
+    """Where there is a window: of so many layers the last is global, the others are local."""
+    local_rope_theta: float = 10000.0
+    """Of the local layers, whose positions are never scaled."""
     softmax_temperature: float = 1.0
     """Scores are divided by it before the softmax, on top of sqrt(head_dim)."""
     learned_temperature: bool = False
@@ -90,6 +104,9 @@ class Architecture:
         _one_of("rope_type", self.rope_scaling.get("rope_type"), ROPE_TYPES)
         _number("rms_norm_eps", self.rms_norm_eps, 0, 1)
         _number("rope_theta", self.rope_theta, 1, 1e12)
+        _number("local_rope_theta", self.local_rope_theta, 1, 1e12)
+        _whole("sliding_window", self.sliding_window, 0)
+        _whole("global_every", self.global_every, 1)
         _number("softmax_temperature", self.softmax_temperature, 1e-3, 1e3)
         for name in FLAGS:
             _flag(name, getattr(self, name))
@@ -107,9 +124,10 @@ class Architecture:
 
     def _check_family(self) -> None:
         """Refuse what no `config.json` can say: some parts follow from the model type."""
-        qwen2 = self.model_type == "qwen2"
+        qwen2, gemma3 = self.model_type == "qwen2", self.model_type == "gemma3_text"
         follows = {
-            "qk_norm": self.model_type == "qwen3",
+            "qk_norm": gemma3 or self.model_type == "qwen3",
+            "post_norms": gemma3,
             "sub_norms": self.model_type == "bitnet",
             "qkv_bias": qwen2 or self.qkv_bias,
             "out_bias": self.qkv_bias and not qwen2,
@@ -120,6 +138,11 @@ class Architecture:
                     f"config: {name} is {getattr(self, name)}; a {self.model_type} model with "
                     f"qkv_bias {self.qkv_bias} has it {wanted}."
                 )
+        if bool(self.sliding_window) != gemma3:
+            raise OptionError(
+                f"config: sliding_window is {self.sliding_window}; a gemma3_text model has one of "
+                "at least 1 token, any other has 0 (none)."
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
@@ -130,6 +153,7 @@ class Architecture:
             OptionError: a field is missing or absurd.
         """
         model_type = config.get("model_type")
+        gemma3 = model_type == "gemma3_text"
         if model_type not in MODEL_TYPES:
             raise UnsupportedError(
                 f"config: model_type is {model_type!r:.80}; supported: {', '.join(MODEL_TYPES)}."
@@ -138,10 +162,13 @@ class Architecture:
             raise UnsupportedError("config: sliding-window attention is not supported.")
         if config.get("pretraining_tp", 1) not in (None, 1):
             raise UnsupportedError("config: pretraining_tp must be 1.")
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if config.get(name) is not None:
+                raise UnsupportedError(f"config: {name} is not supported; it must be null.")
         heads = _need(config, "num_attention_heads")
         hidden = _need(config, "hidden_size")
         bias = _flag("attention_bias", config.get("attention_bias") or False)
-        head_dim = config.get("head_dim")
+        head_dim = config.get("head_dim", _GEMMA3["head_dim"] if gemma3 else None)
         if head_dim is None:
             _positive("num_attention_heads", heads)
             _positive("hidden_size", hidden)
@@ -150,7 +177,7 @@ class Architecture:
                     f"config: hidden_size {hidden} is no multiple of {heads} heads; give head_dim."
                 )
             head_dim = hidden // heads
-        theta, scaling = _rope(config)
+        theta, scaling = _rope(_rope_of_layers(config, GLOBAL) if gemma3 else config)
         eos = config.get("eos_token_id")
         eps = config.get("rms_norm_eps")
         if eps is None:
@@ -166,30 +193,35 @@ class Architecture:
             num_key_value_heads=heads if kv_heads is None else kv_heads,
             head_dim=head_dim,
             model_type=model_type,
-            hidden_act=config.get("hidden_act") or ("relu2" if model_type == "bitnet" else "silu"),
+            hidden_act=(config.get("hidden_activation") if gemma3 else None)
+            or config.get("hidden_act")
+            or _USUAL_ACT.get(model_type, "silu"),
             rms_norm_eps=_number("rms_norm_eps", eps, 0, 1),
             rope_theta=theta,
             rope_scaling=scaling,
             max_position_embeddings=config.get("max_position_embeddings", 2048),
-            tie_word_embeddings=config.get("tie_word_embeddings") or False,
+            tie_word_embeddings=config.get("tie_word_embeddings", gemma3) or False,
             qkv_bias=True if model_type == "qwen2" else bias,
             out_bias=False if model_type == "qwen2" else bias,
             mlp_bias=config.get("mlp_bias") or False,
-            qk_norm=model_type == "qwen3",
+            qk_norm=gemma3 or model_type == "qwen3",
             sub_norms=model_type == "bitnet",
             pre_norms=config.get("pre_norms", True),
-            softmax_temperature=config.get("softmax_temperature", 1.0),
+            post_norms=gemma3,
+            softmax_temperature=_temperature(config, head_dim if gemma3 else None),
             learned_temperature=config.get("learned_temperature", False),
             bos_token_id=config.get("bos_token_id"),
             eos_token_id=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+            **(_local_layers(config) if gemma3 else {}),
         )
 
     def to_config(self) -> dict[str, Any]:
         """Return the `config.json` fields that `from_config` reads back to an equal value."""
         config = asdict(self)
         bias = {"qkv": config.pop("qkv_bias"), "out": config.pop("out_bias")}
-        config.pop("qk_norm")
-        config.pop("sub_norms")
+        for name in ("qk_norm", "sub_norms", "post_norms"):  # follow from the model type
+            del config[name]
+        every, local_theta = config.pop("global_every"), config.pop("local_rope_theta")
         theta, scaling = config.pop("rope_theta"), dict(config.pop("rope_scaling"))
         eos = config.pop("eos_token_id")
         for (
@@ -198,16 +230,53 @@ class Architecture:
         ) in _OURS.items():  # no word of Hugging Face's; left out where they are usual
             if config[name] == usual:
                 del config[name]
-        return config | {
+        if not self.sliding_window:
+            del config["sliding_window"]
+        config |= {
             "architectures": [_HF_CLASS[self.model_type]],
             "attention_bias": bias["qkv"] and self.model_type != "qwen2",
             "rope_parameters": scaling | {"rope_theta": theta},
             "rope_theta": theta,
             "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else list(eos),
         }
+        if not self.sliding_window:
+            return config
+        local = {"rope_type": "default", "rope_theta": local_theta}
+        layers = range(self.num_hidden_layers)
+        return config | {
+            "hidden_activation": self.hidden_act,
+            "rope_parameters": {GLOBAL: config["rope_parameters"], LOCAL: local},
+            "rope_local_base_freq": local_theta,
+            "query_pre_attn_scalar": max(1, round(self.head_dim * self.softmax_temperature**2)),
+            "sliding_window_pattern": every,
+            "layer_types": [LOCAL if self.is_local(layer) else GLOBAL for layer in layers],
+        }
 
-    def inv_freq(self) -> NDArray[np.float32]:
+    @property
+    def embedding_scale(self) -> float:
+        """What embeddings are multiplied by on their way into the stream: sqrt(hidden_size) in
+        Gemma, as float32 has it."""
+        gemma3 = self.model_type == "gemma3_text"
+        return float(np.float32(math.sqrt(self.hidden_size))) if gemma3 else 1.0
+
+    def native(self) -> dict[str, Any]:
+        """Return the fields as the native decoder takes them: RoPE is frequencies, ready to use."""
+        fields = asdict(self)
+        for name in ("rope_theta", "rope_scaling", "local_rope_theta"):
+            del fields[name]
+        if self.sliding_window:
+            fields["local_inv_freq"] = self.inv_freq(local=True)
+        return fields | {"inv_freq": self.inv_freq(), "embedding_scale": self.embedding_scale}
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, sees only the last `sliding_window` tokens."""
+        return self.sliding_window > 0 and (layer + 1) % self.global_every != 0
+
+    def inv_freq(self, local: bool = False) -> NDArray[np.float32]:
         """Return the angles that the pairs of a head turn per position (RoPE), [head_dim / 2].
+
+        Args:
+            local: those of the local layers, where there are any.
 
         Raises:
             OptionError: a parameter of the scaling is missing or absurd.
@@ -216,8 +285,8 @@ class Architecture:
             as in transformers, `modeling_rope_utils.py`.
         """
         exponent = np.arange(0, self.head_dim, 2) / self.head_dim
-        freq = 1.0 / self.rope_theta**exponent
-        kind = self.rope_scaling.get("rope_type")
+        freq = 1.0 / (self.local_rope_theta if local else self.rope_theta) ** exponent
+        kind = "default" if local else self.rope_scaling.get("rope_type")
         if kind != "default":
             factor = _scaling_number(self.rope_scaling, "factor")
             freq = _llama3(freq, factor, self.rope_scaling) if kind == "llama3" else freq / factor
@@ -252,7 +321,12 @@ _HF_CLASS = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "bitnet": "BitNetForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
+_USUAL_ACT = {"bitnet": "relu2", "gemma3_text": "gelu_pytorch_tanh"}
+# What transformers takes where a config of Gemma 3 is silent: `configuration_gemma3.py`.
+_GEMMA3 = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096, "every": 6}
+_GEMMA3_THETAS = {GLOBAL: 1e6, LOCAL: 1e4}
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -269,6 +343,64 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     if theta is None:
         theta = 500000.0 if config.get("model_type") == "bitnet" else 10000.0
     return _number("rope_theta", theta, 1, 1e12), scaling
+
+
+def _temperature(config: Mapping[str, Any], gemma3_head_dim: int | None) -> float:
+    """Return what scores are divided by on top of sqrt(head_dim). Gemma 3 divides them by the root
+    of a number of its own, which is head_dim in all but its largest model."""
+    value = config.get("softmax_temperature")
+    if value is None and gemma3_head_dim is not None:
+        scalar = config.get("query_pre_attn_scalar", _GEMMA3["query_pre_attn_scalar"])
+        _positive("head_dim", gemma3_head_dim)
+        return math.sqrt(_number("query_pre_attn_scalar", scalar, 1e-3, 1e6) / gemma3_head_dim)
+    return 1.0 if value is None else _number("softmax_temperature", value, 1e-3, 1e3)
+
+
+def _rope_of_layers(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the config as `_rope` reads it, of the global or the local layers of Gemma 3."""
+    both = config.get("rope_parameters")
+    usual = {"rope_theta": _GEMMA3_THETAS[kind]}
+    if isinstance(both, Mapping) and (GLOBAL in both or LOCAL in both):
+        return usual | {"rope_parameters": both.get(kind)}
+    if kind == GLOBAL:
+        return usual | {k: v for k, v in config.items() if k.startswith("rope_") and v is not None}
+    theta = config.get("rope_local_base_freq")
+    return usual if theta is None else {"rope_theta": theta}
+
+
+def _local_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which layers of a Gemma 3 are local, how far they see, and their RoPE.
+
+    Raises:
+        UnsupportedError: the global layers do not stand at equal distances.
+    """
+    if config.get("use_bidirectional_attention"):
+        raise UnsupportedError("config: use_bidirectional_attention is not supported.")
+    layers = _need(config, "num_hidden_layers")
+    _positive("num_hidden_layers", layers)
+    types = config.get("layer_types")
+    every = config.get("sliding_window_pattern")
+    if every is None:
+        first = types.index(GLOBAL) + 1 if isinstance(types, list) and GLOBAL in types else None
+        every = first or (_GEMMA3["every"] if types is None else layers + 1)
+    _positive("sliding_window_pattern", every)
+    wanted = [LOCAL if (layer + 1) % every else GLOBAL for layer in range(min(layers, 1024))]
+    if types is not None and types != wanted:
+        raise UnsupportedError(
+            f"config: layer_types is {types!r:.80}; supported is one {GLOBAL} after every "
+            f"{every - 1} layers of {LOCAL}."
+        )
+    theta, scaling = _rope(_rope_of_layers(config, LOCAL))
+    if scaling["rope_type"] != "default":
+        raise UnsupportedError(
+            f"config: the local layers' rope_type is {scaling['rope_type']!r:.80}; supported: "
+            "default."
+        )
+    return {
+        "sliding_window": config.get("sliding_window", _GEMMA3["sliding_window"]),
+        "global_every": every,
+        "local_rope_theta": theta,
+    }
 
 
 def _check_inner_norms(quantization: Any, eps: Any) -> None:
@@ -292,6 +424,11 @@ def _need(config: Mapping[str, Any], name: str) -> Any:
 def _positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or value < 1:
         raise OptionError(f"config: {name} is {value!r}; it must be a whole number from 1.")
+
+
+def _whole(name: str, value: Any, low: int) -> None:
+    if type(value) is not int or not low <= value <= LIMITS["max_position_embeddings"]:
+        raise OptionError(f"config: {name} is {value!r:.80}; it must be a whole number from {low}.")
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

@@ -49,7 +49,10 @@ def norms(a: Architecture) -> Iterator[tuple[str, int]]:
         block = f"model.layers.{layer}"
         if a.pre_norms:
             yield f"{block}.input_layernorm", a.hidden_size
+            yield f"{block}.{mlp_norm(a)}", a.hidden_size
+        if a.post_norms:
             yield f"{block}.post_attention_layernorm", a.hidden_size
+            yield f"{block}.post_feedforward_layernorm", a.hidden_size
         if a.qk_norm:
             yield f"{block}.self_attn.q_norm", a.head_dim
             yield f"{block}.self_attn.k_norm", a.head_dim
@@ -57,6 +60,12 @@ def norms(a: Architecture) -> Iterator[tuple[str, int]]:
             yield f"{block}.self_attn.attn_sub_norm", a.num_attention_heads * a.head_dim
             yield f"{block}.mlp.ffn_sub_norm", a.intermediate_size
     yield "model.norm", a.hidden_size
+
+
+def mlp_norm(a: Architecture) -> str:
+    """Return the name, in a layer, of the norm before the MLP. Llama's is called after where it
+    stands; where attention has a norm behind it (Gemma 3), that one is."""
+    return "pre_feedforward_layernorm" if a.post_norms else "post_attention_layernorm"
 
 
 def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:

@@ -135,10 +135,10 @@ def test_packed_tensors_that_cannot_be_are_refused(tmp_path, write_gguf, metadat
 
 
 def test_another_architecture_is_named_before_its_tensors(tmp_path, write_gguf):
-    other = {"general.architecture": "gemma3"}
+    other = {"general.architecture": "gemma2"}
     also = {"blk.0.post_ffw_norm.weight": np.zeros(2, np.float32)}
     write_gguf(tmp_path / "m.gguf", metadata=other, also=also)
-    with pytest.raises(UnsupportedError, match="architecture 'gemma3'; supported: llama, qwen2"):
+    with pytest.raises(UnsupportedError, match="architecture 'gemma2'; supported: llama, qwen2"):
         open_checkpoint(tmp_path / "m.gguf")
 
 

@@ -33,6 +33,16 @@ LLAMA3 = {
 }
 
 
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "hidden_act": "gelu_pytorch_tanh",
+    "qk_norm": True,
+    "post_norms": True,
+    "sliding_window": 32,
+    "global_every": 6,
+}
+
+
 def model(**fields):
     base = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     base |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -57,6 +67,9 @@ def test_llama_by_hand():
         model(model_type="qwen3", qk_norm=True),
         model(model_type="bitnet", hidden_act="relu2", sub_norms=True),
         model(model_type="bitnet", hidden_act="silu", sub_norms=True),
+        model(**GEMMA3),
+        model(**GEMMA3, rope_scaling={"rope_type": "linear", "factor": 8.0}),
+        model(**GEMMA3 | {"softmax_temperature": 2.0, "global_every": 3}),
     ],
     ids=lambda m: f"{m.model_type}-{m.hidden_act}-{m.rope_scaling['rope_type']}",
 )
@@ -95,6 +108,28 @@ def test_a_model_that_others_would_run_wrongly_has_our_architecture(fields, sche
     found = metadata_to_config(metadata, shapes)
     assert Architecture.from_config(found) == wanted
     assert found["onebit_scheme"] == config["onebit_scheme"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "ours"),
+    [({}, False), ({"local_rope_theta": 2e4}, True), ({"global_every": 2}, True)],
+)
+def test_gemma3_keeps_its_architecture_where_others_would_run_it(fields, ours):
+    """llama.cpp takes a base of 10,000 and every sixth layer for granted."""
+    metadata = config_to_metadata(model(**GEMMA3 | fields).to_config())
+    arch = "onebit" if ours else "gemma3"
+    assert metadata["general.architecture"] == arch
+    assert metadata[f"{arch}.attention.sliding_window"] == 32
+    assert ("onebit.rope.freq_base_swa" in metadata) == ours
+
+
+def test_the_largest_gemma3_divides_scores_by_its_width_per_head():
+    fields = GEMMA3 | {"num_hidden_layers": 62, "hidden_size": 84, "head_dim": 16}
+    largest = model(**fields, softmax_temperature=(21 / 16) ** 0.5)
+    metadata = config_to_metadata(largest.to_config())
+    assert metadata["general.architecture"] == "gemma3"
+    found = metadata_to_config(metadata, {"token_embd.weight": (100, 84)})
+    assert Architecture.from_config(found) == largest
 
 
 def test_a_layer_in_parts_is_ours_where_its_input_is_cut():
@@ -154,7 +189,7 @@ def test_models_without_scaling_have_no_factors():
     ("change", "kind", "message"),
     [
         ({"general.architecture": None}, MissingError, "general.architecture is not there"),
-        ({"general.architecture": "gemma3"}, UnsupportedError, "supported: llama, qwen2, qwen3, b"),
+        ({"general.architecture": "gemma2"}, UnsupportedError, "supported: llama, qwen2, qwen3, b"),
         ({"general.architecture": 3}, UnsupportedError, "architecture 3; supported"),
         ({"llama.block_count": None}, MissingError, "key llama.block_count is not there"),
         ({"llama.block_count": "2"}, FormatError, "is '2'; expected a whole number"),

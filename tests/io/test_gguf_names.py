@@ -24,6 +24,19 @@ def test_names_are_the_gguf_packages(module, kind):
     assert gguf_names.to_huggingface(theirs) == f"{module}.{kind}"
 
 
+GEMMA3 = ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+
+
+@pytest.mark.parametrize("module", [*MODULES[2:3], *GEMMA3, "self_attn.q_norm", "mlp.up_proj"])
+def test_names_of_gemma3(module):
+    """`post_attention_layernorm` is behind attention there, and before the MLP elsewhere."""
+    table = reference.get_tensor_name_map(reference.MODEL_ARCH.GEMMA3, 8)
+    name = f"model.layers.3.{module.removeprefix('layers.7.')}.weight"
+    theirs = table.get_name(name, (".weight", ".bias"))
+    assert gguf_names.to_gguf(name, "gemma3_text") == theirs
+    assert gguf_names.to_huggingface(theirs, "gemma3_text") == name
+
+
 @pytest.mark.parametrize(
     ("hf", "own"),
     [

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError, MissingError, UnsupportedError
-from onebit.io import packed, safetensors
+from onebit.io import norm_offset, packed, safetensors
 from onebit.io.json_file import read_json
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
@@ -81,7 +81,11 @@ class FolderCheckpoint(Checkpoint):
                 f"{self.path}: {name} is {info.dtype}, which is not read; "
                 f"read are {', '.join(_FORMAT_OF)}."
             )
-        return StoredTensor(name, _FORMAT_OF[info.dtype], info.shape, data)
+        form = _FORMAT_OF[info.dtype]
+        if norm_offset.has_offset(self.config, name) and form in ("f32", "f16", "bf16"):
+            weight = norm_offset.plus_one(packed.floats(form, data, info.shape))
+            return StoredTensor(name, "f32", info.shape, weight.reshape(-1).view(np.uint8))
+        return StoredTensor(name, form, info.shape, data)
 
     def _find_hf_packed(self) -> dict[str, str]:
         """Return the tensors that Hugging Face packed, with their linear_class."""

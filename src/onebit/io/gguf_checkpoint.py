@@ -15,7 +15,12 @@ from onebit import scheme
 from onebit.errors import FormatError, MissingError, ShapeError, UnsupportedError
 from onebit.io import gguf_names, packed, rope_rows
 from onebit.io.gguf import READABLE, Reader
-from onebit.io.gguf_config import ROPE_FACTORS_NAME, architecture_of, metadata_to_config
+from onebit.io.gguf_config import (
+    ROPE_FACTORS_NAME,
+    architecture_of,
+    metadata_to_config,
+    model_type_of,
+)
 from onebit.io.gguf_metadata import Metadata
 from onebit.io.gguf_types import NAMED
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
@@ -39,12 +44,13 @@ class GgufCheckpoint(Checkpoint):
         self._reader = Reader(path)
         self.metadata: Metadata = self._reader.metadata
         arch = architecture_of(self.metadata)  # before its names, which may be strange too
+        model_type = model_type_of(self.metadata)
         found = {t.name: (t.type.name, t.shape) for t in self._reader.tensors.values()}
         self._packed = packed.read(self.metadata, found, "i8", str(path))
         beside = (packed.scale_name, packed.minimum_name)
         factors = {name_of(name) for name in self._packed for name_of in beside}
         self._gguf_name = {
-            gguf_names.to_huggingface(name): name
+            gguf_names.to_huggingface(name, model_type): name
             for name in self._reader.tensors
             if name not in factors and name != ROPE_FACTORS_NAME
         }

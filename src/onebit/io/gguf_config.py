@@ -33,6 +33,7 @@ MODEL_TYPE_OF = {
     "bitnet": "bitnet",
     "bitnet-25": "bitnet",
     "bitnet-b1.58": "bitnet",
+    "gemma3": "gemma3_text",
     "onebit": "",
 }
 """general.architecture to model_type. "bitnet-25" and "bitnet-b1.58" are the same architecture,
@@ -42,6 +43,9 @@ which model type it is."""
 ROPE_FACTORS_NAME = "rope_freqs.weight"
 _HIDDEN_ACT_KEY = "onebit.hidden_act"
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_GEMMA3_EVERY, _GEMMA3_LOCAL_THETA, _GEMMA3_27B_LAYERS = 6, 10000.0, 62
+"""What readers of GGUF take for Gemma 3 where a file is silent: llama.cpp, `src/models/gemma3.cpp`.
+It knows the 27B, which divides scores by a number of its own, by its layers."""
 _LLAMA3_USUAL = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -96,6 +100,8 @@ def metadata_to_config(
         "bos_token_id": keys.token("bos_token_id"),
         "eos_token_id": _eos(keys),
     }
+    if model_type == "gemma3_text":
+        config |= _gemma3(keys, hidden // heads)
     if keys.arch == "onebit":
         config["pre_norms"] = keys.flag("pre_norms", True)
         config["softmax_temperature"] = keys.real("softmax_temperature", 1.0)
@@ -114,7 +120,7 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         OptionError: a field is missing or absurd.
     """
     model = Architecture.from_config(config)
-    arch = model.model_type
+    arch = "gemma3" if model.model_type == "gemma3_text" else model.model_type
     if arch == "bitnet" and model.hidden_act == "relu2":
         arch = "bitnet-b1.58"
     if only_ours(config):
@@ -140,6 +146,11 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
             "softmax_temperature": model.softmax_temperature,
             "learned_temperature": model.learned_temperature,
         }
+    if model.sliding_window:
+        values["attention.sliding_window"] = model.sliding_window
+        if arch == "onebit":
+            values["attention.sliding_window_pattern"] = model.global_every
+            values["rope.freq_base_swa"] = model.local_rope_theta
     if model.rope_scaling["rope_type"] == "linear":
         values["rope.scaling.type"] = "linear"
         values["rope.scaling.factor"] = float(model.rope_scaling["factor"])
@@ -167,7 +178,12 @@ def only_ours(config: Mapping[str, Any]) -> bool:
     inputs are rounded is another matter: a reader that does not round them is close.
     """
     model = Architecture.from_config(config)
-    if not model.pre_norms or model.learned_temperature or model.softmax_temperature != 1:
+    if not model.pre_norms or model.learned_temperature:
+        return True
+    if model.softmax_temperature != _usual_temperature(model):
+        return True
+    local = model.global_every, model.local_rope_theta
+    if model.sliding_window and local != (_GEMMA3_EVERY, _GEMMA3_LOCAL_THETA):
         return True
     if "onebit_scheme" not in config:
         return False
@@ -205,6 +221,16 @@ def architecture_of(metadata: Mapping[str, Any]) -> str:
             f"GGUF: architecture {arch!r:.40}; supported: {', '.join(MODEL_TYPE_OF)}."
         )
     return arch
+
+
+def model_type_of(metadata: Mapping[str, Any]) -> str:
+    """Return the model type of Hugging Face's that a GGUF file is of.
+
+    Raises:
+        MissingError, UnsupportedError: as `architecture_of`.
+        FormatError: the architecture is ours, and the key that says of which type is wrong.
+    """
+    return _Keys(metadata).model_type()
 
 
 class _Keys:
@@ -283,7 +309,10 @@ def _shortest(value: float) -> float:
 
 def _refuse_other_models(keys: _Keys, head_dim: int) -> None:
     """Refuse what the architecture's name allows and onebit's models do not have."""
-    for key in ("expert_count", "attention.sliding_window"):
+    refused = ["expert_count", "attn_logit_softcapping", "final_logit_softcapping"]
+    if keys.model_type() != "gemma3_text":
+        refused.append("attention.sliding_window")
+    for key in refused:
         if keys.get(key) not in (None, 0):
             raise UnsupportedError(
                 f"GGUF: {keys.arch}.{key} is {keys.get(key)!r:.40}; not supported."
@@ -339,7 +368,30 @@ def _llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> 
     return (1 / ((1 - kept) / factor + kept)).astype(np.float32)
 
 
+def _gemma3(keys: _Keys, hidden_per_head: int) -> dict[str, Any]:
+    """Return the config's fields that only Gemma 3 has."""
+    every = keys.whole("attention.sliding_window_pattern", _GEMMA3_EVERY)
+    largest = keys.whole("block_count") == _GEMMA3_27B_LAYERS
+    scalar = hidden_per_head if largest else keys.whole("attention.key_length", hidden_per_head)
+    theta = keys.real("rope.freq_base_swa", _GEMMA3_LOCAL_THETA)
+    return {
+        "sliding_window": keys.whole("attention.sliding_window"),
+        "sliding_window_pattern": every,
+        "rope_local_base_freq": theta,
+        "query_pre_attn_scalar": scalar,
+    }
+
+
+def _usual_temperature(model: Architecture) -> float:
+    """Return what a reader of GGUF divides scores by, on top of sqrt(head_dim)."""
+    if model.sliding_window and model.num_hidden_layers == _GEMMA3_27B_LAYERS:
+        return math.sqrt(model.hidden_size // model.num_attention_heads / model.head_dim)
+    return 1.0
+
+
 def _usual_act(arch: str) -> str:
+    if arch == "gemma3":
+        return "gelu_pytorch_tanh"
     return "relu2" if arch in ("bitnet-25", "bitnet-b1.58") else "silu"
 
 

@@ -1,8 +1,10 @@
 """One table of tensor names: GGUF's ("blk.0.attn_q.weight") and Hugging Face's.
 
 The norm inside a linear layer, which GGUF files of BitNet embedding models call `attn_q_norm_in`,
-is `q_proj.rms_norm` in Hugging Face's BitNet layers. A learned temperature of attention is nobody's
-but ours: `attn_temperature.weight` is `self_attn.temperature`, a parameter and no module.
+is `q_proj.rms_norm` in Hugging Face's BitNet layers. Gemma 3 has norms behind attention and MLP
+too, and Hugging Face's `post_attention_layernorm` is such a one there. A learned temperature of
+attention is nobody's but ours: `attn_temperature.weight` is `self_attn.temperature`, a parameter
+and no module.
 """
 
 import re
@@ -29,8 +31,15 @@ _LAYER = {
     "ffn_norm": "post_attention_layernorm",
     "ffn_sub_norm": "mlp.ffn_sub_norm",
 }
+_OF_TYPE = {
+    "gemma3_text": {
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    }
+}
+"""Model type -> what it names otherwise."""
 _WHOLE_BACK = {hf: gguf for gguf, hf in _WHOLE.items()}
-_LAYER_BACK = {hf: gguf for gguf, hf in _LAYER.items()}
 _KINDS = "weight|bias|weight_scale|weight_minimum"
 _NUMBER = r"(0|[1-9]\d{0,3})"
 _GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.({_KINDS})")
@@ -39,8 +48,12 @@ _GGUF_TEMPERATURE = re.compile(rf"blk\.{_NUMBER}\.attn_temperature\.weight")
 _HF_TEMPERATURE = re.compile(rf"model\.layers\.{_NUMBER}\.self_attn\.temperature")
 
 
-def to_huggingface(name: str) -> str:
-    """Return the Hugging Face name of a GGUF tensor.
+def _layer(model_type: str) -> dict[str, str]:
+    return _LAYER | _OF_TYPE.get(model_type, {})
+
+
+def to_huggingface(name: str, model_type: str = "llama") -> str:
+    """Return the Hugging Face name of a GGUF tensor of a model of this type.
 
     Raises:
         UnsupportedError: no model that onebit builds has such a tensor.
@@ -51,15 +64,15 @@ def to_huggingface(name: str) -> str:
     if temperature := _GGUF_TEMPERATURE.fullmatch(name):
         return f"model.layers.{temperature[1]}.self_attn.temperature"
     layer = _GGUF_LAYER.fullmatch(name)
-    if layer and layer[2] in _LAYER:
-        return f"model.layers.{layer[1]}.{_LAYER[layer[2]]}.{layer[3]}"
+    if layer and (module := _layer(model_type).get(layer[2])):
+        return f"model.layers.{layer[1]}.{module}.{layer[3]}"
     raise UnsupportedError(
         f"{name!r:.80}: no model that onebit builds has a GGUF tensor of this name."
     )
 
 
-def to_gguf(name: str) -> str:
-    """Return the GGUF name of a Hugging Face tensor.
+def to_gguf(name: str, model_type: str = "llama") -> str:
+    """Return the GGUF name of a Hugging Face tensor of a model of this type.
 
     Raises:
         UnsupportedError: GGUF has none for it.
@@ -70,6 +83,7 @@ def to_gguf(name: str) -> str:
     if temperature := _HF_TEMPERATURE.fullmatch(name):
         return f"blk.{temperature[1]}.attn_temperature.weight"
     layer = _HF_LAYER.fullmatch(name)
-    if layer and layer[2] in _LAYER_BACK:
-        return f"blk.{layer[1]}.{_LAYER_BACK[layer[2]]}.{layer[3]}"
+    back = {hf: gguf for gguf, hf in _layer(model_type).items()}
+    if layer and layer[2] in back:
+        return f"blk.{layer[1]}.{back[layer[2]]}.{layer[3]}"
     raise UnsupportedError(f"{name!r:.80}: GGUF has no name for a tensor of this name.")

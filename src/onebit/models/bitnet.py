@@ -11,6 +11,6 @@ from onebit.models import llama
 from onebit.models.layer import Layer
 
 
-def layer(a: Architecture) -> Layer:
+def layer(a: Architecture, index: int) -> Layer:
     """Return one layer: that of a llama, with the sub-norms that the architecture names."""
-    return llama.layer(a)
+    return llama.layer(a, index)

@@ -37,7 +37,7 @@ def build(
     with torch.device("meta"):  # the modules' own random weights would be drawn for nothing
         model = LanguageModel(architecture, scheme)
     model.to_empty(device="cpu")
-    model.model.rope.inv_freq_P.copy_(torch.from_numpy(architecture.inv_freq()))
+    model.model.set_ropes(architecture)
     random = torch.Generator().manual_seed(seed)
     residual = STD / math.sqrt(2 * architecture.num_hidden_layers)
     for name, parameter in model.named_parameters():

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onebit import pack
 from onebit.data import Tokenizer
 from onebit.errors import FileError
-from onebit.io import Checkpoint, packed, safetensors
+from onebit.io import Checkpoint, norm_offset, packed, safetensors
 from onebit.io.atomic import write_bytes
 from onebit.models import export_weights
 from onebit.models.export_plan import Planned, Progress
@@ -61,14 +63,18 @@ def write(
     if any(entry.format == "hf_2bit" for entry in planned):
         config["quantization_config"] = _quantization_config(planned, config)
     with _folder(path) as folder:
-        sizes = _write_tensors(folder / "model.safetensors", checkpoint, planned, progress)
+        sizes = _write_tensors(folder / "model.safetensors", checkpoint, config, planned, progress)
         write_bytes(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
         _write_tokenizer(folder, checkpoint)
     return sizes
 
 
 def _write_tensors(
-    path: Path, checkpoint: Checkpoint, planned: list[Planned], progress: Progress
+    path: Path,
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    planned: list[Planned],
+    progress: Progress,
 ) -> dict[str, int]:
     ours = {
         entry.name: packed.Packed(entry.format, entry.matrix)
@@ -83,6 +89,8 @@ def _write_tensors(
             tensor = checkpoint.tensor(entry.name)
             step = export_weights.step_of(checkpoint, tensor, entry.claim)
             weights = export_weights.weights_of(tensor, entry.part, entry.claim, step)
+            if norm_offset.has_offset(config, entry.name) and isinstance(weights, np.ndarray):
+                weights = norm_offset.less_one(weights)
             encoded = export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)
             file.write(entry.name, encoded.data)
             if encoded.scale is not None:

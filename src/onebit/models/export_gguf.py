@@ -58,7 +58,8 @@ def write(
     """
     metadata = _metadata(checkpoint, config, planned, format)
     factors = rope_factors(config)
-    declared = [d for entry in planned for d in _declared(entry)]
+    model_type = str(config["model_type"])
+    declared = [d for entry in planned for d in _declared(entry, model_type)]
     if factors is not None:
         declared.append(gguf.Declared(ROPE_FACTORS_NAME, "f32", factors.shape))
     heads = _permuted_heads(metadata["general.architecture"], config)
@@ -66,7 +67,7 @@ def write(
     with gguf.Writer(path, metadata, declared) as file:
         for entry in planned:
             encoded = _encoded(entry, checkpoint, heads)
-            own = gguf_names.to_gguf(entry.name)
+            own = gguf_names.to_gguf(entry.name, model_type)
             file.write(own, encoded.data)
             if encoded.scale is not None:
                 file.write(packed.scale_name(own), encoded.scale)
@@ -93,7 +94,7 @@ def _metadata(
         decided["general.file_type"] = _FILE_TYPES[format]
     metadata = own | general | decided | _tokenizer(checkpoint, int(config["vocab_size"]))
     tensors = {
-        gguf_names.to_gguf(entry.name): packed.Packed(
+        gguf_names.to_gguf(entry.name, config["model_type"]): packed.Packed(
             entry.format, (entry.shape[0], entry.shape[1])
         )
         for entry in planned
@@ -143,9 +144,9 @@ def _permuted_heads(arch: str, config: Mapping[str, Any]) -> dict[str, int]:
     return {"q_proj": heads, "k_proj": int(config.get("num_key_value_heads") or heads)}
 
 
-def _declared(entry: Planned) -> list[gguf.Declared]:
+def _declared(entry: Planned, model_type: str) -> list[gguf.Declared]:
     """Return what the file's head says of a tensor, and of its factors if they stand apart."""
-    own = gguf_names.to_gguf(entry.name)
+    own = gguf_names.to_gguf(entry.name, model_type)
     if entry.format not in export_weights.OURS:
         return [gguf.Declared(own, entry.format, entry.shape)]
     N, K = entry.shape

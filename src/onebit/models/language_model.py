@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from onebit.architecture import Architecture
 from onebit.errors import OptionError
-from onebit.models import bitnet, llama
+from onebit.models import bitnet, gemma3, llama
 from onebit.models.layer import Layer
-from onebit.nn import RMSNorm, Rope, convert
+from onebit.nn import RMSNorm, Rope, Rotation, convert
 from onebit.scheme import FP, Scheme
 
-# model_type of config.json -> the function that builds one layer
-FAMILIES: dict[str, Callable[[Architecture], Layer]] = {
+# model_type of config.json -> the function that builds a layer, by its number from 0
+FAMILIES: dict[str, Callable[[Architecture, int], Layer]] = {
     "llama": llama.layer,
     "qwen2": llama.layer,
     "qwen3": llama.layer,
     "bitnet": bitnet.layer,
+    "gemma3_text": gemma3.layer,
 }
 
 
@@ -35,14 +36,35 @@ class Body(nn.Module):
         self.embed_tokens = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             weight_VC, freeze=False
         )
-        self.layers = nn.ModuleList(FAMILIES[a.model_type](a) for _ in range(a.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            FAMILIES[a.model_type](a, index) for index in range(a.num_hidden_layers)
+        )
         self.norm = RMSNorm(a.hidden_size, a.rms_norm_eps)
+        self.embedding_scale = a.embedding_scale
+        self.local = [a.is_local(index) for index in range(a.num_hidden_layers)]
+        self.set_ropes(a)
+
+    def set_ropes(self, a: Architecture) -> None:
+        """Make the frequencies of RoPE, which no checkpoint holds, on the CPU."""
         self.rope = Rope(a.inv_freq())
+        self.local_rope = Rope(a.inv_freq(local=True)) if a.sliding_window else None
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Return what the first layer is given, (B, T, C)."""
+        x_BTC: Tensor = self.embed_tokens(tokens_BT)
+        return x_BTC if self.embedding_scale == 1 else x_BTC * self.embedding_scale
+
+    def rotations(self, tokens: int) -> list[Rotation]:
+        """Return the turns of positions 0 ... tokens - 1, one `Rotation` for each layer."""
+        everywhere: Rotation = self.rope(tokens)
+        if self.local_rope is None:
+            return [everywhere] * len(self.local)
+        near: Rotation = self.local_rope(tokens)
+        return [near if local else everywhere for local in self.local]
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        rotation = self.rope(tokens_BT.shape[1])
-        x_BTC: Tensor = self.embed_tokens(tokens_BT)
-        for layer in self.layers:
+        x_BTC = self.embed(tokens_BT)
+        for layer, rotation in zip(self.layers, self.rotations(tokens_BT.shape[1]), strict=True):
             x_BTC = layer(x_BTC, rotation)
         y: Tensor = self.norm(x_BTC)
         return y

@@ -28,7 +28,7 @@ class Layer(nn.Module):
 
     def attention_input(self, x_BTC: Tensor) -> Tensor:
         """Return what attention is given of the stream."""
-        return _normalized(x_BTC, self.input_layernorm)
+        return normalized(x_BTC, self.input_layernorm)
 
     def after_attention(self, x_BTC: Tensor, y_BTC: Tensor) -> Tensor:
         """Return the stream with what attention gave."""
@@ -36,12 +36,16 @@ class Layer(nn.Module):
 
     def mlp_input(self, x_BTC: Tensor) -> Tensor:
         """Return what the feed-forward layer is given of the stream."""
-        return _normalized(x_BTC, self.post_attention_layernorm)
+        return normalized(x_BTC, self.post_attention_layernorm)
 
     def after_mlp(self, x_BTC: Tensor, y_BTC: Tensor) -> Tensor:
         """Return the stream with what the feed-forward layer gave."""
         return x_BTC + y_BTC
 
 
-def _normalized(x_BTC: Tensor, norm: RMSNorm | None) -> Tensor:
-    return x_BTC if norm is None else norm(x_BTC)
+def normalized(x_BTC: Tensor, norm: RMSNorm | None) -> Tensor:
+    """Return norm(x), or x where there is no norm."""
+    if norm is None:
+        return x_BTC
+    y: Tensor = norm(x_BTC)
+    return y

@@ -11,7 +11,7 @@ from onebit.errors import FormatError, MissingError
 from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import stored_weight
 from onebit.models.language_model import LanguageModel
-from onebit.nn import BitLinear, Rope
+from onebit.nn import BitLinear
 from onebit.scheme import of_config
 from onebit.tensors import check_spare
 
@@ -33,7 +33,7 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """
     checkpoint = open_checkpoint(path)
     model = skeleton(checkpoint).to(dtype)
-    model.model.rope = Rope(model.architecture.inv_freq())
+    model.model.set_ropes(model.architecture)
     for name, _ in list(model.named_parameters()):  # a layer's weight comes before its step
         _put(model, checkpoint, name, dtype)
     return model.eval()

@@ -11,7 +11,7 @@ from onebit import quant
 from onebit.architecture import Architecture
 from onebit.data import Tokenizer
 from onebit.errors import FileError, OptionError
-from onebit.io import atomic, safetensors
+from onebit.io import atomic, norm_offset, safetensors
 from onebit.models.language_model import LanguageModel
 from onebit.nn import PackedLinear, bit_linears
 from onebit.scheme import LinearScheme, Scheme
@@ -88,7 +88,7 @@ def _quantization_config(scheme: Scheme, a: Architecture) -> dict[str, Any] | No
 
 def _write_tensors(model: LanguageModel, path: Path) -> None:
     frozen = {f"{name}.weight": m.codes() for name, m in bit_linears(model) if m.frozen}
-    parameters = dict(model.named_parameters())
+    parameters, config = dict(model.named_parameters()), model.architecture.to_config()
     declared = [
         safetensors.Declared(name, _dtype(name, p, name in frozen), tuple(p.shape))
         for name, p in parameters.items()
@@ -96,6 +96,9 @@ def _write_tensors(model: LanguageModel, path: Path) -> None:
     with safetensors.Writer(path, declared, {"format": "pt"}) as writer:
         for name, parameter in parameters.items():
             exact = quant.dequantize(frozen[name]) if name in frozen else parameter.detach()
+            if norm_offset.has_offset(config, name):
+                less = norm_offset.less_one(exact.cpu().float().numpy())
+                exact = torch.from_numpy(less).to(exact.dtype)
             writer.write(name, exact.cpu().contiguous().view(torch.uint8).numpy())
 
 

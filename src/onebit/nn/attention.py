@@ -33,15 +33,15 @@ class ScoreRange:
     high: float = -math.inf
 
     @torch.no_grad()
-    def add(self, q_BHTD: Tensor, k_BJTD: Tensor, scale: float) -> None:
+    def add(self, q_BHTD: Tensor, k_BJTD: Tensor, scale: float, window: int = 0) -> None:
         """Widen the range by the scores of one input, of the positions that each token sees."""
         T = q_BHTD.shape[2]
         k_BHTD = k_BJTD.repeat_interleave(q_BHTD.shape[1] // k_BJTD.shape[1], dim=1)
-        later_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTD.device).triu(1)
+        hidden_TT = ~seen(T, window, q_BHTD.device)
         for q_HTD, k_HTD in zip(q_BHTD.float(), k_BHTD.float(), strict=True):
             score_HTT = (q_HTD @ k_HTD.transpose(1, 2)) * scale
-            low = score_HTT.masked_fill(later_TT, math.inf).amin()
-            high = score_HTT.masked_fill(later_TT, -math.inf).amax()
+            low = score_HTT.masked_fill(hidden_TT, math.inf).amin()
+            high = score_HTT.masked_fill(hidden_TT, -math.inf).amax()
             self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
 
@@ -72,6 +72,7 @@ class Attention(nn.Module):
         sub_norm: bool = False,
         temperature: float = 1.0,
         learned_temperature: bool = False,
+        window: int = 0,
     ) -> None:
         """Build the layer.
 
@@ -84,9 +85,11 @@ class Attention(nn.Module):
             temperature: scores are divided by it, on top of sqrt(D).
             learned_temperature: whether each head learns its own (parameter `temperature`),
                 beginning at that.
+            window: tokens that each sees, itself and those before it (Gemma 3); 0 for all.
         """
         super().__init__()
         self.head_dim = head_dim
+        self.window = window
         scale = 1 / math.sqrt(head_dim)
         self.scale = scale if learned_temperature else scale / temperature
         self.temperature = (
@@ -124,32 +127,51 @@ class Attention(nn.Module):
         if self.temperature is not None:
             q_BHTD = q_BHTD / self.temperature.to(q_BHTD.dtype)[:, None, None]
         if self.score_range is not None:
-            self.score_range.add(q_BHTD, k_BJTD, self.scale)
-        y_BHTD = attend(q_BHTD, k_BJTD, v_BJTD, self.scale)
+            self.score_range.add(q_BHTD, k_BJTD, self.scale, self.window)
+        y_BHTD = attend(q_BHTD, k_BJTD, v_BJTD, self.scale, self.window)
         y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, -1)
         if self.attn_sub_norm is not None:
             y_BTC = self.attn_sub_norm(y_BTC)
         return y_BTC
 
 
-def attend(q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None) -> Tensor:
-    """Return softmax(q k^T scale) v, (B, H, T, D); a token sees itself and those before it.
+def seen(tokens: int, window: int, device: torch.device) -> Tensor:
+    """Return which positions (columns) each token (row) sees, bool (T, T): itself and those before
+    it, `window` of them at most unless that is 0."""
+    seen_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+    return seen_TT.triu(1 - window) if window else seen_TT
+
+
+def attend(
+    q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None, window: int = 0
+) -> Tensor:
+    """Return softmax(q k^T scale) v, (B, H, T, D); a token sees itself and those before it, and of
+    these the last `window` if that is not 0.
 
     The scale is 1 / sqrt(D) where none is given.
 
-    Source: Vaswani et al., equation 1, https://arxiv.org/abs/1706.03762
+    Source: Vaswani et al., equation 1, https://arxiv.org/abs/1706.03762; the window is Mistral's,
+    section 2, https://arxiv.org/abs/2310.06825
     """
-    short = q_BHTD.shape[2] <= MATRIX_TOKENS
+    T = q_BHTD.shape[2]
+    short = T <= MATRIX_TOKENS
     if short and q_BHTD.device.type == "cpu" and q_BHTD.dtype == torch.bfloat16:
-        return by_matrices(q_BHTD, k_BJTD, v_BJTD, scale)
+        return by_matrices(q_BHTD, k_BJTD, v_BJTD, scale, window)
     grouped = q_BHTD.shape[1] != k_BJTD.shape[1]
+    cut = 0 < window < T
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BJTD, v_BJTD, is_causal=True, enable_gqa=grouped, scale=scale
+        q_BHTD,
+        k_BJTD,
+        v_BJTD,
+        attn_mask=seen(T, window, q_BHTD.device) if cut else None,
+        is_causal=not cut,
+        enable_gqa=grouped,
+        scale=scale,
     )
 
 
 def by_matrices(
-    q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None
+    q_BHTD: Tensor, k_BJTD: Tensor, v_BJTD: Tensor, scale: float | None = None, window: int = 0
 ) -> Tensor:
     """Return what `attend` does, by the formula; the softmax is in float32.
 
@@ -157,9 +179,9 @@ def by_matrices(
     """
     B, H, T, D = q_BHTD.shape
     J = k_BJTD.shape[1]
-    later_TT = q_BHTD.new_full((T, T), -math.inf).triu(1)
+    hidden_TT = q_BHTD.new_zeros(T, T).masked_fill(~seen(T, window, q_BHTD.device), -math.inf)
     score_ZRT = torch.baddbmm(
-        later_TT.repeat(H // J, 1),
+        hidden_TT.repeat(H // J, 1),
         q_BHTD.reshape(B * J, -1, D),
         k_BJTD.reshape(B * J, T, D).transpose(1, 2),
         alpha=1 / math.sqrt(D) if scale is None else scale,

@@ -18,7 +18,16 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu2": relu2}
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x Phi(x), by tanh. Source: Hendrycks and Gimpel, section 2, https://arxiv.org/abs/1606.08415"""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu2": relu2,
+    "gelu_pytorch_tanh": gelu_tanh,
+}
 
 
 class GLU(nn.Module):

@@ -24,7 +24,6 @@ from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
-from onebit.nn import Rope
 from onebit.ptq import calibration, sensitivity
 from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.mixed import Choice, Chosen, choose
@@ -102,7 +101,7 @@ def float_model(source: Source) -> LanguageModel:
     a = source.architecture
     with torch.device("meta"):
         model = LanguageModel(a, SCHEMES["fp"])
-    model.model.rope = Rope(a.inv_freq())
+    model.model.set_ropes(a)
     for name, _ in list(model.named_parameters()):
         module, _, leaf = name.rpartition(".")
         values = nn.Parameter(source.tensor(name), requires_grad=False)

@@ -8,7 +8,7 @@ and no learned step says that they are still to be rounded.
 Shape letters: N rows (out features), K columns (in features), G groups of a row that share a scale.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
             f"scheme {scheme.name}: kv_bits is {scheme.kv_bits}, which trains and does not run; "
             f"the engine's cache has {', '.join(map(str, KV_BITS))}. Train with one of these."
         )
-    decoder = Decoder(_native(architecture, scheme))
+    decoder = Decoder(architecture.native() | {"q_bits": scheme.q_bits})
     size_bytes = token_bytes = 0
     all_linears = list(linears(architecture))
     layouts = _Body(body, sum(linear.N * linear.K for linear in all_linears))
@@ -118,14 +118,6 @@ def ternary_grid(w_NK: NDArray[np.float32], how: LinearScheme) -> Unpacked | Non
     if how.weight == "binary" and not w_NK.all():
         return None
     return Unpacked(np.sign(w_NK).astype(np.int8), np.repeat(scale_RG, N // R, axis=0))
-
-
-def _native(architecture: Architecture, scheme: Scheme) -> dict[str, object]:
-    """Return the fields as the native decoder takes them: RoPE is frequencies, ready to use."""
-    fields = asdict(architecture)
-    for name in ("rope_theta", "rope_scaling"):
-        del fields[name]
-    return fields | {"inv_freq": architecture.inv_freq(), "q_bits": scheme.q_bits}
 
 
 def _inside(how: LinearScheme, linear: Linear) -> dict[str, Any]:

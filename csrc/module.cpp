@@ -106,7 +106,8 @@ std::shared_ptr<Matrix> from_floats(nb::ndarray<nb::ro, nb::c_contig, nb::device
 // None where the bytes are damaged.
 std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data, size_t rows,
                                     size_t columns, std::optional<In<float>> scale,
-                                    const std::string& ternary) {
+                                    const std::string& ternary, std::optional<In<float>> minimum,
+                                    std::optional<In<int8_t>> zero) {
   Stored s;
   s.format = find_stored_format(format.c_str());
   if (!s.format) fail("format " + format + " is unknown.");
@@ -121,6 +122,12 @@ std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data,
   if (scale && (scale->ndim() != 2 || scale->shape(0) != rows || !scale->shape(1) ||
                 columns % scale->shape(1)))
     fail("scale_NG does not go with the weights.");
+  const auto beside_scale = [&](const auto& factor) {
+    return !factor || (scale && factor->ndim() == 2 && factor->shape(0) == rows &&
+                       factor->shape(1) == scale->shape(1));
+  };
+  if (!beside_scale(minimum) || !beside_scale(zero) || (zero && !minimum))
+    fail("minimum_NG or zero_NG does not go with the scale.");
   const Layout layout = layout_of(ternary);
   if (layout != Layout::t2 && layout != Layout::t1_6)
     fail("ternary is " + ternary + "; accepted: t2, t1_6.");
@@ -131,6 +138,8 @@ std::shared_ptr<Matrix> from_stored(const std::string& format, In<uint8_t> data,
     s.scale = scale->data();
     s.scale_groups = scale->shape(1);
   }
+  s.minimum = minimum ? minimum->data() : nullptr;
+  s.zero = zero ? zero->data() : nullptr;
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   auto matrix = std::make_shared<Matrix>();
@@ -585,7 +594,8 @@ NB_MODULE(cpu, m) {
       .def_static("from_codes", &from_codes, "layout"_a, "codes_NK"_a, "scale_NG"_a,
                   "minimum_NG"_a = nb::none())
       .def_static("from_stored", &from_stored, "format"_a, "data"_a, "rows"_a, "columns"_a,
-                  "scale_NG"_a = nb::none(), "ternary"_a = "t2")
+                  "scale_NG"_a = nb::none(), "ternary"_a = "t2", "minimum_NG"_a = nb::none(),
+                  "zero_NG"_a = nb::none())
       .def_static("from_floats", &from_floats, "values_NK"_a)
       .def_prop_ro("layout", [](const Matrix& m) { return std::string(name_of(m.layout)); })
       .def_prop_ro("shape", [](const Matrix& m) { return nb::make_tuple(m.rows, m.columns); })

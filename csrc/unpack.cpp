@@ -29,8 +29,29 @@ struct CodeRange {
   }
 };
 
-CodeRange all_codes(const StoredFormat& format) {
-  return {format.least, format.greatest, format.zero};
+CodeRange all_codes(const Stored& s) { return {s.least, s.greatest, s.format->zero}; }
+
+// Bits of a code in the layout of so many different ones.
+size_t bits_of_codes(int codes) { return codes <= 16 ? 4 : codes <= 64 ? 6 : 8; }
+
+// Says which codes come, and whether the zero-points go off them, or a minimum makes up for them.
+// Without them codes may want wider ones, but there is no minimum beside each float16 scale.
+void decide_zero(Stored& s) {
+  s.least = s.format->least;
+  s.greatest = s.format->greatest;
+  if (!s.zero) return;
+  const auto [low, high] = std::minmax_element(s.zero, s.zero + s.rows * s.scale_groups);
+  const int least = s.least - *high, greatest = s.greatest - *low;
+  const size_t held = bits_of_codes(s.greatest - s.least + 1);
+  const size_t bare = bits_of_codes(greatest - least + 1), group = s.columns / s.scale_groups;
+  constexpr size_t kWithMinimum = 64, kScale = 16;  // bits of a group's factors
+  if (least < -128 || greatest > 127 || bare * group + kScale > held * group + kWithMinimum) {
+    s.zero = nullptr;
+    return;
+  }
+  s.minimum = nullptr;
+  s.least = least;
+  s.greatest = greatest;
 }
 
 Layout narrowest(const Stored& s, const CodeRange& range) {
@@ -45,10 +66,10 @@ Layout narrowest(const Stored& s, const CodeRange& range) {
 // Finds the range of codes that the layout is to hold. Rows are looked at only as long as a
 // narrower layout than the format's own is left; as a rule the first one is enough.
 Outcome find_range(const Stored& s, CodeRange* range) {
-  const CodeRange all = all_codes(*s.format);
+  const CodeRange all = all_codes(s);
   Buffer<int8_t> codes(s.columns);
   for (size_t n = 0; n < s.rows; ++n) {
-    if (!s.format->codes(s, n, codes.data())) return Outcome::damaged;
+    if (!s.codes(n, codes.data())) return Outcome::damaged;
     range->add(codes.data(), s.columns);
     const Layout seen = narrowest(s, *range);
     if (seen == narrowest(s, all)) {
@@ -66,7 +87,7 @@ class Filler {
  public:
   Filler(const Ops& ops, const Stored& s, Matrix& m)
       : ops_(ops), s_(s), m_(m), short_way_(ternary_way(s, m.layout)), codes_(kTileRows * s.columns),
-        scale_(kTileRows * s.groups()), minimum_(s.format->has_minimum ? scale_.size() : 0) {
+        scale_(kTileRows * s.groups()), minimum_(s.has_minimum() ? scale_.size() : 0) {
     if (!short_way_) short_way_ = wide_way(s, m.layout, m.low);
     if (!short_way_ && m.layout == Layout::t1_6) {
       short_way_ = ternary_way(s, Layout::t2);
@@ -89,15 +110,15 @@ class Filler {
     if (short_way_ && rows == kTileRows) {
       const bool trits = t2_.size() != 0;
       if (!short_way_(s_, first, trits ? t2_.data() : m_.data.data() + tile * m_.tile_bytes))
-        return s_.format->greatest > 1 ? Outcome::too_wide : Outcome::damaged;
+        return s_.greatest > 1 ? Outcome::too_wide : Outcome::damaged;
       if (trits) set_trits(ops_, m_, tile, t2_);
       set_factors(m_, tile, scale_.data(), minimum_.data());
       return Outcome::good;
     }
     for (size_t r = 0; r < rows; ++r)
-      good &= s_.format->codes(s_, first + r, codes_.data() + r * s_.columns);
+      good &= s_.codes(first + r, codes_.data() + r * s_.columns);
     if (!good) return Outcome::damaged;
-    if ((m_.layout == Layout::t2 || m_.layout == Layout::t1_6) && s_.format->greatest > 1) {
+    if ((m_.layout == Layout::t2 || m_.layout == Layout::t1_6) && s_.greatest > 1) {
       CodeRange range;
       range.add(codes_.data(), rows * s_.columns);
       if (range.greatest > 1) return Outcome::too_wide;
@@ -149,19 +170,21 @@ Outcome fill(const Ops& ops, const Stored& s, Matrix& m) {
 
 }  // namespace
 
-bool matrix_of_stored(const Ops& ops, const Stored& s, Layout ternary, Matrix* matrix) {
+bool matrix_of_stored(const Ops& ops, const Stored& stored, Layout ternary, Matrix* matrix) {
+  Stored s = stored;
+  decide_zero(s);
   CodeRange range;
   if (find_range(s, &range) != Outcome::good) return false;
   for (;;) {
     Layout layout = narrowest(s, range);
     if (layout == Layout::t2) layout = ternary;
     const size_t groups = layout == Layout::t1_6 ? 1 : s.groups();
-    *matrix = matrix_like(layout, s.rows, s.columns, groups, range.least, s.format->has_minimum,
+    *matrix = matrix_like(layout, s.rows, s.columns, groups, range.least, s.has_minimum(),
                           Pages::huge_later);
     const Outcome outcome = fill(ops, s, *matrix);
     if (outcome == Outcome::no_memory) throw std::bad_alloc();
     if (outcome == Outcome::too_wide)
-      range = all_codes(*s.format);  // what was seen of the codes is no more than that they pass 1
+      range = all_codes(s);  // what was seen of the codes is no more than that they pass 1
     else if (outcome == Outcome::uneven)
       ternary = Layout::t2;
     else

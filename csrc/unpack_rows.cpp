@@ -197,6 +197,37 @@ bool codes_t1_6(const Stored& s, size_t n, int8_t* codes) {
   return !bad;
 }
 
+// Eight codes in Bits bytes, a string of bits whose end is 0 up to a whole byte.
+template <size_t Bits>
+bool codes_of_bits(const Stored& s, size_t n, int8_t* codes) {
+  constexpr uint64_t mask = (1u << Bits) - 1;
+  constexpr int low = 1 << (Bits - 1);
+  const size_t row_bytes = (s.columns * Bits + 7) / 8;
+  const uint8_t* row = s.data + n * row_bytes;
+  size_t k = 0, b = 0;
+  const auto split = [&](uint64_t word, int8_t* out) {
+    for (size_t j = 0; j < 8; ++j)
+      out[j] = static_cast<int8_t>(static_cast<int>(word >> (Bits * j) & mask) - low);
+  };
+  for (; k + 8 <= s.columns; k += 8, b += Bits) {
+    uint64_t word = 0;
+    memcpy(&word, row + b, Bits);
+    split(word, codes + k);
+  }
+  if (k == s.columns) return true;
+  uint64_t word = 0;
+  int8_t last[8];
+  memcpy(&word, row + b, row_bytes - b);
+  split(word, last);
+  memcpy(codes + k, last, s.columns - k);
+  return word >> (Bits * (s.columns - k)) == 0;
+}
+
+template <size_t Bits>
+size_t bytes_of_bits(size_t N, size_t K) {
+  return N * ((K * Bits + 7) / 8);
+}
+
 template <size_t PerByte>
 size_t bytes_of_rows(size_t N, size_t K) {
   return N * ((K + PerByte - 1) / PerByte);
@@ -407,6 +438,11 @@ const StoredFormat kFormats[] = {
     apart("t2", -1, 1, bytes_of_rows<4>, codes_of_bytes<4, 0, split_t2, pair_3>),
     apart("t1_6", -1, 1, bytes_of_rows<5>, codes_t1_6),
     without_zero(apart("b1", -1, 1, bytes_of_rows<8>, codes_of_bytes<8, -1, split_b1, never>)),
+    apart("i2", -2, 1, bytes_of_bits<2>, codes_of_bits<2>),
+    apart("i3", -4, 3, bytes_of_bits<3>, codes_of_bits<3>),
+    apart("i5", -16, 15, bytes_of_bits<5>, codes_of_bits<5>),
+    apart("i6", -32, 31, bytes_of_bits<6>, codes_of_bits<6>),
+    apart("i7", -64, 63, bytes_of_bits<7>, codes_of_bits<7>),
     apart("i4", -8, 7, bytes_of_rows<2>, codes_of_bytes<2, 0, split_i4, never>),
     apart("i8", -128, 127, bytes_of_rows<1>, codes_of_bytes<1, 0, split_i8, never>),
     apart("hf_2bit", -1, 1, size_hf_2bit, codes_hf_2bit),
@@ -430,9 +466,21 @@ const StoredFormat kFormats[] = {
 
 }  // namespace
 
-bool factors_apart(const Stored& s, size_t n, float* scale, float*) {
+bool factors_apart(const Stored& s, size_t n, float* scale, float* minimum) {
   memcpy(scale, s.scale + n * s.scale_groups, s.scale_groups * sizeof(float));
+  if (s.minimum) memcpy(minimum, s.minimum + n * s.scale_groups, s.scale_groups * sizeof(float));
   return true;  // finite, as the caller has checked
+}
+
+bool Stored::codes(size_t n, int8_t* codes) const {
+  if (!format->codes(*this, n, codes)) return false;
+  if (!zero) return true;
+  const size_t group = columns / scale_groups;
+  for (size_t g = 0; g < scale_groups; ++g, codes += group) {
+    const int8_t from = zero[n * scale_groups + g];
+    for (size_t k = 0; k < group; ++k) codes[k] = static_cast<int8_t>(codes[k] - from);
+  }
+  return true;
 }
 
 const StoredFormat* find_stored_format(const char* name) {

@@ -31,7 +31,14 @@ struct Stored {
   size_t rows = 0, columns = 0;
   const float* scale = nullptr;  // [rows][scale_groups], for formats whose scale is stored apart
   size_t scale_groups = 0;
+  const float* minimum = nullptr;  // of the scale's shape, or null
+  // Of the scale's shape, or null: taken off the codes, which then stand for themselves. They are
+  // between `least` and `greatest`.
+  const int8_t* zero = nullptr;
+  int least = 0, greatest = 0;  // of all codes that `codes` gives
 
+  bool codes(size_t n, int8_t* codes) const;  // [K] of row n; false if the bytes mean nothing
+  bool has_minimum() const { return format->has_minimum || minimum; }
   size_t row_blocks() const { return columns / format->columns; }
   const uint8_t* blocks(size_t n) const { return data + n * row_blocks() * format->block_bytes; }
   size_t groups() const {  // of a row

@@ -7,7 +7,7 @@ import pytest
 
 from onebit.errors import FormatError, InputError, OnebitError, OptionError, ShapeError
 from onebit.kernels import ops
-from onebit.pack import FORMATS, Unpacked, decode
+from onebit.pack import FORMATS, INTEGERS, Unpacked, decode
 
 TERNARY = ("t2", "t1_6", "tq1_0", "tq2_0", "i2_s", "hf_2bit", "q2_0", "q2_0_g128")
 WIDTHS = (1, 3, 17, 64, 128, 256, 320, 768, 1280, 1283)
@@ -71,6 +71,41 @@ def test_ternary_layouts(name, ternary, isa):
         codes_NK = FORMATS[name].unpack(data, shape, scale).codes_NK
         wanted = x.astype(np.int32) @ codes_NK.T.astype(np.int32)
         np.testing.assert_array_equal(ops.int_sums(matrix, x), wanted)
+
+
+@pytest.mark.parametrize("group", [32, 64, 96, 192])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_zero_points_go_off_the_codes_or_into_a_minimum(name, group, isa):
+    """The values and products are equal; of few bits there is no minimum in memory."""
+    rng, form, (N, K) = np.random.default_rng(group), FORMATS[name], (35, 192)
+    least, greatest = form.codes
+    codes_NK = rng.integers(least, greatest + 1, (N, K)).astype(np.int8)
+    zero_NG = rng.integers(least, greatest + 1, (N, K // group)).astype(np.int8)
+    scale_NG = rng.uniform(0.1, 1, zero_NG.shape).astype(np.float16).astype(np.float32)
+    ones = np.ones((N, 1), np.float32)
+    data = form.pack(Unpacked(codes_NK, ones))
+    zero = form.pack(Unpacked(zero_NG, ones)).reshape(N, -1)
+    matrix = ops.repack_stored(name, data, (N, K), scale_NG, zero=zero)
+    wide_NK = codes_NK.astype(np.float32) - zero_NG.repeat(group, axis=1)
+    w_NK = wide_NK * scale_NG.repeat(group, axis=1)
+    np.testing.assert_array_equal(matrix.rows(np.arange(N, dtype=np.int32)), w_NK)
+    x_TK = rng.normal(size=(3, K)).astype(np.float32)
+    codes, scale, _ = ops.quantize(x_TK, "int8_absmax")
+    y_TN = ops.linear(matrix, x_TK, "int8_absmax")
+    np.testing.assert_allclose(y_TN, codes * scale @ w_NK.T, rtol=0, atol=3e-4 * greatest)
+    tiles, factor = 3 * 16, 4 if group == K else 2  # whole rows have float32
+    bits = {"i2": 4, "i3": 4, "i5": 6, "i7": 8}.get(name)
+    if bits:
+        assert matrix.size_bytes == tiles * (K * bits // 8 + K // group * factor)
+    minimum = -zero_NG.astype(np.float32) * scale_NG
+    of_before = ops.repack_stored(name, data, (N, K), scale_NG, minimum=minimum)
+    assert (of_before.layout, of_before.size_bytes) == (matrix.layout, matrix.size_bytes)
+    uneven = minimum + np.float32(0.3)  # is a minimum, and no zero-point
+    back = ops.repack_stored(name, data, (N, K), scale_NG, minimum=uneven)
+    np.testing.assert_array_equal(
+        back.rows(np.arange(N, dtype=np.int32)),
+        decode(name, data, (N, K), scale_NG, uneven),
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -210,7 +245,7 @@ def test_damaged_bytes_are_refused_as_by_numpy(name):
             matrix = ops.repack_stored(name, data, shape, scale)
             index = np.arange(shape[0], dtype=np.int32)
             assert matrix.rows(index).tobytes() == expected.values().tobytes()
-    assert refused or name in ("b1", "i4", "i8")  # whose bytes all mean something
+    assert refused or name in ("b1", *INTEGERS)  # whose bytes all mean something
 
 
 @pytest.mark.parametrize("byte", range(256))

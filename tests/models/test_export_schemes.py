@@ -10,7 +10,7 @@ from onebit import models, quant
 from onebit.architecture import Architecture
 from onebit.data import Tokenizer
 from onebit.errors import NotTernaryError, OnebitError, OptionError, UnsupportedError
-from onebit.io import gguf, open_checkpoint
+from onebit.io import Checkpoint, gguf, open_checkpoint
 from onebit.models import stored_weight
 from onebit.scheme import FP, SCHEMES, LinearScheme, Scheme
 
@@ -23,10 +23,13 @@ WEIGHTS = {
     "turned": ("t1_6", LinearScheme("ternary", hadamard="both", signs=3)),
     **{
         f"int{bits} {rule} {scale}": (
-            "i4" if bits <= 4 else "i8",
+            f"i{bits}",
             LinearScheme(f"int{bits}", rule, weight_scale=scale),
         )
-        for bits, scale in ((2, "tensor"), (3, "row"), (4, "group:32"), (5, "row"), (8, "group:32"))
+        for bits, scale in (
+            *((2, "tensor"), (3, "row"), (3, "group:32"), (4, "group:32")),
+            *((5, "row"), (8, "group:32")),
+        )
         for rule in ("absmax", "zero_point")
     },
 }
@@ -115,6 +118,43 @@ def test_binary_weights_take_one_bit_each(masters, tmp_path):
     assert shape == (1, 4)
 
 
+@pytest.mark.parametrize(("bits", "name"), [(2, "m.gguf"), (3, "m"), (5, "m.gguf"), (6, "m")])
+def test_packed_codes_with_float16_scales_take_the_bits_they_claim(masters, tmp_path, bits, name):
+    """A group of 32 has its codes, a float16 scale, and a zero-point of the codes' bits."""
+    linear = LinearScheme(f"int{bits}", "zero_point", weight_scale="group:32")
+    _, folder = masters(Scheme("s", {"body": linear}), hidden_size=256, head_dim=64)
+    models.export(folder, tmp_path / "wide")
+    source = HalfScales(open_checkpoint(tmp_path / "wide"))
+    report = models.export(source, tmp_path / name)
+    rows = {256: 256 + 128 + 128 + 256 + 96 + 96, 96: 256}  # of 256 columns, and down's of 96
+    assert report.part_bytes["body"] == sum(
+        N * (K * bits // 8 + K // 32 * 2 + -(-K // 32 * bits // 8)) for K, N in rows.items()
+    )
+    written = open_checkpoint(tmp_path / name)
+    for module in (DOWN, "model.layers.0.self_attn.q_proj"):
+        before, after = (s.tensor(f"{module}.weight") for s in (source, written))
+        np.testing.assert_array_equal(stored_weight.values(after), stored_weight.values(before))
+        assert after.format == f"i{bits}"
+        assert after.minimum is None
+
+
+class HalfScales(Checkpoint):
+    """A checkpoint whose scales float16 holds exactly, as those of quantizing after training."""
+
+    def __init__(self, inner):
+        self.inner, self.path, self.config = inner, inner.path, inner.config
+        self.metadata, self.tokenizer = inner.metadata, inner.tokenizer
+
+    def names(self):
+        return self.inner.names()
+
+    def tensor(self, name):
+        tensor = self.inner.tensor(name)
+        if tensor.scale is None:
+            return tensor
+        return replace(tensor, scale=tensor.scale.astype(np.float16).astype(np.float32))
+
+
 def test_each_layer_has_the_format_of_its_own_weights(masters, tmp_path):
     mixed = Scheme(
         "mixed",
@@ -128,24 +168,24 @@ def test_each_layer_has_the_format_of_its_own_weights(masters, tmp_path):
     )
     _, folder = masters(mixed)
     report = models.export(folder, tmp_path / "m.gguf")
-    assert report.format == "b1, f16, i4, i8, t1_6"
+    assert report.format == "b1, f16, i3, i8, t1_6"
     checkpoint = open_checkpoint(tmp_path / "m.gguf")
     found = {
         role: checkpoint.tensor(f"model.layers.0.self_attn.{role}_proj.weight").format
         for role in "qkvo"
     }
-    assert found == {"q": "b1", "k": "i4", "v": "i8", "o": "f16"}
+    assert found == {"q": "b1", "k": "i3", "v": "i8", "o": "f16"}
     assert Scheme.from_dict(checkpoint.config["onebit_scheme"]) == mixed
 
 
 @pytest.mark.parametrize(
     ("weight", "rule", "name", "form", "holds"),
     [
-        ("int4", "absmax", "m.gguf", "t1_6", "i4, i8."),
+        ("int4", "absmax", "m.gguf", "t1_6", "i4, i5, i6, i7, i8."),
         ("int8", "absmax", "m.gguf", "i4", "i8."),
-        ("int3", "zero_point", "m.gguf", "q8_0", "i4, i8."),
-        ("int4", "absmax", "m", "f16", "i4, i8."),
-        ("ternary", "absmean", "m.gguf", "b1", "t1_6, t2, i4, i8, tq1_0, tq2_0, i2_s, q8_0"),
+        ("int3", "zero_point", "m.gguf", "q8_0", "i3, i4, i5, i6, i7, i8."),
+        ("int4", "absmax", "m", "f16", "i4, i5, i6, i7, i8."),
+        ("ternary", "absmean", "m.gguf", "b1", "t1_6, t2, i2, i3, i4, i5, i6, i7, i8, tq1_0, "),
         ("binary", "absmean", "m", "hf_3bit", None),
     ],
 )
@@ -170,7 +210,7 @@ def test_codes_of_no_scheme_are_refused(masters, tmp_path):
 
 
 def test_binary_and_ternary_weights_fit_wider_formats(masters, tmp_path):
-    for weight, forms in (("binary", ("t2", "i4", "i8")), ("ternary", ("i4", "i8"))):
+    for weight, forms in (("binary", ("t2", "i2", "i8")), ("ternary", ("i3", "i4"))):
         linear = LinearScheme(weight)
         model, folder = masters(Scheme("s", {"body": linear}))
         expected = quant.quantize_weight(model.get_submodule(DOWN).weight, linear)
@@ -217,10 +257,14 @@ def test_a_minimum_in_the_file_that_is_no_zero_point_is_refused(masters, tmp_pat
     _, folder = masters(Scheme("s", {"body": linear}))
     models.export(folder, tmp_path / "m")
     stored = open_checkpoint(tmp_path / "m").tensor(f"{DOWN}.weight")
-    assert stored.minimum is not None
-    for wrong in (stored.minimum * 1.1, stored.minimum - 200 * stored.scale):
+    assert stored.zero is not None
+    minimum = stored_weight.unpacked(stored).minimum_NG[:1]
+    ours = stored_weight.codes(stored, linear)
+    of_before = stored_weight.codes(replace(stored, minimum=minimum, zero=None), linear)
+    assert torch.equal(of_before.zero_NG, ours.zero_NG)
+    for wrong in (minimum * 1.1, minimum - 200 * stored.scale, minimum - 20 * stored.scale):
         with pytest.raises(NotTernaryError, match="packed as i4, and its values are no codes of"):
-            stored_weight.codes(replace(stored, minimum=wrong), linear)
+            stored_weight.codes(replace(stored, minimum=wrong, zero=None), linear)
 
 
 @pytest.mark.parametrize("name", ["out.gguf", "out"])

@@ -21,7 +21,7 @@ from onebit.pack import FORMATS, Unpacked, decode, find
 WRITTEN = [name for name, form in FORMATS.items() if form.packs]
 APART = [name for name, form in FORMATS.items() if not form.scale_inside]
 
-BESIDE = ["i4", "i8"]  # those that take a minimum beside the scale
+BESIDE = [f"i{bits}" for bits in range(2, 9)]  # those that take a minimum beside the scale
 
 # the widths of real models, and those that fit nothing
 WIDTHS = [1, 3, 17, 128, 256, 576, 3200, 8640]
@@ -47,7 +47,7 @@ def test_the_key_is_the_name():
 
 def test_the_formats_are_these():
     """What is read, written, and takes a scale from outside: a change here is one for users."""
-    ours, theirs = ["t2", "t1_6", "b1", "i4", "i8"], ["i2_s", "hf_2bit"]
+    ours, theirs = ["t2", "t1_6", "b1", *BESIDE], ["i2_s", "hf_2bit"]
     few_bits = ["q1_0", "q2_0", "q2_0_g128"]
     simple = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
     k_quants = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
@@ -86,8 +86,8 @@ def test_the_formats_that_fit_are_named():
         FORMATS["tq1_0"].size_bytes(1, 576)
     assert str(caught.value) == (
         "tq1_0: 576 columns do not fill whole blocks of 256. "
-        "Formats that hold 576 columns: t2, t1_6, b1, i4, i8, q4_0, q4_1, q5_0, q5_1, q8_0, "
-        "hf_2bit."
+        "Formats that hold 576 columns: t2, t1_6, b1, i2, i3, i4, i5, i6, i7, i8, q4_0, q4_1, "
+        "q5_0, q5_1, q8_0, hf_2bit."
     )
 
 
@@ -243,6 +243,37 @@ def test_a_minimum_that_does_not_fit_is_refused(name, minimum, error, match):
     with pytest.raises(error, match=match) as caught:
         FORMATS[name].unpack(data, (5, 16), scale_NG, minimum)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (5, 1), (5, 4), (1, 4)])
+def test_zero_points_are_codes_of_the_format_one_for_each_scale(name, rows, groups):
+    form, rng = FORMATS[name], np.random.default_rng(2)
+    codes_NK = weights(name, 5, 16).codes_NK
+    least, greatest = form.codes
+    zero_RG = rng.integers(least, greatest + 1, (rows, groups)).astype(np.int8)
+    scale = rng.integers(1, 9, (rows, groups)).astype(np.float32) / 8  # so that sums are exact
+    ones = np.ones((5, 1), np.float32)
+    data = form.pack(Unpacked(codes_NK, ones))
+    zero = form.pack(Unpacked(zero_RG, ones[:rows])).reshape(rows, -1)
+    back = form.unpack(data, (5, 16), scale, zero=zero)
+    less = codes_NK.reshape(5, groups, -1) - zero_RG.astype(np.float32)[..., None]
+    np.testing.assert_array_equal(back.values(), (less * scale[..., None]).reshape(5, 16))
+    np.testing.assert_array_equal(decode(name, data, (5, 16), scale, None, zero), back.values())
+    for wrong in (zero[:, :0], np.repeat(zero, 2, axis=1), np.repeat(zero, 3, axis=0), zero[0]):
+        with pytest.raises(FormatError, match=f"{name}: the zeros are bytes of shape"):
+            form.unpack(data, (5, 16), scale, zero=wrong)
+    with pytest.raises(InputError, match="a minimum and a zero were given"):
+        form.unpack(data, (5, 16), scale, scale, zero)
+
+
+@pytest.mark.parametrize("name", [name for name in APART if name not in BESIDE])
+def test_zero_points_are_refused_by_formats_that_take_none(name):
+    given = weights(name, 1, 256)
+    with pytest.raises(InputError, match=f"{name}: the format takes no zero from outside"):
+        FORMATS[name].unpack(
+            FORMATS[name].pack(given), (1, 256), given.scale_NG, zero=np.zeros((1, 1), np.uint8)
+        )
 
 
 @pytest.mark.parametrize("name", WRITTEN)

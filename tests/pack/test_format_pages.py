@@ -49,6 +49,8 @@ def test_the_table_of_block_formats_is_the_codes():
 def test_the_size_on_the_page_is_the_codes(name):
     formula = re.search(r"^\| size \| (.*) bytes \|$", page_of(name).read_text(), re.MULTILINE)
     assert formula
-    python = re.sub(r"ceil\((\w) / (\d)\)", r"-(-\1 // \2)", formula[1]).replace(" / ", " // ")
+    python = re.sub(r"ceil\(([\w *]+) / (\d)\)", r"-(-(\1) // \2)", formula[1]).replace(
+        " / ", " // "
+    )
     for N, K in [(1, 128), (5, 640), (8, 6912)]:
         assert FORMATS[name].size_bytes(N, K) == eval(python, {"N": N, "K": K})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onebit.errors import FormatError, InputError, ShapeError
-from onebit.pack import FORMATS, Unpacked, decode
+from onebit.pack import FORMATS, INTEGERS, Unpacked, decode
 from onebit.pack.ggml.block import BlockFormat
 
 FEW_BITS = ("q1_0", "q2_0", "q2_0_g128")
@@ -52,7 +52,7 @@ def ternary(N, K, seed=0, scale=0.0371):
 
 
 def test_these_are_ggmls_formats():
-    ours = {"t2", "t1_6", "b1", "i4", "i8"}
+    ours = {"t2", "t1_6", "b1", *INTEGERS}
     assert set(FORMATS) - set(GGML) == {*ours, "i2_s", "hf_2bit", *FEW_BITS}
 
 

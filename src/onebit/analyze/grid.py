@@ -93,7 +93,7 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
             "The file is damaged, or packed in a way that it does not name."
         )
     form = pack.FORMATS[tensor.format]
-    unpacked = form.unpack(tensor.data, (N, K), tensor.scale, tensor.minimum)
+    unpacked = form.unpack(tensor.data, (N, K), tensor.scale, tensor.minimum, tensor.zero)
     return of_unpacked(unpacked, group, apart=not form.scale_inside)
 
 

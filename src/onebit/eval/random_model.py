@@ -6,6 +6,7 @@ and what the layers add to the residual stream small, so two engines that round 
 comparable.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,17 +178,22 @@ def _declared(drawn: _Drawn) -> list[gguf.Declared]:
     if not _apart(drawn):
         return [gguf.Declared(name, drawn.format, (linear.N, linear.K))]
     row_bytes = (size - 4) // linear.N
-    factors = [
-        gguf.Declared(factor, "f32", scale_shape(drawn.how, linear.N, linear.K))
-        for factor in _factors(drawn)
+    factor_shape = scale_shape(drawn.how, linear.N, linear.K)
+    found = [
+        gguf.Declared(name, "i8", (linear.N, row_bytes)),
+        gguf.Declared(packed.scale_name(name), "f32", factor_shape),
     ]
-    return [gguf.Declared(name, "i8", (linear.N, row_bytes)), *factors]
+    if drawn.how.weight_rule == "zero_point":
+        zero = _zero(drawn.format, factor_shape)
+        found.append(gguf.Declared(packed.zero_name(name), "i8", zero.shape))
+    return found
 
 
-def _factors(drawn: _Drawn) -> list[str]:
-    name = _name(drawn.linear)
-    zero_point = drawn.how.weight_rule == "zero_point"
-    return [packed.scale_name(name), *([packed.minimum_name(name)] if zero_point else [])]
+def _zero(format: str, factor_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return zero-points of 0, (R, B), beside a scale of this shape."""
+    codes_RG = np.zeros((factor_shape[0], math.prod(factor_shape[1:])), np.int8)
+    data = pack.FORMATS[format].pack(pack.Unpacked(codes_RG, np.ones((len(codes_RG), 1), "f4")))
+    return data.reshape(len(codes_RG), -1)
 
 
 def _bytes_of(
@@ -209,7 +215,10 @@ def _bytes_of(
     if not _apart(drawn):
         return {name: data}
     factor = np.full(scale_shape(how, N, K), scale, np.float32)
-    return {name: data} | {beside: factor * (i == 0) for i, beside in enumerate(_factors(drawn))}
+    found = {name: data, packed.scale_name(name): factor}
+    if how.weight_rule == "zero_point":
+        found[packed.zero_name(name)] = _zero(drawn.format, factor.shape)
+    return found
 
 
 def _vectors(shape: Architecture, scheme: Scheme) -> dict[str, NDArray[np.float32]]:

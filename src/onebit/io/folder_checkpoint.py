@@ -51,8 +51,8 @@ class FolderCheckpoint(Checkpoint):
             found = {t.name: (t.dtype, t.shape) for t in reader.tensors.values()}
             self._packed |= packed.read(reader.metadata, found, "U8", str(reader.path))
         self._hf_packed = self._find_hf_packed()
-        self._factors = {packed.scale_name(n) for n in (*self._packed, *self._hf_packed)}
-        self._factors |= {packed.minimum_name(n) for n in self._packed}
+        self._factors = {packed.scale_name(n) for n in self._hf_packed}
+        self._factors |= {beside for n in self._packed for beside in packed.beside(n)}
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
         self.tokenizer = TokenizerSource("files", folder=folder) if has_tokenizer else None
 
@@ -69,7 +69,8 @@ class FolderCheckpoint(Checkpoint):
         if name in self._packed:
             form, shape = self._packed[name]
             scale = self._scale(name, shape)
-            return StoredTensor(name, form, shape, data, scale, self._minimum(name, shape))
+            minimum, zero = self._minimum(name, shape), self._zero(name, shape)
+            return StoredTensor(name, form, shape, data, scale, minimum, zero)
         if name in self._hf_packed:
             shape = self._hf_shape(name, info.shape)
             scale = self._scale(name, shape)
@@ -148,6 +149,14 @@ class FolderCheckpoint(Checkpoint):
         own = packed.minimum_name(name)
         reader = self._reader_of.get(own)
         return None if reader is None else self._factor(own, reader, shape)
+
+    def _zero(self, name: str, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
+        own = packed.zero_name(name)
+        if (reader := self._reader_of.get(own)) is None:
+            return None
+        info = reader.tensors[own]
+        whole = info.dtype == "U8"
+        return packed.read_zero(own, whole, reader.data(own), info.shape, shape[0])
 
     @staticmethod
     def _factor(

@@ -7,6 +7,7 @@ fourth code: tensors that use it are not ternary, and nothing is implied of them
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +48,7 @@ class GgufCheckpoint(Checkpoint):
         model_type = model_type_of(self.metadata)
         found = {t.name: (t.type.name, t.shape) for t in self._reader.tensors.values()}
         self._packed = packed.read(self.metadata, found, "i8", str(path))
-        beside = (packed.scale_name, packed.minimum_name)
-        factors = {name_of(name) for name in self._packed for name_of in beside}
+        factors = {beside for name in self._packed for beside in packed.beside(name)}
         self._gguf_name = {
             gguf_names.to_huggingface(name, model_type): name
             for name in self._reader.tensors
@@ -78,11 +78,11 @@ class GgufCheckpoint(Checkpoint):
             )
         if own not in self._packed and form == "i8":
             form = "int8"  # plain integers; "i8" is a format of codes, which come with a scale
-        factors = self._factors(own, shape) if own in self._packed else ()
+        factors = self._factors(own, shape) if own in self._packed else {}
         heads = self._heads.get(name.rsplit(".", 2)[-2])
         if heads:
             data, factors = self._unpermuted(own, form, shape, data, factors, heads)
-        return StoredTensor(name, form, shape, data, *factors)
+        return StoredTensor(name, form, shape, data, **factors)
 
     def _described(self, own: str) -> tuple[str, tuple[int, ...]]:
         """Return the format and the logical shape of a tensor by its GGUF name."""
@@ -91,18 +91,23 @@ class GgufCheckpoint(Checkpoint):
         info = self._reader.tensors[own]
         return info.type.name, info.shape
 
-    def _factors(self, own: str, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
-        """Return the scale, and the minimum where there is one."""
+    def _factors(self, own: str, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        """Return the scale, and the minimum or zero-points where there are any."""
         if packed.scale_name(own) not in self._reader.tensors:
             raise MissingError(
                 f"{self.path}: {own} has no scale; {packed.scale_name(own)} is not there."
             )
-        found = []
-        for name in (packed.scale_name(own), packed.minimum_name(own)):
-            if (info := self._reader.tensors.get(name)) is not None:
-                data = self._reader.data(name)
-                found.append(packed.read_factor(name, info.type.name, data, info.shape, shape))
-        return tuple(found)
+        found: dict[str, NDArray[Any]] = {}
+        for name in packed.beside(own):
+            if (info := self._reader.tensors.get(name)) is None:
+                continue
+            data, form, stored = self._reader.data(name), info.type.name, info.shape
+            if name == packed.zero_name(own):
+                found["zero"] = packed.read_zero(name, form == "i8", data, stored, shape[0])
+            else:
+                word = name.rpartition("_")[2]
+                found[word] = packed.read_factor(name, form, data, stored, shape)
+        return found
 
     def _rope_factors(self) -> NDArray[np.float32] | None:
         info = self._reader.tensors.get(ROPE_FACTORS_NAME)
@@ -155,9 +160,9 @@ class GgufCheckpoint(Checkpoint):
         form: str,
         shape: tuple[int, ...],
         data: NDArray[np.uint8],
-        factors: tuple[NDArray[np.float32], ...],
+        factors: dict[str, NDArray[Any]],
         heads: int,
-    ) -> tuple[NDArray[np.uint8], tuple[NDArray[np.float32], ...]]:
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
         """Put the rows of q or k, and their factors, in Hugging Face's order."""
         if not shape:
             raise FormatError(f"{self.path}: {own} is one number; rows are expected.")
@@ -170,10 +175,10 @@ class GgufCheckpoint(Checkpoint):
         body = data[: data.size - tail]
         try:
             rows = rope_rows.unpermute(body.reshape(shape[0], -1), heads).reshape(-1)
-            factors = tuple(
-                rope_rows.unpermute(f, heads) if f.shape and f.shape[0] == shape[0] > 1 else f
-                for f in factors
-            )
+            factors = {
+                word: rope_rows.unpermute(f, heads) if f.shape and f.shape[0] == shape[0] > 1 else f
+                for word, f in factors.items()
+            }
         except (ShapeError, ValueError) as error:
             raise FormatError(f"{self.path}: {own}: {error}") from error
         return (np.concatenate([rows, data[body.size :]]) if tail else rows), factors

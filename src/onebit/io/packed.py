@@ -1,8 +1,9 @@
 """Tensors in onebit's own formats: plain integers in a standard container, named in its metadata.
 
 The key "onebit.tensors" holds a JSON object, name -> {"format": "t1_6", "shape": [N, K]}, for each
-integer tensor whose bytes are packed codes; `<name>_scale` is its scale, and `<name>_minimum` what
-is added where codes have a zero-point. docs/formats/container.md is the specification.
+integer tensor whose bytes are packed codes; `<name>_scale` is its scale, and where codes have a
+zero-point, `<name>_zero` holds it in the same format. Files of before have a minimum in its place,
+`<name>_minimum`, which is added. docs/formats/container.md is the specification.
 """
 
 import json
@@ -38,6 +39,16 @@ def scale_name(name: str) -> str:
 def minimum_name(name: str) -> str:
     """Return the name of the minimum of the packed tensor `name`, should it have one."""
     return f"{name}_minimum"
+
+
+def zero_name(name: str) -> str:
+    """Return the name of the zero-points of the packed tensor `name`, should it have any."""
+    return f"{name}_zero"
+
+
+def beside(name: str) -> tuple[str, str, str]:
+    """Return the names of all that may stand beside the packed tensor `name`."""
+    return scale_name(name), minimum_name(name), zero_name(name)
 
 
 def to_json(tensors: Mapping[str, Packed]) -> str:
@@ -137,3 +148,25 @@ def read_factor(
     if not np.isfinite(factor).all():
         raise FormatError(f"{name}: is not finite everywhere. The file is damaged.")
     return factor
+
+
+def read_zero(
+    name: str, integer: bool, data: NDArray[np.uint8], stored: tuple[int, ...], rows: int
+) -> NDArray[np.uint8]:
+    """Return the bytes of a packed tensor's zero-points, (R, B).
+
+    Args:
+        name: of the zero-points, for errors.
+        integer: whether their type is the container's for packed bytes.
+        data: the bytes; `stored` is their shape.
+        rows: N, of the packed tensor.
+
+    Raises:
+        FormatError: they are no rows of packed bytes, one or N.
+    """
+    if not integer or len(stored) != 2 or stored[0] not in (1, rows):
+        raise FormatError(
+            f"{name}: is no rows of packed bytes ({list(stored)}); zero-points of {rows} rows "
+            f"are [1 or {rows}, bytes per row]. The file is damaged."
+        )
+    return data.reshape(stored)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor, not decoded: `pack.decode(t.format, t.data, t.shape, t.scale, t.minimum)` does."""
+    """A tensor, not decoded; `pack.decode(t.format, t.data, t.shape, t.scale, t.minimum, t.zero)`
+    does."""
 
     name: str
     """As in Hugging Face's checkpoints: "model.layers.0.mlp.up_proj.weight"."""
@@ -25,7 +26,9 @@ class StoredTensor:
     scale: NDArray[np.float32] | None = None
     """For formats that hold none; value = code x scale. Broadcasts to (N, G)."""
     minimum: NDArray[np.float32] | None = None
-    """Added to that, where codes have a zero-point; of the scale's shape."""
+    """Added to that, where the file has a minimum; of the scale's shape."""
+    zero: NDArray[np.uint8] | None = None
+    """Or the codes that stand for 0, one for each scale, as rows of bytes of the same format."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Matrix:
         columns: int,
         scale_NG: NDArray[np.float32] | None = None,  # where the format holds none
         ternary: str = "t2",  # or "t1_6", for codes -1..1 with one scale a row
+        minimum_NG: NDArray[np.float32] | None = None,  # as there are scales
+        zero_NG: NDArray[np.int8] | None = None,  # where the minimum is -zero * scale
     ) -> Matrix | None:
         """In the narrowest layout that holds the codes; None where the bytes are damaged."""
 

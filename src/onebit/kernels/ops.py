@@ -183,14 +183,17 @@ def repack_stored(
     shape: tuple[int, ...],
     scale: ArrayLike | None = None,
     ternary: str = "t2",
+    minimum: ArrayLike | None = None,
+    zero: NDArray[np.uint8] | None = None,
 ) -> Matrix:
     """Bring weights from the bytes of a file into the order of the kernels.
 
     The same as `repack(pack.FORMATS[format].unpack(data, shape, scale))`, in parallel and without
-    the codes ever standing in memory. Floats are taken too: "f32", "f16" and "bf16".
+    the codes ever standing in memory. Floats are taken too: "f32", "f16" and "bf16". Zero-points
+    are taken off the codes where that takes no more bytes than to add a minimum.
 
     Args:
-        format, data, shape, scale: as for `pack.decode`.
+        format, data, shape, scale, minimum, zero: as for `pack.decode`.
         ternary: the layout of codes -1, 0 and 1: "t2", or "t1_6" for those matrices that have one
             scale a row.
 
@@ -207,15 +210,29 @@ def repack_stored(
     form = pack.find(format)
     N, K, scale_NG = form.check(data, shape, scale)
     _check_width(K)
-    apart = None
-    if not form.scale_inside:
-        apart = _plain(_groups((N, K), scale_NG, None)[0], np.float32)
+    minimum_NG = form.minimum_beside(scale_NG, K, minimum, zero)
     data = np.ascontiguousarray(data)
-    matrix = Matrix.from_stored(format, data, N, K, apart, ternary)
+    if form.scale_inside:
+        matrix = Matrix.from_stored(format, data, N, K, ternary=ternary)
+    else:
+        scale_NG, minimum_NG = _groups((N, K), scale_NG, minimum_NG)
+        apart = [None if f is None else _plain(f, np.float32) for f in (scale_NG, minimum_NG)]
+        zero_NG = None if minimum_NG is None else _zero_of(scale_NG, minimum_NG)
+        matrix = Matrix.from_stored(format, data, N, K, apart[0], ternary, apart[1], zero_NG)
     if matrix is None:
         form.unpack(data, shape, scale)  # says what is damaged, and where
         raise FormatError(f"{format}: the bytes mean nothing. The file is damaged.")
     return matrix
+
+
+def _zero_of(
+    scale_NG: NDArray[np.float32], minimum_NG: NDArray[np.float32]
+) -> NDArray[np.int8] | None:
+    """Return the zero-points for which the minimum is -zero * scale to the bit, or None."""
+    with np.errstate(all="ignore"):
+        zero_NG = np.rint(-minimum_NG / np.where(scale_NG == 0, np.float32(1), scale_NG))
+        whole = (np.abs(zero_NG) <= 127).all() and (-zero_NG * scale_NG == minimum_NG).all()
+    return np.ascontiguousarray(zero_NG.astype(np.int8)) if whole else None
 
 
 def faster_ternary(data: NDArray[np.uint8]) -> str:

@@ -70,10 +70,10 @@ def export(
         source: a folder, a file or a catalog name, or an open checkpoint.
         out: a file that ends in .gguf, or a folder for safetensors.
         format: of the linear layers: t1_6, t2, tq1_0, tq2_0, i2_s or hf_2bit for ternary models,
-            b1 for binary ones; i4 or i8 for integers; q8_0, f16, bf16 or f32 for any model that is
+            b1 for binary ones; i2 to i8 for integers; q8_0, f16, bf16 or f32 for any model that is
             not of integers, and q6_k to q4_0 for any that is in no codes. A ternary model written
             as these keeps its grid. None gives each layer what holds its codes in the fewest bits:
-            t1_6, b1, i4 or i8.
+            t1_6, b1, or i2 to i8.
         embed: of embedding and head: f16, f32, bf16, and for GGUF q8_0, q6_k, q5_k, q5_1, q5_0,
             q4_k, q4_1 or q4_0. Default: the format of the linear layers if it is a float type;
             else, for GGUF, blocks of codes that are there already, or q8_0; f16 for safetensors.

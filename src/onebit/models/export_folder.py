@@ -91,12 +91,13 @@ def _write_tensors(
             weights = export_weights.weights_of(tensor, entry.part, entry.claim, step)
             if norm_offset.has_offset(config, entry.name) and isinstance(weights, np.ndarray):
                 weights = norm_offset.less_one(weights)
-            encoded = export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)
+            factors = entry.scale_shape, entry.scale_type
+            encoded = export_weights.encode(entry.name, weights, entry.format, *factors)
             file.write(entry.name, encoded.data)
             if encoded.scale is not None:
                 file.write(packed.scale_name(entry.name), encoded.scale)
-            if encoded.minimum is not None:
-                file.write(packed.minimum_name(entry.name), encoded.minimum)
+            if encoded.zero is not None:
+                file.write(packed.zero_name(entry.name), encoded.zero)
             sizes[entry.name] = encoded.size_bytes
             progress(len(sizes), len(planned))
     return sizes
@@ -110,12 +111,14 @@ def _declared(entry: Planned) -> list[safetensors.Declared]:
     size = pack.FORMATS[entry.format].size_bytes(N, K)
     shape = (N // 4, K) if entry.format == "hf_2bit" else (N, size // N)
     assert entry.scale_shape is not None
-    names = [
-        packed.scale_name(entry.name),
-        *([packed.minimum_name(entry.name)] if entry.has_minimum else []),
+    scale = packed.scale_name(entry.name)
+    found = [
+        safetensors.Declared(entry.name, "U8", shape),
+        safetensors.Declared(scale, _DTYPES[entry.scale_type], entry.scale_shape),
     ]
-    factors = [safetensors.Declared(name, "F32", entry.scale_shape) for name in names]
-    return [safetensors.Declared(entry.name, "U8", shape), *factors]
+    if entry.zero_shape is not None:
+        found.append(safetensors.Declared(packed.zero_name(entry.name), "U8", entry.zero_shape))
+    return found
 
 
 def _quantization_config(planned: list[Planned], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def write(
             file.write(own, encoded.data)
             if encoded.scale is not None:
                 file.write(packed.scale_name(own), encoded.scale)
-            if encoded.minimum is not None:
-                file.write(packed.minimum_name(own), encoded.minimum)
+            if encoded.zero is not None:
+                file.write(packed.zero_name(own), encoded.zero)
             sizes[entry.name] = encoded.size_bytes
             progress(len(sizes), len(planned))
         if factors is not None:
@@ -152,9 +152,13 @@ def _declared(entry: Planned, model_type: str) -> list[gguf.Declared]:
     N, K = entry.shape
     row_bytes = pack.FORMATS[entry.format].size_bytes(N, K) // N
     assert entry.scale_shape is not None
-    names = [packed.scale_name(own), *([packed.minimum_name(own)] if entry.has_minimum else [])]
-    factors = [gguf.Declared(name, "f32", entry.scale_shape) for name in names]
-    return [gguf.Declared(own, "i8", (N, row_bytes)), *factors]
+    found = [
+        gguf.Declared(own, "i8", (N, row_bytes)),
+        gguf.Declared(packed.scale_name(own), entry.scale_type, entry.scale_shape),
+    ]
+    if entry.zero_shape is not None:
+        found.append(gguf.Declared(packed.zero_name(own), "i8", entry.zero_shape))
+    return found
 
 
 def _encoded(
@@ -169,4 +173,5 @@ def _encoded(
     weights = export_weights.weights_of(tensor, entry.part, entry.claim, step)
     if count:
         weights = export_weights.permuted(weights, count)
-    return export_weights.encode(entry.name, weights, entry.format, entry.scale_shape)
+    factors = entry.scale_shape, entry.scale_type
+    return export_weights.encode(entry.name, weights, entry.format, *factors)

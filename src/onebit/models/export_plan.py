@@ -22,6 +22,8 @@ from onebit.models.export_weights import (
     TERNARY,
     holding,
     scale_shape,
+    scale_type,
+    zero_rows,
 )
 from onebit.models.stored_weight import has_zero_point
 from onebit.scheme import FP, LinearScheme, Scheme, role_of
@@ -58,10 +60,17 @@ class Planned:
     scale_shape: tuple[int, ...] | None = None
     """Of the scale that is stored beside it, where there is one."""
 
+    scale_type: str = "f32"
+    """Of that scale: "f32" or "f16"."""
+
     @property
-    def has_minimum(self) -> bool:
-        """Whether a minimum of the same shape is stored beside the scale."""
-        return self.scale_shape is not None and has_zero_point(self.claim)
+    def zero_shape(self) -> tuple[int, int] | None:
+        """Of the bytes of the zero-points that are stored beside the scale, where there are any."""
+        if self.scale_shape is None or not has_zero_point(self.claim):
+            return None
+        rows = zero_rows(self.scale_shape)
+        groups = self.scale_shape[1] if len(self.scale_shape) == 2 else 1
+        return rows, pack.FORMATS[self.format].size_bytes(rows, groups) // rows
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -108,7 +117,8 @@ def plan(
             _check_columns(entry, container)
             _check_scales(entry, tensor)
         if entry.format in pack.FORMATS and not pack.FORMATS[entry.format].scale_inside:
-            entry = replace(entry, scale_shape=scale_shape(tensor, entry.claim))
+            shape = scale_shape(tensor, entry.claim)
+            entry = replace(entry, scale_shape=shape, scale_type=scale_type(tensor, shape))
         planned.append(entry)
     if format == "hf_2bit":
         _check_hf(planned)
@@ -172,7 +182,7 @@ def _check_codes(entry: Planned, scheme: Scheme, container: str) -> None:
 def _fitting(entry: Planned, container: str) -> list[str]:
     """Return the formats of the container that `entry`, a linear layer, could be written in."""
     if entry.claim.weight == "fp":
-        return [form for form in FORMATS[container] if form not in ("b1", "i4", "i8")]
+        return [form for form in FORMATS[container] if form not in ("b1", *pack.INTEGERS)]
     ternary = entry.claim.weight in ("ternary", "binary")  # of which `encode` refuses some blocks
     holds = (*holding(entry.claim), *(BLOCKS if ternary else ()))
     return [form for form in FORMATS[container] if form in holds]

@@ -8,7 +8,7 @@ Shape letters: N rows, K columns, G groups of a row that share a scale.
 """
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -23,10 +23,11 @@ from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme
 
 Floats: TypeAlias = NDArray[np.float32]
+Factor = TypeVar("Factor", Floats, NDArray[np.int8])
 
 FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dtypes.bfloat16)}
 TERNARY = ("t1_6", "t2", "tq1_0", "tq2_0", "i2_s", "hf_2bit")
-OURS = ("t1_6", "t2", "b1", "i4", "i8")
+OURS = ("t1_6", "t2", "b1", *pack.INTEGERS)
 """Onebit's own, whose scale stands beside them; container.md says how."""
 BLOCKS = tuple(quant.blockwise.FORMATS)
 """The formats of ggml that floats are rounded to."""
@@ -39,11 +40,12 @@ _ANY_TERNARY = LinearScheme("ternary", weight_scale="row")
 
 
 class Encoded(NamedTuple):
-    """A tensor's bytes, and its scale and minimum where the format stores them apart."""
+    """A tensor's bytes, and its scale and zero-points where the format stores them apart."""
 
     data: NDArray[np.generic]
-    scale: Floats | None = None
-    minimum: Floats | None = None
+    scale: NDArray[np.generic] | None = None
+    zero: NDArray[np.uint8] | None = None
+    """(R, B): rows of bytes of the tensor's own format."""
 
     @property
     def size_bytes(self) -> int:
@@ -57,10 +59,10 @@ def holding(claim: LinearScheme) -> tuple[str, ...]:
     has one magnitude.
     """
     if claim.weight not in ("ternary", "binary"):
-        return ("i8",) if pack.USUAL[claim.weight] == "i8" else ("i4", "i8")
+        return pack.INTEGERS[pack.INTEGERS.index(pack.USUAL[claim.weight]) :]
     binary = ("b1",) if claim.weight == "binary" else ()
     floats = () if claim.learned else FLOATS  # a step that is not there would be asked for
-    return (*binary, *TERNARY, "i4", "i8", *_OF_TERNARY, *floats)
+    return (*binary, *TERNARY, *pack.INTEGERS, *_OF_TERNARY, *floats)
 
 
 def step_of(
@@ -190,7 +192,11 @@ def _unpacked(codes: quant.Codes) -> Unpacked:
 
 
 def encode(
-    name: str, weights: Unpacked | Floats, format: str, scale_shape: tuple[int, ...] | None = None
+    name: str,
+    weights: Unpacked | Floats,
+    format: str,
+    scale_shape: tuple[int, ...] | None = None,
+    scale_type: str = "f32",
 ) -> Encoded:
     """Return the bytes of a tensor in `format`.
 
@@ -199,7 +205,8 @@ def encode(
         weights: from `linear`, or floats of any shape.
         format: one of FLOATS, TERNARY, OURS or BLOCKS.
         scale_shape: of the scale that is stored beside the bytes, where the format wants one, and
-            of the minimum where the weights have one.
+            of the zero-points where the weights have them.
+        scale_type: of that scale, from `scale_type`.
 
     Raises:
         NotTernaryError: the format is ternary and the weights are not.
@@ -221,12 +228,40 @@ def encode(
         data = pack.FORMATS[format].pack(weights)
     if scale_shape is None:
         return Encoded(data)
-    minimum_NG = weights.minimum_NG
-    return Encoded(
-        data,
-        _fitted(name, weights.scale_NG, scale_shape),
-        None if minimum_NG is None else _fitted(name, minimum_NG, scale_shape),
-    )
+    scale = _cast(name, _fitted(name, weights.scale_NG, scale_shape), scale_type)
+    return Encoded(data, scale, _zero(name, weights, format, scale_shape))
+
+
+def _zero(
+    name: str, weights: Unpacked, format: str, shape: tuple[int, ...]
+) -> NDArray[np.uint8] | None:
+    """Return the zero-points as rows of bytes of the format, (R, B); None where there are none."""
+    if weights.minimum_NG is None:
+        return None
+    arrays = (torch.from_numpy(array) for array in weights)
+    codes_NK, scale_NG, minimum_NG = arrays
+    q = quant.integer.zero_of_minimum(quant.Codes(codes_NK, scale_NG, minimum_NG=minimum_NG))
+    assert q is not None  # as `linear` has found them
+    assert q.zero_NG is not None
+    zero_NG = _fitted(name, q.zero_NG.numpy(), shape)
+    zero_RG = zero_NG.reshape(zero_rows(shape), -1)
+    with stored_weight.named(f"{name}, zero-points"):
+        data = pack.FORMATS[format].pack(Unpacked(zero_RG, np.ones((len(zero_RG), 1), np.float32)))
+    return data.reshape(len(zero_RG), -1)
+
+
+def zero_rows(scale_shape: tuple[int, ...]) -> int:
+    """Return R, the rows of the zero-points beside a scale of this shape; 1 or N."""
+    return scale_shape[0] if scale_shape else 1
+
+
+def scale_type(tensor: StoredTensor, scale_shape: tuple[int, ...]) -> str:
+    """Return the type of the scale beside a tensor: "f16" where packed ones are exactly that."""
+    if tensor.scale is None or math.prod(scale_shape) == 1:
+        return "f32"
+    with np.errstate(over="ignore"):
+        exact = (tensor.scale.astype(np.float16).astype(np.float32) == tensor.scale).all()
+    return "f16" if exact else "f32"
 
 
 def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.generic]:
@@ -278,8 +313,8 @@ def scale_shape(tensor: StoredTensor, claim: LinearScheme) -> tuple[int, ...]:
     return (rows, factors[0].shape[1])
 
 
-def _fitted(name: str, factor_NG: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return a scale or minimum in the shape that was planned for it.
+def _fitted(name: str, factor_NG: Factor, shape: tuple[int, ...]) -> Factor:
+    """Return scales or zero-points in the shape that was planned for them.
 
     Raises:
         InputError: it changes more often than that.
@@ -287,7 +322,7 @@ def _fitted(name: str, factor_NG: Floats, shape: tuple[int, ...]) -> Floats:
     N, G = factor_NG.shape
     groups = shape[1] if len(shape) == 2 else 1
     finest = np.repeat(factor_NG, math.lcm(G, groups) // G, axis=1).reshape(N, groups, -1)
-    fitted = finest[: shape[0], :, 0]
+    fitted: Factor = finest[: shape[0], :, 0]
     if not (finest == fitted[..., None]).all():
         raise InputError(
             f"{name}: already on a grid, with more scales than its scheme says. "

@@ -34,7 +34,8 @@ def values(stored: StoredTensor) -> NDArray[np.float32]:
                 f"holds {stored.format}, and weights are floats ({', '.join(plain.SIZE_BYTES)}) or "
                 "packed codes. The file is damaged or is not a model."
             )
-        return pack.decode(stored.format, stored.data, stored.shape, stored.scale, stored.minimum)
+        factors = (stored.scale, stored.minimum, stored.zero)
+        return pack.decode(stored.format, stored.data, stored.shape, *factors)
 
 
 def unpacked(stored: StoredTensor) -> Unpacked | None:
@@ -47,7 +48,7 @@ def unpacked(stored: StoredTensor) -> Unpacked | None:
         return None
     with named(stored.name):
         return pack.FORMATS[stored.format].unpack(
-            stored.data, stored.shape, stored.scale, stored.minimum
+            stored.data, stored.shape, stored.scale, stored.minimum, stored.zero
         )
 
 
@@ -89,12 +90,12 @@ def find_codes(stored: StoredTensor, scheme: LinearScheme) -> Codes | None:
 
 
 def has_zero_point(scheme: LinearScheme) -> bool:
-    """Whether 0 has a code of its own, which a file says by a minimum."""
+    """Whether 0 has a code of its own, which a file says by its zero-points."""
     return scheme.weight_rule == "zero_point" and scheme.weight != "fp"
 
 
 def minimum(q: Codes) -> NDArray[np.float32] | None:
-    """Return what is added to code * scale, (N, G); None for nothing. `_codes` turns it back."""
+    """Return what is added to code * scale, (N, G); None for nothing."""
     if q.zero_NG is not None:
         lowest_NG: NDArray[np.float32] = quant.integer.minimum_of_zero(q).numpy()
         return lowest_NG

@@ -96,6 +96,7 @@ class Format(ABC):
         shape: tuple[int, ...],
         scale: ArrayLike | None = None,
         minimum: ArrayLike | None = None,
+        zero: Bytes | None = None,
     ) -> Unpacked:
         """Return the codes and factors that the bytes stand for.
 
@@ -104,7 +105,9 @@ class Format(ABC):
             shape: (N, K), the logical shape of the weights.
             scale: for a format whose scale is stored apart: of shape (), (1,), (N,), (N, G) or
                 (1, G), to be multiplied with the codes. None for the others.
-            minimum: what is added then, of the scale's shape, for i4 and i8. None adds nothing.
+            minimum: what is added then, of the scale's shape, for i2 to i8. None adds nothing.
+            zero: instead of a minimum, the codes that stand for 0, as bytes (R, B) of this format:
+                R rows, one or N, of as many codes as a row has scales.
 
         Raises:
             ShapeError: the format cannot hold this shape, or the scale does not go with it.
@@ -112,19 +115,51 @@ class Format(ABC):
             InputError: the scale is missing, or given twice.
         """
         N, K, scale_NG = self.check(data, shape, scale)
-        if minimum is None:
-            return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)
+        minimum_NG = self.minimum_beside(scale_NG, K, minimum, zero)
+        found = self._unpack(np.ascontiguousarray(data), N, K, scale_NG)
+        return found if minimum_NG is None else found._replace(minimum_NG=minimum_NG)
+
+    def minimum_beside(
+        self,
+        scale_NG: NDArray[np.float32],
+        K: int,
+        minimum: ArrayLike | None = None,
+        zero: Bytes | None = None,
+    ) -> NDArray[np.float32] | None:
+        """Return what stands beside the bytes and is added to code * scale, (N, G), or None.
+
+        Args:
+            scale_NG: from `check`.
+            K: columns.
+            minimum, zero: as for `unpack`.
+
+        Raises:
+            ShapeError, FormatError, InputError: as `unpack`.
+        """
+        if minimum is None and zero is None:
+            return None
+        word = "minimum" if zero is None else "zero"
         if not self.takes_minimum:
-            raise InputError(f"{self.name}: the format takes no minimum from outside. Pass None.")
-        minimum_NG = self._outer_factor("minimum", minimum, N, K)
-        if minimum_NG.shape != scale_NG.shape:
-            raise ShapeError(
-                f"{self.name}: the minimum has shape {np.asarray(minimum).shape}, the scale "
-                f"{np.asarray(scale).shape}; give both for the same groups."
+            raise InputError(f"{self.name}: the format takes no {word} from outside. Pass None.")
+        N, G = scale_NG.shape
+        if zero is None:
+            minimum_NG = self._outer_factor("minimum", np.asarray(minimum), N, K)
+            if minimum_NG.shape != scale_NG.shape:
+                raise ShapeError(
+                    f"{self.name}: the minimum has shape {np.asarray(minimum).shape}, and there "
+                    f"are {N} x {G} scales; give both for the same groups."
+                )
+            return minimum_NG
+        if minimum is not None:
+            raise InputError(f"{self.name}: a minimum and a zero were given. Pass one of them.")
+        R = zero.shape[0] if zero.ndim == 2 else 0
+        if R not in (1, N) or zero.size != self._size_bytes(R, G):
+            raise FormatError(
+                f"{self.name}: the zeros are bytes of shape {zero.shape}; {N} x {G} scales take "
+                f"(1 or {N}, {self._size_bytes(1, G)}). {DAMAGED}"
             )
-        return self._unpack(np.ascontiguousarray(data), N, K, scale_NG)._replace(
-            minimum_NG=minimum_NG
-        )
+        codes_RG = self._unpack(np.ascontiguousarray(zero).reshape(-1), R, G, scale_NG[:R]).codes_NK
+        return -codes_RG.astype(np.float32) * scale_NG
 
     def check(
         self, data: Bytes, shape: tuple[int, ...], scale: ArrayLike | None = None

@@ -67,10 +67,12 @@ def of_scheme(w_NK: Tensor, scheme: LinearScheme) -> Codes | None:
 
 
 def fits(q: Codes, scheme: LinearScheme) -> bool:
-    """Whether the codes are among those that the scheme's weights may have."""
+    """Whether the codes, and zero-points, are among those that the scheme's weights may have."""
     least, most = int(q.codes_NK.min()), int(q.codes_NK.max())
     if scheme.weight in ("ternary", "binary"):
         zeros = scheme.weight == "ternary" or bool(q.codes_NK.all())
         return zeros and least >= -1 and most <= 1
     half: int = 2 ** (int(scheme.weight.removeprefix("int")) - 1)
+    if q.zero_NG is not None:
+        least, most = min(least, int(q.zero_NG.min())), max(most, int(q.zero_NG.max()))
     return least >= -half and most < half

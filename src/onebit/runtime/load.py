@@ -175,12 +175,15 @@ def _repack(stored: StoredTensor, how: LinearScheme, ternary: str, learned: bool
             f"stored as {stored.format}; a weight matrix that runs is one of "
             f"{', '.join((*FLOATS, *pack.FORMATS))}."
         )
-    if stored.minimum is not None:
-        form = pack.FORMATS[stored.format]
-        return ops.repack(form.unpack(stored.data, stored.shape, stored.scale, stored.minimum))
     if stored.format in pack.FORMATS or how.weight == "fp":
         return ops.repack_stored(
-            stored.format, stored.data, stored.shape, stored.scale, ternary=ternary
+            stored.format,
+            stored.data,
+            stored.shape,
+            stored.scale,
+            ternary,
+            stored.minimum,
+            stored.zero,
         )
     w_NK = pack.decode(stored.format, stored.data, stored.shape)
     on_grid = None if learned else ternary_grid(w_NK, how)

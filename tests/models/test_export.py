@@ -338,8 +338,8 @@ def test_weights_that_are_not_ternary_are_refused(tokenizer, tmp_path, name):
 @pytest.mark.parametrize(
     ("format", "blocks", "fits"),
     [
-        ("tq1_0", 256, "t1_6, t2, i4, i8, i2_s, q8_0, q5_1"),
-        ("i2_s", 128, "t1_6, t2, i4, i8, q8_0, q5_1"),
+        ("tq1_0", 256, "t1_6, t2, i2, i3, i4, i5, i6, i7, i8, i2_s, q8_0, q5_1"),
+        ("i2_s", 128, "t1_6, t2, i2, i3, i4, i5, i6, i7, i8, q8_0, q5_1"),
     ],
 )
 def test_widths_that_fit_no_block_are_named(tokenizer, tmp_path, format, blocks, fits):

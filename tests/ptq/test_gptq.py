@@ -1,4 +1,4 @@
-"""GPTQ: below rounding to nearest, equal to the plain algorithm, and sound where inputs are poor."""
+"""GPTQ: below rounding to nearest, equal to the plain algorithm, sound where inputs are poor."""
 
 import pytest
 import torch

@@ -1,0 +1,296 @@
+"""The block loop: one decoder layer after the other, its linears in the order in which data passes.
+
+A stage is the linears that share an input: (q k v), (o), (gate up), (down). The inputs of a stage
+come through what is already rounded, so each can make up for what went before ("true sequential" of
+GPTQ). What passes between stages is kept, so that each linear computes each token once. Only where
+a transform wants to see the float block first does the block run twice.
+
+In memory are one block, the Gram matrices of its stages and a few windows of hidden states; those
+of all windows lie in files.
+
+Shape letters: W windows, T tokens of a window, C model width, N out and K in features of a linear.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onebit import quant
+from onebit.io import StoredTensor
+from onebit.models import FAMILIES, stored_weight
+from onebit.models.layer import Layer
+from onebit.nn import BitLinear, Rope, Rotation, inputs
+from onebit.ptq import packing
+from onebit.ptq.method import Block, Method, Stage
+from onebit.ptq.options import Options
+from onebit.ptq.plan import FLOAT, KEEP, Held
+from onebit.ptq.report import Row
+from onebit.ptq.rows import Rows, scratch
+from onebit.ptq.source import Source
+from onebit.ptq.stats import Recorder, Stats
+from onebit.quant import Codes
+from onebit.scheme import FP, LinearScheme, Scheme
+
+TOKENS = 2048
+"""That pass a layer at a time, in whole windows."""
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+O, GATE_UP, DOWN = "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done with each linear, the same for all blocks."""
+
+    source: Source
+    scheme: Scheme
+    """That the model will carry."""
+    held: Mapping[str, Held]
+    """Name of a linear of the model -> how it will be held."""
+    transforms: Sequence[tuple[str, Method]]
+    rounding: tuple[str, Method]
+    block_rounding: tuple[str, Method] | None
+    """For linears that go into block formats of ggml."""
+    options: Options
+    folder: Path | None
+    """For scratch files."""
+
+    @property
+    def gram(self) -> bool:
+        """Whether a method asks for Gram matrices."""
+        methods = [self.rounding, *self.transforms, *filter(None, [self.block_rounding])]
+        return any(method.gram for _, method in methods) or self.options.clip == "output"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A block that is rounded: the tensors that the source does not have so, and their rows."""
+
+    tensors: list[StoredTensor]
+    rows: list[Row]
+
+
+def run(task: Task, index: int, states: Rows | None, after: Rows | None) -> Done:
+    """Round one block.
+
+    Args:
+        task: what is to be done.
+        index: of the block.
+        states: what it is given; None without calibration.
+        after: takes what it gives, the next block's.
+
+    Raises:
+        OnebitError: a method refuses a layer; the message names it.
+    """
+    block, rotation = load(task, index, 0 if states is None else states.shape[1])
+    if states is None:
+        stats_of: Callable[[Stage], Mapping[str, Stats]] = lambda stage: {}  # noqa: E731
+        return _rounded(task, block, stats_of)
+    if task.transforms:
+        flow = Flow(block, rotation, states, task.folder)
+        for stage in stages(block.layer):
+            stats = flow.stats(stage, dict.fromkeys(stage.linears, FP), task.gram)
+            for name, transform in task.transforms:
+                with stored_weight.named(f"{name}: {block.name}"):
+                    transform.run(block, stage, stats[stage.linears[0]], task.options)
+    flow = Flow(block, rotation, states, task.folder)
+    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets, task.gram))
+    if after is not None:
+        flow.finish(after)
+    return done
+
+
+def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
+    """Return a block in float, and the turns of a window's positions in it."""
+    a = task.source.architecture
+    with torch.device("meta"):
+        layer = FAMILIES[a.model_type](a)
+    name = f"model.layers.{index}"
+    for own, _ in list(layer.named_parameters()):
+        module, _, leaf = own.rpartition(".")
+        values = nn.Parameter(task.source.tensor(f"{name}.{own}"), requires_grad=False)
+        setattr(layer.get_submodule(module), leaf, values)
+    layer.self_attn.kv_bits, layer.self_attn.q_bits = task.scheme.kv_bits, task.scheme.q_bits
+    targets = {own: task.held[f"{name}.{own}"].scheme for own in linears(layer)}
+    return Block(index, name, layer.eval(), targets), Rope(a.inv_freq())(tokens)
+
+
+def stages(layer: Layer) -> tuple[Stage, ...]:
+    """Return the stages of a layer."""
+    return (
+        Stage("qkv", QKV, "input_layernorm"),
+        Stage("o", (O,), "self_attn.v_proj"),
+        Stage("gate_up", GATE_UP, "post_attention_layernorm"),
+        Stage("down", (DOWN,), "mlp.up_proj"),
+    )
+
+
+def linears(layer: Layer) -> list[str]:
+    """Return the names of a layer's linears, in the order in which data passes."""
+    return [name for stage in stages(layer) for name in stage.linears]
+
+
+class Flow:
+    """Calibration windows on their way through a block, stage by stage."""
+
+    def __init__(
+        self, block: Block, rotation: Rotation, states: Rows, folder: Path | None
+    ) -> None:
+        self.layer, self.rotation, self.states = block.layer, rotation, states
+        W, T, C = states.shape
+        self._step = max(1, TOKENS // T)
+        width_o = block.linear(O).in_features
+        self._attended = scratch((W, T, width_o), folder, "attended")
+        self._middle = scratch((W, T, C), folder, "middle")
+        self._hidden = scratch((W, T, block.linear(DOWN).in_features), folder, "hidden")
+
+    @torch.no_grad()
+    def stats(
+        self, stage: Stage, schemes: Mapping[str, LinearScheme], gram: bool
+    ) -> dict[str, Stats]:
+        """Return the statistics of each linear's input, through the layer as it stands by now.
+
+        Stages must be asked for in their order. Linears of a stage that take their input alike
+        share their statistics.
+        """
+        self._advance(stage.name)
+        linears = {name: self.layer.get_submodule(name) for name in stage.linears}
+        alike: dict[tuple[object, ...], LinearScheme] = {}
+        for name in stage.linears:
+            alike.setdefault(_taking(schemes[name]), schemes[name])
+        W, T, _ = self.states.shape
+        K = next(iter(linears.values())).in_features
+        recorders = {key: Recorder(int(K), W * T, gram) for key in alike}
+        for first, last in self._parts():
+            x_WTK = self._input(stage.name, first, last)
+            for key, scheme in alike.items():
+                recorders[key].add(entering(x_WTK, scheme))
+        found = {}
+        for key, recorder in recorders.items():
+            with stored_weight.named(f"the {stage.name} inputs"):
+                found[key] = recorder.stats()
+        return {name: found[_taking(schemes[name])] for name in stage.linears}
+
+    @torch.no_grad()
+    def finish(self, after: Rows) -> None:
+        """Write what the block gives."""
+        for first, last in self._parts():
+            y_WTC = self.layer.mlp.down_proj(self._hidden.read(first, last))
+            after.write(first, self.layer.after_mlp(self._middle.read(first, last), y_WTC))
+
+    def _parts(self) -> list[tuple[int, int]]:
+        W = self.states.shape[0]
+        return [(first, min(first + self._step, W)) for first in range(0, W, self._step)]
+
+    def _input(self, stage: str, first: int, last: int) -> Tensor:
+        """Return what enters a stage."""
+        if stage == "qkv":
+            return self.layer.attention_input(self.states.read(first, last))
+        if stage == "o":
+            return self._attended.read(first, last)
+        if stage == "gate_up":
+            return self.layer.mlp_input(self._middle.read(first, last))
+        return self._hidden.read(first, last)
+
+    def _advance(self, stage: str) -> None:
+        """Compute what a stage is given, from what the stage before it was."""
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        for first, last in self._parts():
+            if stage == "o":
+                x_WTC = self._input("qkv", first, last)
+                projected = [linear(x_WTC) for linear in (attention.q_proj, attention.k_proj)]
+                y_WTK = attention.mixed(*projected, attention.v_proj(x_WTC), self.rotation)
+                self._attended.write(first, y_WTK)
+            elif stage == "gate_up":
+                y_WTC = attention.o_proj(self._attended.read(first, last))
+                x_WTC = self.states.read(first, last)
+                self._middle.write(first, self.layer.after_attention(x_WTC, y_WTC))
+            elif stage == "down":
+                x_WTC = self._input("gate_up", first, last)
+                self._hidden.write(first, mlp.mixed(mlp.gate_proj(x_WTC), mlp.up_proj(x_WTC)))
+
+
+def entering(x_TK: Tensor, scheme: LinearScheme) -> Tensor:
+    """Return what the product of a linear is given: turned and rounded as the scheme says."""
+    x_TK = inputs.turned(x_TK, None, scheme)
+    if scheme.activation == "fp":
+        return x_TK
+    return quant.activation.dequantize(inputs.rounded(x_TK, scheme, training=False))
+
+
+def _taking(scheme: LinearScheme) -> tuple[object, ...]:
+    """Return all that says how a linear takes its input."""
+    return scheme.activation, scheme.hadamard, scheme.signs, scheme.split
+
+
+def _rounded(
+    task: Task, block: Block, stats_of: Callable[[Stage], Mapping[str, Stats]]
+) -> Done:
+    """Round the linears of a block in their order, each in its place before the next."""
+    done = Done([], [])
+    for stage in stages(block.layer):
+        stats = stats_of(stage)
+        for name in stage.linears:
+            _round(task, block, name, stats.get(name), done)
+    rounded = {tensor.name for tensor in done.tensors}
+    for own, parameter in block.layer.named_parameters():  # what transforms have changed
+        name = f"{block.name}.{own}"
+        if task.transforms and name not in rounded and own.removesuffix(".weight") not in block.targets:
+            done.tensors.append(packing.floats(name, parameter))
+    return done
+
+
+def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done) -> None:
+    full, linear = f"{block.name}.{name}", block.linear(name)
+    held, w_NK, started = task.held[full], linear.weight.detach(), time.perf_counter()
+    shape = (linear.out_features, linear.in_features)
+    if held.scheme == FP and held.format in (KEEP, FLOAT):
+        stored = task.source.stored(f"{full}.weight") if held.format == KEEP else None
+        if stored is None:
+            stored = packing.floats(f"{full}.weight", w_NK, half=True)
+            done.tensors.append(stored)
+        word = "kept" if held.format == KEEP else "float"
+        size = packing.size_bytes(stored)
+        done.rows.append(Row(full, word, stored.format, shape, size, 0.0))
+        return
+    word, method = task.block_rounding if held.format else task.rounding
+    said = len(stats.notes) if stats else 0
+    with stored_weight.named(full):
+        q = method.run(w_NK, held.scheme, stats, replace(task.options, format=held.format))
+        tensor = packing.stored(f"{full}.weight", q, held)
+    time_s = time.perf_counter() - started
+    turned_NK = quant.hadamard.turned(w_NK, held.scheme)
+    errors = _errors(turned_NK, quant.dequantize(q), stats)
+    note = "; ".join(dict.fromkeys(stats.notes[said:])) if stats else ""
+    words = "+".join([name for name, _ in task.transforms] + [word])
+    in_words = held.format or packing.in_words(held.scheme)
+    size = packing.size_bytes(tensor)
+    done.rows.append(Row(full, words, in_words, shape, size, *errors, time_s, note))
+    done.tensors.append(tensor)
+    block.layer.set_submodule(name, _in_place(linear, held.scheme, q))
+
+
+def _in_place(linear: nn.Linear, scheme: LinearScheme, q: Codes) -> nn.Linear:
+    """Return the layer that computes with these codes."""
+    if scheme.activation == "fp" and scheme.hadamard == "none":
+        linear.weight = nn.Parameter(quant.dequantize(q), requires_grad=False)
+        return linear
+    shape, bias = (linear.in_features, linear.out_features), linear.bias is not None
+    layer = BitLinear(*shape, bias, scheme, device="meta")
+    layer.weight, layer.bias = linear.weight, linear.bias
+    layer.freeze(q)
+    return layer.eval()
+
+
+def _errors(w_NK: Tensor, w_hat_NK: Tensor, stats: Stats | None) -> tuple[float, float | None]:
+    """Return |W - W_hat| / |W|, and the same of the outputs."""
+    miss_NK, size = w_hat_NK - w_NK, float(w_NK.norm())
+    of_weights = float(miss_NK.norm()) / size if size else 0.0
+    if stats is None or stats.gram_KK is None:
+        return of_weights, None
+    lost, whole = (float(((v @ stats.gram_KK) * v).sum()) for v in (miss_NK, w_NK))
+    return of_weights, math.sqrt(max(lost, 0.0) / whole) if whole > 0 else 0.0

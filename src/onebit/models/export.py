@@ -53,6 +53,8 @@ class ExportReport:
     """Bytes of the tensors of "body", "embed", "head" and "other" (norms, biases)."""
     rounded_again: Mapping[str, int]
     """"q8_0 to q4_0" -> weights that were in codes already, and lost by being rounded to others."""
+    tensor_bytes: Mapping[str, int]
+    """Of every tensor by its Hugging Face name, scales included."""
 
 
 def export(
@@ -61,6 +63,7 @@ def export(
     format: str | None = None,
     *,
     embed: str | None = None,
+    formats: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> ExportReport:
@@ -79,6 +82,7 @@ def export(
             else, for GGUF, blocks of codes that are there already, or q8_0; f16 for safetensors.
             f32 repeats the trained model's logits exactly where f16 is within 0.05 % of each
             embedding.
+        formats: of single linear layers, by the name of their module; before `format`.
         force: overwrite what is at `out`.
         progress: called after each tensor with how many are written, and of how many.
 
@@ -101,8 +105,8 @@ def export(
         raise FileError(f"{out}: cannot be written ({error.strerror}). Name another.") from error
     skeleton(checkpoint)  # refuses a file that does not hold the model of its config
     scheme = schemes.of_config(checkpoint.config)
-    planned = plan(checkpoint, scheme, container, format, embed)
-    config = _config(checkpoint.config, scheme, format)
+    planned = plan(checkpoint, scheme, container, format, embed, formats or {})
+    config = _config(checkpoint.config, scheme, format, bool(formats))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,13 +145,16 @@ def _is_models(file: Path) -> bool:
     return file.is_file() and (file.suffix in _MODEL_FILES or file.name == ".gitattributes")
 
 
-def _config(source: Mapping[str, Any], scheme: Scheme, format: str | None) -> dict[str, Any]:
+def _config(
+    source: Mapping[str, Any], scheme: Scheme, format: str | None, formats: bool
+) -> dict[str, Any]:
     """Return the config of the model that is written; what describes only the source stays out.
 
-    Weights that pass into a ternary format are ternary, whether or not the source says so.
+    Weights that pass into a ternary format are ternary, whether or not the source says so. Where
+    single layers have formats of their own, the scheme is as it is.
     """
     config = Architecture.from_config(source).to_config()
-    if (format is None or format in TERNARY) and not scheme.quantized:
+    if not formats and (format is None or format in TERNARY) and not scheme.quantized:
         scheme = SCHEMES["ternary-weights"]
     if scheme.quantized or "onebit_scheme" in source:
         config["onebit_scheme"] = scheme.to_dict()
@@ -185,6 +192,7 @@ def _report(
         body_bits_per_weight=8 * parts["body"] / body if body else 0.0,
         part_bytes=parts,
         rounded_again=dict(again),
+        tensor_bytes=dict(sizes),
     )
 
 

@@ -9,7 +9,7 @@ Where `embed` is not given, an embedding that is in blocks of codes keeps them, 
 the smallest format whose cost in perplexity was measured to be below 0.1 %: q8_0 (docs/log.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onebit import pack
@@ -90,9 +90,16 @@ class Planned:
 
 
 def plan(
-    checkpoint: Checkpoint, scheme: Scheme, container: str, format: str | None, embed: str | None
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    container: str,
+    format: str | None,
+    embed: str | None,
+    formats: Mapping[str, str] | None = None,
 ) -> list[Planned]:
     """Return what is to be written, in the source's order. None takes the default.
+
+    `formats` has those of single linear layers, by the name of their module.
 
     Raises:
         OptionError: the container has no such format, or it cannot hold a layer's codes.
@@ -101,6 +108,8 @@ def plan(
     """
     if format is not None:
         _one_of("format", format, FORMATS[container], container)
+    for chosen in (formats or {}).values():
+        _one_of("format", chosen, FORMATS[container], container)
     if embed is not None:
         _one_of("embed", embed, EMBED_FORMATS[container], container)
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
@@ -112,6 +121,9 @@ def plan(
             continue  # of masters; what is written has its scale
         tensor = checkpoint.tensor(name)
         entry = _planned(tensor, scheme, container, format, embed)
+        own = (formats or {}).get(name.removesuffix(".weight"))
+        if own is not None:
+            entry = replace(entry, format=own)
         if len(entry.shape) == 2:
             _check_codes(entry, scheme, container)
             _check_columns(entry, container)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from onebit.models import FAMILIES, stored_weight
 from onebit.models.layer import Layer
 from onebit.nn import BitLinear, Rope, Rotation, inputs
 from onebit.ptq import packing
-from onebit.ptq.method import Block, Method, Stage
+from onebit.ptq.method import Block, Method, Rounding, Stage, Transform
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held
 from onebit.ptq.report import Row
@@ -38,8 +39,8 @@ from onebit.scheme import FP, LinearScheme, Scheme
 
 TOKENS = 2048
 """That pass a layer at a time, in whole windows."""
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-O, GATE_UP, DOWN = "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"
+QKV, OUT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.o_proj"
+GATE_UP, DOWN = ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,6 @@ class Task:
     options: Options
     folder: Path | None
     """For scratch files."""
-
-    @property
-    def gram(self) -> bool:
-        """Whether a method asks for Gram matrices."""
-        methods = [self.rounding, *self.transforms, *filter(None, [self.block_rounding])]
-        return any(method.gram for _, method in methods) or self.options.clip == "output"
 
 
 @dataclass(frozen=True)
@@ -88,20 +83,31 @@ def run(task: Task, index: int, states: Rows | None, after: Rows | None) -> Done
     """
     block, rotation = load(task, index, 0 if states is None else states.shape[1])
     if states is None:
-        stats_of: Callable[[Stage], Mapping[str, Stats]] = lambda stage: {}  # noqa: E731
-        return _rounded(task, block, stats_of)
+        return _rounded(task, block, lambda stage: {})
     if task.transforms:
-        flow = Flow(block, rotation, states, task.folder)
-        for stage in stages(block.layer):
-            stats = flow.stats(stage, dict.fromkeys(stage.linears, FP), task.gram)
-            for name, transform in task.transforms:
-                with stored_weight.named(f"{name}: {block.name}"):
-                    transform.run(block, stage, stats[stage.linears[0]], task.options)
+        _transform(task, block, Flow(block, rotation, states, task.folder))
     flow = Flow(block, rotation, states, task.folder)
-    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets, task.gram))
+    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets))
     if after is not None:
         flow.finish(after)
     return done
+
+
+def _transform(task: Task, block: Block, flow: "Flow") -> None:
+    """Let the transforms change a float block, each stage by what it is given in float.
+
+    All stages are looked at before any is changed: what passes between them is computed once.
+    """
+    seen = []
+    for stage in stages(block.layer):
+        stats = flow.stats(stage, dict.fromkeys(stage.linears, FP))
+        touched = (f"{block.name}.{own}" for own in (*stage.linears, stage.before))
+        if all(own not in task.held or task.held[own].format != KEEP for own in touched):
+            seen.append((stage, stats[stage.linears[0]]))  # codes that are kept cannot be scaled
+    for name, method in task.transforms:
+        for stage, stage_stats in seen:
+            with stored_weight.named(f"{name}: {block.name}"):
+                cast(Transform, method.run)(block, stage, stage_stats, task.options)
 
 
 def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
@@ -123,7 +129,7 @@ def stages(layer: Layer) -> tuple[Stage, ...]:
     """Return the stages of a layer."""
     return (
         Stage("qkv", QKV, "input_layernorm"),
-        Stage("o", (O,), "self_attn.v_proj"),
+        Stage("o", (OUT,), "self_attn.v_proj"),
         Stage("gate_up", GATE_UP, "post_attention_layernorm"),
         Stage("down", (DOWN,), "mlp.up_proj"),
     )
@@ -137,34 +143,29 @@ def linears(layer: Layer) -> list[str]:
 class Flow:
     """Calibration windows on their way through a block, stage by stage."""
 
-    def __init__(
-        self, block: Block, rotation: Rotation, states: Rows, folder: Path | None
-    ) -> None:
+    def __init__(self, block: Block, rotation: Rotation, states: Rows, folder: Path | None) -> None:
         self.layer, self.rotation, self.states = block.layer, rotation, states
         W, T, C = states.shape
         self._step = max(1, TOKENS // T)
-        width_o = block.linear(O).in_features
+        width_o = block.linear(OUT).in_features
         self._attended = scratch((W, T, width_o), folder, "attended")
         self._middle = scratch((W, T, C), folder, "middle")
         self._hidden = scratch((W, T, block.linear(DOWN).in_features), folder, "hidden")
 
     @torch.no_grad()
-    def stats(
-        self, stage: Stage, schemes: Mapping[str, LinearScheme], gram: bool
-    ) -> dict[str, Stats]:
+    def stats(self, stage: Stage, schemes: Mapping[str, LinearScheme]) -> dict[str, Stats]:
         """Return the statistics of each linear's input, through the layer as it stands by now.
 
         Stages must be asked for in their order. Linears of a stage that take their input alike
         share their statistics.
         """
         self._advance(stage.name)
-        linears = {name: self.layer.get_submodule(name) for name in stage.linears}
+        K = cast(nn.Linear, self.layer.get_submodule(stage.linears[0])).in_features
         alike: dict[tuple[object, ...], LinearScheme] = {}
         for name in stage.linears:
             alike.setdefault(_taking(schemes[name]), schemes[name])
         W, T, _ = self.states.shape
-        K = next(iter(linears.values())).in_features
-        recorders = {key: Recorder(int(K), W * T, gram) for key in alike}
+        recorders = {key: Recorder(K, W * T, gram=True) for key in alike}
         for first, last in self._parts():
             x_WTK = self._input(stage.name, first, last)
             for key, scheme in alike.items():
@@ -202,9 +203,8 @@ class Flow:
         for first, last in self._parts():
             if stage == "o":
                 x_WTC = self._input("qkv", first, last)
-                projected = [linear(x_WTC) for linear in (attention.q_proj, attention.k_proj)]
-                y_WTK = attention.mixed(*projected, attention.v_proj(x_WTC), self.rotation)
-                self._attended.write(first, y_WTK)
+                q, k, v = attention.q_proj(x_WTC), attention.k_proj(x_WTC), attention.v_proj(x_WTC)
+                self._attended.write(first, attention.mixed(q, k, v, self.rotation))
             elif stage == "gate_up":
                 y_WTC = attention.o_proj(self._attended.read(first, last))
                 x_WTC = self.states.read(first, last)
@@ -227,9 +227,7 @@ def _taking(scheme: LinearScheme) -> tuple[object, ...]:
     return scheme.activation, scheme.hadamard, scheme.signs, scheme.split
 
 
-def _rounded(
-    task: Task, block: Block, stats_of: Callable[[Stage], Mapping[str, Stats]]
-) -> Done:
+def _rounded(task: Task, block: Block, stats_of: Callable[[Stage], Mapping[str, Stats]]) -> Done:
     """Round the linears of a block in their order, each in its place before the next."""
     done = Done([], [])
     for stage in stages(block.layer):
@@ -237,10 +235,11 @@ def _rounded(
         for name in stage.linears:
             _round(task, block, name, stats.get(name), done)
     rounded = {tensor.name for tensor in done.tensors}
-    for own, parameter in block.layer.named_parameters():  # what transforms have changed
-        name = f"{block.name}.{own}"
-        if task.transforms and name not in rounded and own.removesuffix(".weight") not in block.targets:
-            done.tensors.append(packing.floats(name, parameter))
+    if task.transforms:  # which change norms and biases too
+        for own, parameter in block.layer.named_parameters():
+            name, is_linear = f"{block.name}.{own}", own.removesuffix(".weight") in block.targets
+            if name not in rounded and not is_linear:
+                done.tensors.append(packing.floats(name, parameter))
     return done
 
 
@@ -257,10 +256,12 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
         size = packing.size_bytes(stored)
         done.rows.append(Row(full, word, stored.format, shape, size, 0.0))
         return
-    word, method = task.block_rounding if held.format else task.rounding
+    word, method = (task.block_rounding if held.format else None) or task.rounding
     said = len(stats.notes) if stats else 0
     with stored_weight.named(full):
-        q = method.run(w_NK, held.scheme, stats, replace(task.options, format=held.format))
+        q = cast(Rounding, method.run)(
+            w_NK, held.scheme, stats, replace(task.options, format=held.format)
+        )
         tensor = packing.stored(f"{full}.weight", q, held)
     time_s = time.perf_counter() - started
     turned_NK = quant.hadamard.turned(w_NK, held.scheme)

@@ -67,7 +67,7 @@ class Rows:
             return
         try:
             raw = x_WTC.detach().float().contiguous().numpy().reshape(-1).view(np.uint8)
-            self.checksum = zlib.crc32(raw, self.checksum)
+            self.checksum = zlib.crc32(raw.data, self.checksum)
             self._file.seek(first * self._window_bytes)
             done = 0
             while done < raw.size:  # the system may take less at a time

@@ -163,6 +163,10 @@ class Work:
         with suppress(OSError):
             self.folder.rmdir()
 
+    def close(self) -> None:
+        """Let go of the files that are mapped."""
+        self._readers.clear()
+
     def check_space(self, size_bytes: int) -> None:
         """Refuse a disk that has less room than the run will take.
 

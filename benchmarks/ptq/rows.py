@@ -1,0 +1,200 @@
+"""The lines of the table: what is done to a model, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3-270m": "Gemma 3 270M"}
+"""Catalog name to what people call it. Both come quantized: the reference is their dequantized
+weights, and every method is told to take these as floats (`kept="force"`)."""
+CALIBRATION = "wiki"
+"""Its part that no measurement reads."""
+WINDOWS, WINDOW = 64, 512
+MORE_WINDOWS = 256
+TEXTS = ("wiki", "sotu")
+TASKS = ("piqa", "openbookqa")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    """Also of its folder."""
+    group: str
+    """The table it stands in: a key of `GROUPS`."""
+    words: str
+    """What it is, for the page."""
+    method: str = ""
+    """As `ptq.quantize` takes it; "" leaves the model as it is."""
+    scheme: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `ptq.Options` that are not at their defaults."""
+    windows: int = WINDOWS
+    """Of calibration."""
+    blocks: tuple[str, ...] = ()
+    """ggml's types in place of a scheme: the first that fits a layer's width."""
+    bits: float | None = None
+    """Mean bits of the layers, which the plan of `mixed` keeps to."""
+    bits_of: str = ""
+    """A row whose size mixed precision has to keep to, in place of `bits`."""
+    torch: bool = False
+    """Whether the file is measured in torch too, to hold the engine against."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the bits of each layer are chosen."""
+        return self.bits is not None or bool(self.bits_of)
+
+
+GROUPS = {
+    "reference": "As they came",
+    "weights": "Weights alone, by group of 64",
+    "three": "Three bits, one thing changed at a time",
+    "blocks": "Block formats of ggml",
+    "low": "Weights, inputs and the cache in few bits",
+    "ternary": "Ternary",
+    "mixed": "Bits chosen for every layer",
+}
+
+_REFERENCE = (
+    Row("float", "reference", "dequantized, in float32 torch"),
+    Row("shipped", "reference", "the file as it came, in the engine"),
+)
+
+_WEIGHTS = tuple(
+    Row(
+        f"{method.replace('+', '-')}-w{bits}",
+        "weights",
+        f"{words}, {bits} bits",
+        method,
+        f"w{bits}a16-g64",
+        torch=(method, bits) in (("gptq", 4), ("gptq", 3)),
+    )
+    for method, words, widths in (
+        ("rtn", "RTN", (8, 4, 3, 2)),
+        ("gptq", "GPTQ", (8, 4, 3, 2)),
+        ("awq+rtn", "AWQ, then RTN", (4, 3, 2)),
+        ("hqq", "HQQ, no calibration", (4, 3, 2)),
+    )
+    for bits in widths
+)
+
+_W3 = Row("", "three", "", "gptq", "w3a16-g64")
+_THREE = (
+    replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn",
+            options={"clip": "mse"}),
+    replace(_W3, name="rtn-w3-output", words="RTN, ranges of least output error", method="rtn",
+            options={"clip": "output"}),
+    replace(_W3, name="gptq-w3-in-order", words="GPTQ without act-order",
+            options={"act_order": False}),
+    replace(_W3, name="gptq-w3-moving", words="GPTQ, groups that move",
+            options={"static_groups": False}),
+    replace(_W3, name="gptq-w3-in-order-moving", words="GPTQ without act-order, groups that move",
+            options={"act_order": False, "static_groups": False}),
+    replace(_W3, name="gptq-w3-mse", words="GPTQ, ranges of least squared error",
+            options={"clip": "mse"}),
+    replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
+            options={"clip": "output"}),
+    replace(_W3, name="awq-gptq-w3", words="AWQ, then GPTQ", method="awq+gptq"),
+    replace(_W3, name="quarot-gptq-w3", words="QuaRot, then GPTQ", method="quarot+gptq"),
+    replace(_W3, name="quarot-gptq-w3-output", words="QuaRot, then GPTQ, ranges of least output "
+            "error", method="quarot+gptq", options={"clip": "output"}),
+    replace(_W3, name="spinquant-gptq-w3", words="SpinQuant, then GPTQ", method="spinquant+gptq"),
+    replace(_W3, name="gptq-w3-more", words=f"GPTQ, {MORE_WINDOWS} windows", windows=MORE_WINDOWS),
+    replace(_W3, name="gptq-w3-output-more", windows=MORE_WINDOWS, options={"clip": "output"},
+            words=f"GPTQ, ranges of least output error, {MORE_WINDOWS} windows"),
+    replace(_W3, name="quarot-gptq-w3-more", method="quarot+gptq", windows=MORE_WINDOWS,
+            options={"clip": "output"},
+            words=f"QuaRot, then GPTQ, least output error, {MORE_WINDOWS} windows"),
+)  # fmt: skip
+
+_FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+"""What llama.cpp takes where a width is no multiple of 256 (llama-quant.cpp), but for the types
+that we do not write: it has iq4_nl for q2_k and q3_k."""
+_BLOCKS = (
+    Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",)),
+    Row("q4_0", "blocks", "Q4_0", "kquants", blocks=("q4_0",)),
+    Row("q4_1", "blocks", "Q4_1", "kquants", blocks=("q4_1",)),
+    *(
+        Row(
+            name,
+            "blocks",
+            f"{name.upper()}; {other.upper()} where 256 does not divide a width",
+            "kquants",
+            blocks=(name, other),
+            torch=name == "q4_k",
+        )
+        for name, other in _FALLBACK.items()
+    ),
+)
+
+_LOW = tuple(
+    Row(f"{name}-{short}", "low", f"{words}, {scheme.upper()}", method, scheme, torch=kept)
+    for scheme, short, arms in (
+        (
+            "w4a4kv4",
+            "w4a4",
+            (
+                ("rtn", "RTN", "rtn", True),
+                ("gptq", "GPTQ", "gptq", False),
+                ("smoothquant", "SmoothQuant, then RTN", "smoothquant+rtn", False),
+                ("quarot-rtn", "QuaRot, then RTN", "quarot+rtn", False),
+                ("quarot", "QuaRot, then GPTQ", "quarot+gptq", True),
+                ("spinquant", "SpinQuant, then GPTQ", "spinquant+gptq", True),
+            ),
+        ),
+        (
+            "w4a8",
+            "w4a8",
+            (
+                ("rtn", "RTN", "rtn", False),
+                ("smoothquant", "SmoothQuant, then RTN", "smoothquant+rtn", False),
+                ("gptq", "GPTQ", "gptq", True),
+            ),
+        ),
+    )
+    for name, words, method, kept in arms
+)
+
+_TERNARY = (
+    Row("ternary-absmean", "ternary", "absmean, the scale of b1.58", "rtn", "w1.58a16-g64"),
+    Row("ternary", "ternary", "activation-aware, inside GPTQ", "ternary", "w1.58a16-g64",
+        torch=True),
+    Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64"),
+    Row("ternary-quarot", "ternary", "QuaRot, then activation-aware", "quarot+ternary",
+        "w1.58a16-g64"),
+    Row("ternary-planes", "ternary", "two trit planes", "ternary", "w1.58a16-g64",
+        {"planes": 2}, torch=True),
+)  # fmt: skip
+
+_MIXED = (
+    *(
+        Row(f"mixed-{bits:g}", "mixed", f"{bits:g} bits in the mean, GPTQ", "gptq", bits=bits,
+            torch=bits == 3)
+        for bits in (4.0, 3.5, 3.0, 2.5)
+    ),
+    *(
+        Row(f"mixed-as-{name}", "mixed", f"the size of {name}", "gptq", bits_of=name)
+        for name in ("gptq-w4", "gptq-w3", "gptq-w2")
+    ),
+)  # fmt: skip
+
+ROWS = {
+    row.name: row for row in (*_REFERENCE, *_WEIGHTS, *_THREE, *_BLOCKS, *_LOW, *_TERNARY, *_MIXED)
+}
+WORDS = ("w2a16-g64", "w3a16-g64", "w4a16-g64", "w5a16-g64", "w6a16-g64", "w8a16-g64")
+"""What mixed precision may give a layer."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is wanted; the page is made with the defaults."""
+
+    models: tuple[str, ...] = tuple(MODELS)
+    rows: tuple[str, ...] = tuple(ROWS)
+    items: int | None = None
+    """Questions of each task; None asks all."""
+    limit_chars: int | None = None
+    """Of each text; None takes 40,000."""
+    threads: int = 2

@@ -114,7 +114,7 @@ def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
     """Return a block in float, and the turns of a window's positions in it."""
     a = task.source.architecture
     with torch.device("meta"):
-        layer = FAMILIES[a.model_type](a)
+        layer = FAMILIES[a.model_type](a, index)
     name = f"model.layers.{index}"
     for own, _ in list(layer.named_parameters()):
         module, _, leaf = own.rpartition(".")
@@ -122,15 +122,18 @@ def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
         setattr(layer.get_submodule(module), leaf, values)
     layer.self_attn.kv_bits, layer.self_attn.q_bits = task.scheme.kv_bits, task.scheme.q_bits
     targets = {own: task.held[f"{name}.{own}"].scheme for own in linears(layer)}
-    return Block(index, name, layer.eval(), targets), Rope(a.inv_freq())(tokens)
+    rope = Rope(a.inv_freq(local=a.is_local(index)))
+    return Block(index, name, layer.eval(), targets), rope(tokens)
 
 
 def stages(layer: Layer) -> tuple[Stage, ...]:
     """Return the stages of a layer."""
+    extra = hasattr(layer, "pre_feedforward_layernorm")  # Gemma's; the usual name is another's
+    mlp_norm = "pre_feedforward_layernorm" if extra else "post_attention_layernorm"
     return (
         Stage("qkv", QKV, "input_layernorm"),
         Stage("o", (OUT,), "self_attn.v_proj"),
-        Stage("gate_up", GATE_UP, "post_attention_layernorm"),
+        Stage("gate_up", GATE_UP, mlp_norm),
         Stage("down", (DOWN,), "mlp.up_proj"),
     )
 

@@ -360,7 +360,7 @@ def _all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: 
 
 def _embed(source: Source, tokens: Calibration, states: Rows) -> None:
     """Write what the first block is given."""
-    w_VC = source.tensor("model.embed_tokens.weight")
+    w_VC = source.tensor("model.embed_tokens.weight") * source.architecture.embedding_scale
     ids_WT = torch.from_numpy(tokens.tokens_WT)
     for first in range(len(ids_WT)):
         states.write(first, w_VC[ids_WT[first : first + 1]])

@@ -9,7 +9,7 @@ in which order is decided in this folder; the rounding itself is in `quant/`.
 
 from pathlib import Path
 
-from onebit.ptq import driver, gptq, rtn
+from onebit.ptq import awq, driver, gptq, quarot, rtn, smoothquant, spinquant
 from onebit.ptq.calibration import WINDOW, WINDOWS, Calibration
 from onebit.ptq.driver import Progress, Status
 from onebit.ptq.method import Method
@@ -23,6 +23,10 @@ __all__ = ["METHODS", "Calibration", "Method", "Options", "Plan", "Report", "Sta
 METHODS: dict[str, Method] = {
     "rtn": rtn.METHOD,
     "gptq": gptq.METHOD,
+    "quarot": quarot.METHOD,
+    "spinquant": spinquant.METHOD,
+    "smoothquant": smoothquant.METHOD,
+    "awq": awq.METHOD,
 }
 """Word on the command line -> the method; "smoothquant+gptq" names two, the rounding last."""
 

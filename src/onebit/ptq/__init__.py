@@ -9,7 +9,18 @@ in which order is decided in this folder; the rounding itself is in `quant/`.
 
 from pathlib import Path
 
-from onebit.ptq import awq, driver, gptq, quarot, rtn, smoothquant, spinquant
+from onebit.ptq import (
+    awq,
+    driver,
+    gptq,
+    hqq,
+    kquants,
+    quarot,
+    rtn,
+    smoothquant,
+    spinquant,
+    ternary,
+)
 from onebit.ptq.calibration import WINDOW, WINDOWS, Calibration
 from onebit.ptq.driver import Progress, Status
 from onebit.ptq.method import Method
@@ -23,6 +34,9 @@ __all__ = ["METHODS", "Calibration", "Method", "Options", "Plan", "Report", "Sta
 METHODS: dict[str, Method] = {
     "rtn": rtn.METHOD,
     "gptq": gptq.METHOD,
+    "kquants": kquants.METHOD,
+    "ternary": ternary.METHOD,
+    "hqq": hqq.METHOD,
     "quarot": quarot.METHOD,
     "spinquant": spinquant.METHOD,
     "smoothquant": smoothquant.METHOD,

@@ -47,7 +47,8 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         w_NK: float weights; under hadamard "both" they are turned here.
         scheme: the grid.
         stats: of the inputs, with their Gram matrix.
-        options: `damping`, `act_order`, `static_groups`, `block`, `clip`.
+        options: `damping`, `act_order`, `static_groups`, `block`, `clip`; and `iterations`, rounds
+            of `quant.descent` that afterwards lower the error further (0 is the paper's GPTQ).
 
     Raises:
         InputError: no statistics, weights that are not finite, or a Gram matrix that no damping
@@ -83,7 +84,14 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
     if moving:  # blocks of whole groups: all corrections are there when a group's turn comes
         block = max(k, block // k * k)
     codes_NK = _rounded(w_NK[:, order_K], U_KK, grid, group_K, block, regrid if moving else None)
-    return ranges.with_factors(codes_NK[:, order_K.argsort()], grid)
+    rounded = ranges.with_factors(codes_NK[:, order_K.argsort()], grid)
+    if not options.iterations:
+        return rounded
+    gram_KK = quant.descent.damped(A_KK, options.damping)
+    most = 2 ** (grid.bits - 1) - 1
+    codes = (-most if grid.symmetric else -most - 1, most)
+    free = scheme.weight_scale != "tensor"
+    return quant.descent.improved(w_NK, rounded, gram_KK, codes, options.iterations, free)
 
 
 def inverse_factor(A_KK: Tensor, damping: float, notes: list[str]) -> Tensor:
@@ -175,7 +183,7 @@ def _rounded(
 METHOD = Method(
     "rounding",
     gptq,
-    frozenset({"damping", "act_order", "static_groups", "block", "clip"}),
+    frozenset({"damping", "act_order", "static_groups", "block", "clip", "iterations"}),
     calibrates=True,
     gram=True,
 )

@@ -20,6 +20,9 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
         "kv_cache",
         "qat",
         "clipping",
+        "k-quants",
+        "ternary-ptq",
+        "hqq",
         "mixed-precision",
     ],
 )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit import quant
+from onebit.errors import UnsupportedError
 from onebit.io import StoredTensor
 from onebit.models import FAMILIES, stored_weight
 from onebit.models.layer import Layer
@@ -265,6 +266,11 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
         q = cast(Rounding, method.run)(
             w_NK, held.scheme, stats, replace(task.options, format=held.format)
         )
+        if q.codes_NK.shape != w_NK.shape:
+            raise UnsupportedError(
+                "two trit planes, and no file format of ours holds them yet. Take planes 1, or "
+                "integers of 3 bits, which are as large."
+            )
         tensor = packing.stored(f"{full}.weight", q, held)
     time_s = time.perf_counter() - started
     turned_NK = quant.hadamard.turned(w_NK, held.scheme)

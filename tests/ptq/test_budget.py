@@ -98,7 +98,7 @@ def test_from_a_file_and_a_text_to_a_plan(tiny_gguf, tmp_path):
         errors = [entry.output for entry in entries]
         assert errors == sorted(errors, reverse=True)
     plain = budget.measure(
-        tiny_gguf, str(tmp_path / "text.txt"), words[:1], method="awq+rtn", windows=4, window=32
+        tiny_gguf, str(tmp_path / "text.txt"), words[:1], method="rtn", windows=4, window=32
     )
     better = [e.output for e in table.entries if e.word == words[0]]
     assert sum(better) < sum(e.output for e in plain.entries)  # GPTQ's errors, not RTN's
@@ -118,6 +118,6 @@ def test_a_size_is_that_of_the_whole_file(tiny_gguf):
         budget.left_for_layers(tiny_gguf, table, 1000)
 
 
-def test_what_rounds_nothing_is_refused(tiny_gguf):
-    with pytest.raises(OptionError, match="'awq' rounds nothing; accepted: "):
-        budget.measure(tiny_gguf, str(tiny_gguf), method="awq", windows=1, window=8)
+def test_an_unknown_method_is_refused(tiny_gguf):
+    with pytest.raises(OptionError, match="'guess' is not a method; accepted: "):
+        budget.measure(tiny_gguf, "wiki", method="guess", windows=1, window=8)

@@ -24,7 +24,7 @@ from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
-from onebit.ptq import calibration, sensitivity
+from onebit.ptq import calibration, driver, sensitivity
 from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.mixed import Choice, Chosen, choose
 from onebit.ptq.options import Options
@@ -63,7 +63,7 @@ def measure(
         model: what `io.open_checkpoint` takes, or an open source.
         text: calibration text, by name or file.
         words: schemes and block formats that layers may be held in.
-        method: that will round in the end; of a chain "awq+rtn" its last counts.
+        method: that will round in the end; of a chain "awq+rtn" what rounds counts.
         options: of the method.
         windows, window: how much of the text.
         losses: windows over which the loss of each row is measured as well; see `sensitivity`.
@@ -74,11 +74,7 @@ def measure(
         OptionError, ShapeError, InputError: as `sensitivity.measure`.
     """
     source = model if isinstance(model, Source) else FileSource(model)
-    name = method.rpartition("+")[2]
-    known = ptq.METHODS.get(name)
-    if known is None or known.kind != "rounding":
-        roundings = [word for word, m in ptq.METHODS.items() if m.kind == "rounding"]
-        raise OptionError(f"budget: {name!r:.40} rounds nothing; accepted: {', '.join(roundings)}.")
+    name, known = driver.chain(method, ptq.METHODS).rounding
     if isinstance(text, str):
         text = _calibration(source.checkpoint, text, windows, window, options.seed)
     table = sensitivity.measure(

@@ -4,22 +4,28 @@ The Gauss-Newton Hessian of the mean cross-entropy is the Fisher matrix: the mea
 gradient of log p(y), with each y drawn from what the model itself predicts (not from the text). Of
 one layer y_N = W x_K, with g the gradient at its output,
 
-    trace = E |sum_t g_t x_tᵀ|² / T          its Hessian's trace, per token; exact in the mean
-    H ~ A ⊗ S,  A = E[x xᵀ],  S = E[g gᵀ]    the Kronecker approximation (K-FAC)
+    trace = E |sum_t g_t x_tᵀ|² / T            its Hessian's trace, per token; exact in the mean
+    H ~ E[|g|² x xᵀ] ⊗ diag(c) = B ⊗ diag(c)   c_n = E[g_n²] / E[|g|²], its share of each row
 
-so that rounding W to W - D raises the loss by about 1/2 sum_n S_nn (D A Dᵀ)_nn nats per token, and,
-with no more than the trace known, by 1/2 trace / (N K) |D|² (HAWQ-V2).
+so that rounding W to W - D raises the loss by about 1/2 sum_n c_n (D B Dᵀ)_nn nats per token, and,
+with no more than the trace known, by 1/2 trace / (N K) |D|² (HAWQ-V2). Were g independent of x, B
+would be E[|g|²] E[x xᵀ], and this K-FAC's E[x xᵀ] ⊗ E[g gᵀ]. But a token whose inputs are many
+times as large as others' may be one whose outputs matter little, and B knows that. Of D it is
+assumed that the errors of different rows, and of different tokens, have no sign in common.
 
 Sources: Martens and Grosse, https://arxiv.org/abs/1503.05671 (K-FAC; sampled labels, section 5);
-Dong et al., https://arxiv.org/abs/1911.03852 (HAWQ-V2: the mean trace).
+Dong et al., https://arxiv.org/abs/1911.03852 (HAWQ-V2: the mean trace); Kim et al., GuidedQuant,
+https://arxiv.org/abs/2505.07004 (x xᵀ weighted by gradients).
 
 Shape letters: W windows, T tokens of a window, V vocabulary, N out features, K in features.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,8 +36,10 @@ from onebit.models import LanguageModel
 class Curvature(NamedTuple):
     """Of one layer, of the loss in nats per token."""
 
-    square_N: Tensor
-    """float32: mean over tokens of the square of the gradient at each output."""
+    share_N: Tensor
+    """float32: c above; its sum is 1."""
+    gram_KK: Tensor
+    """float32: B above."""
     trace: float
     """Of the Hessian in the layer's weights."""
 
@@ -58,15 +66,21 @@ def curvatures(
     if not len(tokens_WT):
         raise InputError("curvature: no windows of text. Give calibration text.")
     modules = {layer: model.get_submodule(layer) for layer in layers}
-    square = {layer: torch.zeros(_rows(module)) for layer, module in modules.items()}
+    square = {layer: torch.zeros(_weight(m).shape[0]) for layer, m in modules.items()}
+    gram = {layer: np.zeros((_weight(m).shape[1],) * 2, np.float32) for layer, m in modules.items()}
     trace = dict.fromkeys(layers, 0.0)
     random = torch.Generator().manual_seed(seed)
 
-    def watch(layer: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def add(g: Tensor) -> None:
-            square[layer] += g.detach().float().square().reshape(-1, g.shape[-1]).sum(dim=0)
+    def watch(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def at_output(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+            x_TK = args[0].detach().float().reshape(-1, args[0].shape[-1])
 
-        def at_output(_: nn.Module, __: object, y: Tensor) -> None:
+            def add(g: Tensor) -> None:
+                square_TN = g.detach().float().square().reshape(-1, g.shape[-1])
+                square[layer] += square_TN.sum(dim=0)
+                weighted = (x_TK * square_TN.sum(dim=1, keepdim=True).sqrt()).numpy()
+                gram[layer] += weighted.T @ weighted  # NumPy knows the symmetric product
+
             y.register_hook(add)  # type: ignore[no-untyped-call]
 
         return at_output
@@ -96,16 +110,19 @@ def curvatures(
         finally:
             for hook in hooks:
                 hook.remove()
-    found = {
-        layer: Curvature(square[layer] / tokens_WT.numel(), trace[layer] / tokens_WT.numel())
-        for layer in layers
-    }
-    for layer, (square_N, its_trace) in found.items():
-        if not torch.isfinite(square_N).all() or its_trace != its_trace:
+    tokens, found = tokens_WT.numel(), {}
+    for layer in layers:
+        whole = float(square[layer].sum())
+        if not math.isfinite(whole) or not math.isfinite(trace[layer]):
             raise InputError(
                 f"{layer}: the loss has gradients that are not finite. The model overflows, or "
                 "its weights are not finite; `onebit verify` names them."
             )
+        found[layer] = Curvature(
+            square[layer] / (whole or 1.0),
+            torch.from_numpy(gram.pop(layer) / np.float32(tokens)),
+            trace[layer] / tokens,
+        )
     return found
 
 
@@ -127,7 +144,3 @@ def _only_these_learn(model: nn.Module, modules: dict[str, nn.Module]) -> Iterat
 def _weight(module: nn.Module) -> Tensor:
     assert isinstance(module, nn.Linear)
     return module.weight
-
-
-def _rows(module: nn.Module) -> int:
-    return _weight(module).shape[0]

@@ -9,7 +9,7 @@ one layer does alone. Five measures, from cheap to dear:
     weight    (|D| / |W|)²                            D = W - Ŵ; no text needed
     output    E|D x|² / E|W x|²                       x: what the layer is given
     trace     1/2 tr(H) / (N K) |D|²                  H: Hessian of the loss in the layer's weights
-    fisher    1/2 sum_n S_nn E(D x)_n²                S: second moments of the loss's gradients
+    fisher    1/2 sum_n c_n (D B Dᵀ)_nn               B, c: inputs weighted by the loss's gradients
     loss      loss(Ŵ) - loss(W), measured             one run of the rest of the model per row
 
 The last three are in nats per token and so comparable between layers; `fisher.py` derives them.
@@ -211,7 +211,7 @@ def ways(
             continue
         d_NK, fits = w_NK - w_hat_NK, True
         d_square = float(d_NK.square().sum())
-        error_N = (d_NK @ gram_KK).mul_(d_NK).sum(dim=1).clamp_(min=0)  # E (D x)_n^2
+        error_N = square(d_NK, gram_KK)
         yield (
             Entry(
                 layer,
@@ -221,13 +221,18 @@ def ways(
                 weight=d_square / max(size, 1e-30),
                 output=float(error_N.sum()) / max(output, 1e-30),
                 trace=0.5 * curve.trace / (N * K) * d_square if curve else None,
-                fisher=0.5 * float(curve.square_N @ error_N) if curve else None,
+                fisher=0.5 * float(curve.share_N @ square(d_NK, curve.gram_KK)) if curve else None,
                 time_s=time.monotonic() - started,
             ),
             w_hat_NK,
         )
     if not fits:
         raise ShapeError(f"{layer} fits none of {', '.join(words)}: {misfit}")
+
+
+def square(d_NK: Tensor, gram_KK: Tensor) -> Tensor:
+    """Return E (D x)_n^2 for each row n, (N), of inputs with this Gram matrix."""
+    return (d_NK @ gram_KK).mul_(d_NK).sum(dim=1).clamp_(min=0)
 
 
 def _check_words(words: Sequence[str]) -> None:

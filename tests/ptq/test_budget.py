@@ -106,6 +106,25 @@ def test_from_a_file_and_a_text_to_a_plan(tiny_gguf, tmp_path):
     assert made.scheme(list(found.choices)).quantized
 
 
+def test_one_block_at_a_time_finds_the_same(save_tiny, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    model = save_tiny(TEXT, spread=20.0, num_hidden_layers=2)
+    how = {"method": "gptq", "windows": 4, "window": 32}
+    given = model, str(tmp_path / "text.txt"), ["w3a16-g32"]
+    whole = budget.measure(*given, **how).entries
+    parts = budget.measure(*given, **how, folder=tmp_path / "work").entries
+    assert sorted(e.layer for e in parts) == sorted(e.layer for e in whole)
+    by_layer = {entry.layer: entry for entry in whole}
+    for entry in parts:
+        assert entry.fisher is None
+        assert entry.output == pytest.approx(by_layer[entry.layer].output, rel=0.02)
+    made, _ = budget.plan(Sensitivity(parts), 10**6, by="output")
+    assert len(made.layers) == 14
+    with pytest.raises(OptionError, match="accepted: weight, output"):
+        budget.plan(Sensitivity(parts), 10**6)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_a_size_is_that_of_the_whole_file(tiny_gguf):
     checkpoint = open_checkpoint(tiny_gguf)
     names = [name.removesuffix(".weight") for name in checkpoint.names() if "_proj" in name]

@@ -24,7 +24,7 @@ from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
-from onebit.ptq import calibration, driver, sensitivity
+from onebit.ptq import calibration, driver, sensitivity, streamed
 from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.mixed import Choice, Chosen, choose
 from onebit.ptq.options import Options
@@ -53,11 +53,14 @@ def measure(
     windows: int = WINDOWS,
     window: int = WINDOW,
     losses: int = 0,
+    folder: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Sensitivity:
     """Return what every layer costs in every way of holding it.
 
-    The whole float model is in memory meanwhile, and the Gram matrices of all its layers.
+    The whole float model is in memory meanwhile, and the Gram matrices of all its layers. With a
+    `folder` it is one block at a time, without gradients: then only the measures "weight" and
+    "output" are taken.
 
     Args:
         model: what `io.open_checkpoint` takes, or an open source.
@@ -67,6 +70,7 @@ def measure(
         options: of the method.
         windows, window: how much of the text.
         losses: windows over which the loss of each row is measured as well; see `sensitivity`.
+        folder: for hidden states, to measure one block at a time.
         progress: called with (what, done, of).
 
     Raises:
@@ -77,16 +81,14 @@ def measure(
     name, known = driver.chain(method, ptq.METHODS).rounding
     if isinstance(text, str):
         text = _calibration(source.checkpoint, text, windows, window, options.seed)
-    table = sensitivity.measure(
-        float_model(source),
-        torch.from_numpy(text.tokens_WT),
-        words,
-        method=known,
-        blocks=ptq.METHODS.get("kquants"),
-        options=options,
-        losses=losses,
-        progress=progress,
-    )
+    rounding = (known, ptq.METHODS.get(driver.BLOCK_METHOD), options)
+    if folder is not None:
+        table = streamed.measure(source, text, words, *rounding, folder, progress)
+    else:
+        tokens_WT = torch.from_numpy(text.tokens_WT)
+        table = sensitivity.measure(
+            float_model(source), tokens_WT, words, *rounding, losses=losses, progress=progress
+        )
     table.made |= {"model": str(source.checkpoint.path.name), "method": name}
     table.made |= {"calibration": text.description}
     return table

@@ -342,7 +342,7 @@ def _all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: 
         if tokens is not None:
             states = files.enter_context(closing(folder.hidden(first, shape)))
             if first == 0:
-                _embed(task.source, tokens, states)
+                embed_text(task.source, tokens, states)
         for index in range(first, count):
             after = None
             if tokens is not None and index + 1 < count:
@@ -358,7 +358,7 @@ def _all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: 
             progress(Status(index + 1, count, spent, left))
 
 
-def _embed(source: Source, tokens: Calibration, states: Rows) -> None:
+def embed_text(source: Source, tokens: Calibration, states: Rows) -> None:
     """Write what the first block is given."""
     w_VC = source.tensor("model.embed_tokens.weight") * source.architecture.embedding_scale
     ids_WT = torch.from_numpy(tokens.tokens_WT)

@@ -55,10 +55,10 @@ def measure(
     model: LanguageModel,
     tokens_WT: Tensor,
     words: Sequence[str],
-    *,
     method: Method = rtn.METHOD,
     blocks: Method | None = None,
     options: Options = Options(),  # noqa: B008  frozen
+    *,
     layers: Iterable[str] | None = None,
     losses: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -85,7 +85,7 @@ def measure(
     """
     began = time.monotonic()
     chosen = body(model) if layers is None else list(layers)
-    _check_words(words)
+    check_words(words)
     _check_float(model, chosen)
     tell = progress or (lambda _, __, ___: None)
     stats = record(model, tokens_WT, chosen, lambda *at: tell("inputs", *at))
@@ -235,7 +235,12 @@ def square(d_NK: Tensor, gram_KK: Tensor) -> Tensor:
     return (d_NK @ gram_KK).mul_(d_NK).sum(dim=1).clamp_(min=0)
 
 
-def _check_words(words: Sequence[str]) -> None:
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that name nothing to round to.
+
+    Raises:
+        OptionError: there is one, or none at all.
+    """
     if not words:
         raise OptionError("sensitivity: no scheme was named. Name some, for instance w3a16-g64.")
     for word in words:

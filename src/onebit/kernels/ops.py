@@ -216,9 +216,11 @@ def repack_stored(
         matrix = Matrix.from_stored(format, data, N, K, ternary=ternary)
     else:
         scale_NG, minimum_NG = _groups((N, K), scale_NG, minimum_NG)
-        apart = [None if f is None else _plain(f, np.float32) for f in (scale_NG, minimum_NG)]
-        zero_NG = None if minimum_NG is None else _zero_of(scale_NG, minimum_NG)
-        matrix = Matrix.from_stored(format, data, N, K, apart[0], ternary, apart[1], zero_NG)
+        beside: tuple[NDArray[Any] | None, ...] = ()
+        if minimum_NG is not None:
+            beside = (_plain(minimum_NG, np.float32), _zero_of(scale_NG, minimum_NG))
+        scale_NG = _plain(scale_NG, np.float32)
+        matrix = Matrix.from_stored(format, data, N, K, scale_NG, ternary, *beside)
     if matrix is None:
         form.unpack(data, shape, scale)  # says what is damaged, and where
         raise FormatError(f"{format}: the bytes mean nothing. The file is damaged.")

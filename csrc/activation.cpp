@@ -34,6 +34,8 @@ const Named kRules[] = {
     {"fp4_e2m1", {Rule::fp4}},
 };
 const std::string kDynamic = "dynamic:";
+// Ops::quantize takes a scale as so many steps of it; a power of two, so that 1 / scale is exact.
+constexpr float kFixedSteps = 1024.0f;
 
 // Digits with at most one point among them, as the scheme has them; 0 for anything else.
 float ratio_of(const std::string& text) {
@@ -47,11 +49,48 @@ float ratio_of(const std::string& text) {
   return plain && words >> ratio ? static_cast<float>(ratio) : 0.0f;
 }
 
+// "int8_static" or "int8_static_zero", of 2 to 8 bits; 0 for other names.
+int static_bits(const std::string& name, bool* zero_point) {
+  const std::string rest = name.size() > 4 ? name.substr(4) : "";
+  *zero_point = rest == "_static_zero";
+  const bool named = name.compare(0, 3, "int") == 0 && (rest == "_static" || *zero_point);
+  return named && name[3] >= '2' && name[3] <= '8' ? name[3] - '0' : 0;
+}
+
+Activation fixed_of(const std::string& name, int bits, bool zero_point, float scale, int zero) {
+  const float most = static_cast<float>((1 << (bits - 1)) - 1);
+  Activation fixed{Rule::fixed, {kFixedSteps, zero_point ? -most - 1.0f : -most, most}};
+  const float code = static_cast<float>(zero);
+  if (!(scale > 0.0f && scale < 1e30f) || (zero_point ? code < -most - 1.0f || code > most : zero))
+    throw std::invalid_argument("activation " + name +
+                                " wants a scale above 0 and a zero-point that is a code.");
+  fixed.scale = scale;
+  fixed.minimum = zero_point ? -code * scale : 0.0f;
+  fixed.zero_point = zero_point;
+  return fixed;
+}
+
+// Piece by piece, as the minimum goes off first.
+void quantize_fixed(const Ops& ops, const Activation& a, const float* x, size_t n, int8_t* codes) {
+  const float size = a.scale * kFixedSteps;
+  if (!a.zero_point) {
+    ops.quantize(x, n, size, a.range, codes);
+    return;
+  }
+  for (size_t k = 0; k < n; k += 256) {
+    float part[256];
+    const size_t count = std::min<size_t>(256, n - k);
+    for (size_t i = 0; i < count; ++i) part[i] = x[k + i] - a.minimum;
+    ops.quantize(part, count, size, a.range, codes + k);
+  }
+}
+
 }  // namespace
 
 bool Activation::operator==(const Activation& other) const {
   return rule == other.rule && ratio == other.ratio && range.steps == other.range.steps &&
-         range.low == other.range.low && range.high == other.range.high;
+         range.low == other.range.low && range.high == other.range.high && scale == other.scale &&
+         minimum == other.minimum && zero_point == other.zero_point;
 }
 
 Range range_of(int bits) {
@@ -59,7 +98,11 @@ Range range_of(int bits) {
   return {most, -most - 1.0f, most};
 }
 
-Activation activation_of(const std::string& name) {
+Activation activation_of(const std::string& name, float scale, int zero) {
+  bool zero_point;
+  if (const int bits = static_bits(name, &zero_point))
+    return fixed_of(name, bits, zero_point, scale, zero);
+  if (scale != 0.0f || zero) throw std::invalid_argument("activation " + name + " has no scale.");
   std::string accepted;
   for (const Named& rule : kRules) {
     if (name == rule.name) return rule.activation;
@@ -71,7 +114,7 @@ Activation activation_of(const std::string& name) {
     if (dynamic.ratio > 0) return dynamic;
   }
   throw std::invalid_argument("activation " + name + " is unknown; accepted: " + accepted +
-                              "dynamic:R with a number R above 0.");
+                              "dynamic:R with a number R above 0, int8_static.");
 }
 
 float quantize(const Ops& ops, const Activation& activation, const float* x, size_t n,
@@ -89,6 +132,10 @@ float quantize(const Ops& ops, const Activation& activation, const float* x, siz
       return outlier ? ops.quantize(x, n, most, kInt8, codes)
                      : ops.quantize(x, n, mean, kInt4Mean, codes);
     }
+    case Rule::fixed:
+      quantize_fixed(ops, activation, x, n, codes);
+      *minimum = activation.minimum;
+      return activation.scale;
     default: return ops.quantize(x, n, size(), activation.range, codes);
   }
 }

@@ -9,20 +9,25 @@ namespace onebit {
 
 // "fp" asks for no quantization: matrices of floats then multiply floats, and matrices of codes
 // multiply int8 codes with a scale for each 32 columns.
-enum class Rule { fp, absmax, absmax_tensor, absmean, positive, half, fp4, dynamic };
+enum class Rule { fp, absmax, absmax_tensor, absmean, positive, half, fp4, dynamic, fixed };
 
 struct Activation {
   Rule rule = Rule::fp;
   Range range = kInt8;  // of absmax
   float ratio = 0.0f;   // of dynamic: 8 bits from this many times the mean on, else 4
+  // Of fixed, which calibration has found: codes = round_half_even((x - minimum) * (1 / scale)).
+  float scale = 0.0f, minimum = 0.0f;
+  bool zero_point = false;
 
   // Whether values are codes * scale plus a minimum.
-  bool has_minimum() const { return rule == Rule::positive; }
+  bool has_minimum() const { return rule == Rule::positive || zero_point; }
   bool operator==(const Activation& other) const;
 };
 
 // "int8_b1", "dynamic:7", ...; throws std::invalid_argument for a name that is no rule.
-Activation activation_of(const std::string& name);
+//   scale, zero  of "int8_static" and its like, the code that stands for 0 where the name ends in
+//                _zero; 0 for all others
+Activation activation_of(const std::string& name, float scale = 0.0f, int zero = 0);
 
 // The largest magnitude becomes 2^(bits-1) - 1.
 Range range_of(int bits);

@@ -194,13 +194,13 @@ Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
 constexpr char kTensorParts[] = "activation int8_absmax_tensor has one scale, and parts have several.";
 
 Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& activation,
-                  size_t parts) {
+                  size_t parts, float input_scale, int input_zero) {
   check_columns(*m, x);
   check_parts(m->columns, parts);
   const size_t T = x.shape(0);
   Linear layer;
   layer.matrix = m;
-  layer.activation = activation_of(activation);
+  layer.activation = activation_of(activation, input_scale, input_zero);
   layer.parts = parts;
   if (layer.activation.rule == Rule::absmax_tensor && parts > 1) fail(kTensorParts);
   Out<float> y = new_array<float>({T, m->rows});
@@ -278,12 +278,13 @@ nb::tuple quantize_i8(In<float> x, int64_t block) {
 }
 
 // Codes [T][K], scale [T][parts], and the minimum of that shape for rules that have one, else None.
-nb::tuple quantize_by(In<float> x, const std::string& name, size_t parts) {
+nb::tuple quantize_by(In<float> x, const std::string& name, size_t parts, float input_scale,
+                      int input_zero) {
   check_dims("x_TK", x, 2);
   const size_t T = x.shape(0), K = x.shape(1);
   if (!K || !parts || K % parts)
     fail(std::to_string(K) + " columns do not make " + std::to_string(parts) + " equal parts.");
-  const Activation activation = activation_of(name);
+  const Activation activation = activation_of(name, input_scale, input_zero);
   if (activation.rule == Rule::fp) fail("activation fp rounds nothing.");
   const bool tensor = activation.rule == Rule::absmax_tensor;
   if (tensor && parts > 1) fail(kTensorParts);
@@ -434,11 +435,11 @@ Shape shape_of(nb::handle fields) {
 void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matrix> matrix,
                 const std::string& activation, std::optional<In<float>> norm,
                 std::optional<In<float>> bias, std::optional<In<float>> hadamard, bool layer_norm,
-                size_t parts) {
+                size_t parts, float input_scale, int input_zero) {
   if (!matrix) fail(name + ": None is no matrix.");
   Linear linear;
   linear.matrix = std::move(matrix);
-  linear.activation = activation_of(activation);
+  linear.activation = activation_of(activation, input_scale, input_zero);
   linear.norm = copy("norm", norm);
   linear.bias = copy("bias", bias);
   linear.layer_norm = layer_norm;
@@ -609,10 +610,12 @@ NB_MODULE(cpu, m) {
         nb::call_guard<nb::gil_scoped_release>());
   m.def("faster_ternary", &faster_ternary_layout, "data"_a);
   m.def("quantize_i8", &quantize_i8, "x_TK"_a, "block"_a);
-  m.def("quantize", &quantize_by, "x_TK"_a, "activation"_a, "parts"_a = 1);
+  m.def("quantize", &quantize_by, "x_TK"_a, "activation"_a, "parts"_a = 1, "input_scale"_a = 0.0f,
+        "input_zero"_a = 0);
   m.def("layer_norm", &layer_norm, "x_TK"_a, "eps"_a, "parts"_a = 1);
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
-  m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a, "parts"_a = 1);
+  m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a, "parts"_a = 1, "input_scale"_a = 0.0f,
+        "input_zero"_a = 0);
   m.def("time_products", &time_products, "matrices"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
   m.def("hadamard", &hadamard, "x_TK"_a, "signs"_a = nb::none(), "transpose"_a = false);
@@ -648,7 +651,7 @@ NB_MODULE(cpu, m) {
           "architecture"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
            "norm"_a = nb::none(), "bias"_a = nb::none(), "hadamard"_a = nb::none(),
-           "layer_norm"_a = false, "parts"_a = 1)
+           "layer_norm"_a = false, "parts"_a = 1, "input_scale"_a = 0.0f, "input_zero"_a = 0)
       .def(
           "set_norm",
           [](Decoder& self, const std::string& name, In<float> weight) {

@@ -33,6 +33,11 @@ ACTIVATIONS = (
     "int8_top50",
     "fp4_e2m1",
 )
+STATIC_ACTIVATIONS = tuple(
+    f"int{bits}_static{zero}" for zero in ("", "_zero") for bits in range(2, 9)
+)
+"""Rounded with one scale for all inputs, `<layer>.input_scale`, which calibration has found; and
+with a zero-point, `<layer>.input_zero`."""
 NORMS = ("none", "rms", "layer")
 HADAMARDS = ("none", "input", "both")
 ROLES = ("q", "k", "v", "qkv", "o", "up", "gate", "down", "embed", "head")
@@ -77,8 +82,8 @@ class LinearScheme:
     weight_scale: str = "tensor"
     """What shares a scale: "tensor", "row", or "group:G" for G columns of a row."""
     activation: str = "fp"
-    """One of `ACTIVATIONS`, or "dynamic:R": 8 bits for tokens whose largest magnitude is above R
-    times their mean magnitude, else 4."""
+    """One of `ACTIVATIONS` or `STATIC_ACTIVATIONS`, or "dynamic:R": 8 bits for tokens whose largest
+    magnitude is above R times their mean magnitude, else 4."""
     norm: str = "none"
     """Inside the layer, before its input is quantized: "none", "rms" (RMSNorm with weights,
     `rms_norm`), or "layer" (LayerNorm without any, as in BitNet b1)."""
@@ -96,7 +101,8 @@ class LinearScheme:
         _one_of("weight", self.weight, WEIGHTS)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         if not (isinstance(self.activation, str) and self.activation.startswith("dynamic:")):
-            _one_of("activation", self.activation, (*ACTIVATIONS, '"dynamic:R"'))
+            accepted = (*ACTIVATIONS, *STATIC_ACTIVATIONS, '"dynamic:R"')
+            _one_of("activation", self.activation, accepted)
         elif not self.outlier_ratio > 0:
             raise OptionError(
                 f"scheme: activation is {self.activation!r:.80}; after dynamic: comes a number "
@@ -129,6 +135,11 @@ class LinearScheme:
                 f"scheme: split {self.split!r} gives each part one scale, and weight_scale is "
                 f"{self.weight_scale!r}. Leave one of them out."
             )
+        if self.parts > 1 and self.static:
+            raise OptionError(
+                f"scheme: split {self.split!r} gives each part of an input its own scale, and "
+                f"activation {self.activation!r} has one. Leave one of them out."
+            )
         if self.weight == "fp" and self.hadamard == "both":
             raise OptionError(
                 'scheme: hadamard "both" turns weights before they are rounded, and weight is '
@@ -149,6 +160,16 @@ class LinearScheme:
     def parts(self) -> int:
         """Parts that the layer is cut into; 1 without `split`."""
         return int(self.split.partition(":")[2] or 1)
+
+    @property
+    def static(self) -> bool:
+        """Whether the input's scale is a number of the layer, `input_scale`."""
+        return self.activation in STATIC_ACTIVATIONS
+
+    @property
+    def static_zero(self) -> bool:
+        """Whether it has a zero-point beside it, `input_zero`."""
+        return self.static and self.activation.endswith("_zero")
 
     @property
     def learned(self) -> bool:

@@ -78,6 +78,10 @@ def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
         how = scheme.linear(linear.name)
         if how.norm == "rms":
             found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
+        if how.static:
+            found[f"{linear.name}.input_scale"] = (1,)
+        if how.static_zero:
+            found[f"{linear.name}.input_zero"] = (1,)
         if how.learned:
             found[f"{linear.name}.step"] = step_shape(how, linear.N, linear.K)
     if a.learned_temperature:

@@ -5,7 +5,9 @@ import locale
 import numpy as np
 import pytest
 
+from onebit.errors import OptionError
 from onebit.kernels import cpu, ops, reference
+from onebit.scheme import STATIC_ACTIVATIONS
 
 RULES = [*(rule for rule in ops.ACTIVATIONS if rule != "fp"), "dynamic:3.5"]
 WIDTHS = [1, 3, 16, 17, 63, 576, 1020]
@@ -55,6 +57,56 @@ def test_each_rule_is_that_of_training(isa, rule):
             assert (minimum is None) == (trained.minimum is None)
             if minimum is not None:
                 np.testing.assert_array_equal(minimum, trained.minimum.numpy())
+
+
+STATIC = [
+    *((rule, 0) for rule in STATIC_ACTIVATIONS if not rule.endswith("_zero")),
+    *((f"int{bits}_static_zero", zero) for bits, zero in ((2, -2), (4, 3), (8, -128), (8, 77))),
+]
+
+
+@pytest.mark.parametrize(("rule", "zero"), STATIC)
+def test_static_rules_are_the_reference_and_that_of_torch(isa, rule, zero):
+    torch = pytest.importorskip("torch")
+    activation = pytest.importorskip("onebit.quant.activation")
+    for K in (1, 17, 300):
+        for scale in (np.float32(0.037), np.float32(3e-7), np.float32(1e4)):
+            x = inputs(K, seed=K)
+            static = (float(scale), zero)
+            got = ops.quantize(x, rule, static=static)
+            factors = activation.Static(torch.tensor([scale]))
+            if rule.endswith("_zero"):
+                factors = factors._replace(zero=torch.tensor([float(zero)]))
+            trained = activation.quantize(torch.from_numpy(x), rule, static=factors)
+            for mine, wanted in zip(got, reference.quantize(x, rule, static=static), strict=True):
+                np.testing.assert_array_equal(mine, wanted)
+            np.testing.assert_array_equal(got[0], trained.codes.numpy())
+            assert (got[1] == float(trained.scale)).all()
+            if trained.minimum is None:
+                assert got[2] is None
+            else:
+                assert (got[2] == float(trained.minimum)).all()
+                least, most = activation.static_range(rule)
+                assert (
+                    ops.quantize(x * 0, rule, static=static)[0].tolist() == (x * 0 + zero).tolist()
+                )
+                assert least <= zero <= most
+
+
+@pytest.mark.parametrize(
+    ("rule", "static"),
+    [
+        ("int8_static", None),
+        ("int8_static", (0.0, 0)),
+        ("int8_static", (float("inf"), 0)),
+        ("int8_static", (0.1, 3)),
+        ("int4_static_zero", (0.1, 8)),
+        ("int8_absmax", (0.1, 0)),
+    ],
+)
+def test_a_static_rule_without_factors_that_serve_is_refused(rule, static):
+    with pytest.raises(OptionError, match=f"quantize: .*{rule}"):
+        ops.quantize(inputs(8), rule, static=static)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -23,11 +23,13 @@ import numpy as np
 import pytest
 import torch
 
-from onebit import LLM, SCHEMES, models
+from onebit import LLM, SCHEMES, models, quant
 from onebit.errors import OnebitError
 from onebit.io import gguf, open_checkpoint
 from onebit.kernels import ops
 from onebit.nn import bit_linears
+from onebit.nn.packed_linear import numbers
+from onebit.pack import Unpacked
 from onebit.runtime import load
 from onebit.scheme import LinearScheme, Scheme
 
@@ -92,6 +94,10 @@ CASES = {
         f"int{n} with a zero-point": Case(of(LinearScheme(f"int{n}", "zero_point", scale, **INT8)))
         for n, scale in ((2, "row"), (4, "tensor"), (8, "row"))
     },
+    **{
+        f"{rule} inputs": Case(of(LinearScheme("int4", "zero_point", "group:32", rule)))
+        for rule in ("int8_static", "int8_static_zero", "int4_static", "int5_static_zero")
+    },
     "int5": Case(of(LinearScheme("int5", "absmax", "row", **INT8))),
     "seq": Case(of(LinearScheme("ternary", "seq", **INT8))),
     "seq, a step a row": Case(of(LinearScheme("ternary", "seq", "row", **INT8))),
@@ -124,7 +130,7 @@ def build(architecture, case):
     random = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(".step"):
+            if name.endswith((".step", ".input_scale", ".input_zero")):
                 continue
             if "_proj" in name and parameter.ndim == 2:
                 far = torch.rand(parameter.shape, generator=random) < 0.01
@@ -139,7 +145,25 @@ def build(architecture, case):
             layer.start_step()
             if layer.step is not None:
                 layer.step.mul_(1.2)  # it has been learned
-    return model.eval()
+    calibrate(model.eval())
+    return model
+
+
+@torch.no_grad()
+def calibrate(model):
+    """Give static activations factors, a little narrow, so that some inputs are clipped."""
+
+    def found(layer, given):
+        turned = layer.turned_input(given[0])
+        low, high = 0.8 * float(turned.min()), 0.9 * float(turned.max())
+        layer.set_static(quant.activation.static_factors(layer.scheme.activation, low, high))
+
+    layers = [layer for _, layer in bit_linears(model) if layer.scheme.static]
+    hooks = [layer.register_forward_pre_hook(found) for layer in layers]
+    if layers:
+        model(torch.tensor([TOKENS]))
+    for hook in hooks:
+        hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +264,16 @@ def inputs_of(model):
     return found
 
 
+def static_of(layer):
+    return None if layer.static is None else numbers(layer.static)
+
+
+def matrix_with_minimum(q):
+    """What a matrix with a zero-point is where a minimum is added; else the zeros went off it."""
+    minimum_NG = quant.integer.minimum_of_zero(q).numpy()
+    return ops.repack(Unpacked(q.codes_NK.numpy(), q.scale_NG.numpy(), minimum_NG))
+
+
 def matrix_of(checkpoint, name, how):
     """The matrix as the decoder gets it."""
     return load._repack(checkpoint.tensor(f"{name}.weight"), how, "t2", learned=False)
@@ -256,20 +290,25 @@ def test_every_layer_sums_the_integers_of_training(exported, name):
     for layer_name, layer in layers.items():
         how, x_TK = layer.scheme, inputs[layer_name]
         matrix = matrix_of(checkpoint, layer_name, how)
-        w_NK = layer.codes().codes_NK.to(torch.int64)
+        q = layer.codes()
+        w_NK = q.codes_NK.to(torch.int64)
+        if q.zero_NG is not None and matrix.size_bytes < matrix_with_minimum(q).size_bytes:
+            w_NK = w_NK - q.zero_NG.repeat_interleave(len(w_NK[0]) // len(q.zero_NG[0]), dim=1)
         if how.activation == "fp":  # any integers will do
             codes = torch.randint(-127, 128, x_TK.shape, generator=torch.Generator().manual_seed(1))
         else:
             given = layer.input_codes(x_TK)
             codes = given.codes
             turned = layer.turned_input(x_TK).float().contiguous().numpy()
-            native = ops.quantize(turned, how.activation, layer.parts)
+            native = ops.quantize(turned, how.activation, layer.parts, static_of(layer))
             np.testing.assert_array_equal(native[0], codes.numpy())
-            np.testing.assert_array_equal(native[1], given.scale.numpy())
+            scale = given.scale.expand(len(turned), -1)
+            np.testing.assert_array_equal(native[1], scale.numpy())
             if given.minimum is None:
                 assert native[2] is None
             else:
-                np.testing.assert_array_equal(native[2], given.minimum.numpy())
+                minimum = given.minimum.expand(len(turned), -1)
+                np.testing.assert_array_equal(native[2], minimum.numpy())
         sums = ops.int_sums(matrix, codes.to(torch.int8).numpy())
         np.testing.assert_array_equal(sums, (codes.to(torch.int64) @ w_NK.T).numpy())
 
@@ -286,7 +325,8 @@ def test_every_layer_computes_what_its_module_does(exported, name):
             continue
         turned = layer.turned_input(inputs[layer_name]).float().contiguous().numpy()
         matrix = matrix_of(checkpoint, layer_name, layer.scheme)
-        found = ops.linear(matrix, turned, layer.scheme.activation, layer.parts)
+        how = layer.scheme.activation, layer.parts, static_of(layer)
+        found = ops.linear(matrix, turned, *how)
         expected = layer(inputs[layer_name]).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
 

@@ -79,7 +79,8 @@ class GgufCheckpoint(Checkpoint):
         if own not in self._packed and form == "i8":
             form = "int8"  # plain integers; "i8" is a format of codes, which come with a scale
         factors = self._factors(own, shape) if own in self._packed else {}
-        heads = self._heads.get(name.rsplit(".", 2)[-2])
+        *_, module, kind = name.rsplit(".", 2)
+        heads = self._heads.get(module) if kind in ("weight", "bias") else None
         if heads:
             data, factors = self._unpermuted(own, form, shape, data, factors, heads)
         return StoredTensor(name, form, shape, data, **factors)

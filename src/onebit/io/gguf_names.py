@@ -40,7 +40,7 @@ _OF_TYPE = {
 }
 """Model type -> what it names otherwise."""
 _WHOLE_BACK = {hf: gguf for gguf, hf in _WHOLE.items()}
-_KINDS = "weight|bias|weight_scale|weight_minimum"
+_KINDS = "weight|bias|weight_scale|weight_minimum|weight_zero|input_scale|input_zero"
 _NUMBER = r"(0|[1-9]\d{0,3})"
 _GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z_]+)\.({_KINDS})")
 _HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.({_KINDS})")

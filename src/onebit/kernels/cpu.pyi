@@ -91,9 +91,14 @@ def quantize_i8(
     """
 
 def quantize(
-    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+    x_TK: NDArray[np.float32],
+    activation: str,
+    parts: int = 1,
+    input_scale: float = 0.0,
+    input_zero: int = 0,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
-    """Codes (T, K) by any rule but "fp"; scale and, for some rules, minimum (T, parts)."""
+    """Codes (T, K) by any rule but "fp"; scale and, for some rules, minimum (T, parts). The last
+    two are of the static rules."""
 
 def layer_norm(x_TK: NDArray[np.float32], eps: float, parts: int = 1) -> NDArray[np.float32]:
     """LayerNorm without weights, of each of the parts of a row."""
@@ -102,7 +107,12 @@ def int_sums(w: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
     """(T, N): sum over k of code * x, exact. For layouts of codes only; scales are not applied."""
 
 def linear(
-    w: Matrix, x_TK: NDArray[np.float32], activation: str, parts: int = 1
+    w: Matrix,
+    x_TK: NDArray[np.float32],
+    activation: str,
+    parts: int = 1,
+    input_scale: float = 0.0,
+    input_zero: int = 0,
 ) -> NDArray[np.float32]:
     """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts), or a
     rule of csrc/activation.cpp. parts: see csrc/linear.h; each a multiple of 32 columns."""
@@ -230,6 +240,8 @@ class Decoder:
         hadamard: NDArray[np.float32] | None = None,
         layer_norm: bool = False,  # LayerNorm without weights inside the layer
         parts: int = 1,  # of the columns, each with its own norm and activation scale
+        input_scale: float = 0.0,  # of a static activation
+        input_zero: int = 0,
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",

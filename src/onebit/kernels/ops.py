@@ -23,7 +23,7 @@ from onebit.errors import FormatError, InputError, OptionError, ShapeError, Unsu
 from onebit.kernels import cpu
 from onebit.kernels.cpu import Matrix, TokenCodes
 from onebit.pack.unpacked import Unpacked
-from onebit.scheme import ACTIVATIONS, LinearScheme
+from onebit.scheme import ACTIVATIONS, STATIC_ACTIVATIONS, LinearScheme
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,6 +31,7 @@ __all__ = [
     "Matrix",
     "TokenCodes",
     "active_isa",
+    "check_static",
     "default_threads",
     "dequantize_rows",
     "faster_ternary",
@@ -328,7 +329,10 @@ def quantize_i8(
 
 
 def quantize(
-    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+    x_TK: NDArray[np.float32],
+    activation: str,
+    parts: int = 1,
+    static: tuple[float, int] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
     """Round activations by a rule, per token; the same integers as `quant.activation.quantize`.
 
@@ -336,6 +340,7 @@ def quantize(
         x_TK: activations, float32.
         activation: one of `ACTIVATIONS` but "fp", or "dynamic:R".
         parts: columns of a row are rounded in that many equal parts, each by itself.
+        static: scale and zero-point of a rule in `STATIC_ACTIVATIONS`.
 
     Returns:
         codes (T, K), scale (T, parts), and the minimum (T, parts) of a rule that has one, else
@@ -345,13 +350,13 @@ def quantize(
         ShapeError: `x_TK` is not (T, K), K is 0, or the parts are not equal.
         OptionError: the activation is unknown, or rounds nothing.
     """
-    _check_activation("quantize", activation, parts)
+    _check_activation("quantize", activation, parts, static)
     if activation == "fp":
         raise OptionError("quantize: activation fp rounds nothing; take another.")
     x_TK = _matrix("quantize", x_TK)
     _check_parts("quantize", x_TK.shape[1], parts)
     active_isa()
-    return cpu.quantize(x_TK, activation, parts)
+    return cpu.quantize(x_TK, activation, parts, *(static or ()))
 
 
 def layer_norm(x_TK: NDArray[np.float32], eps: float, parts: int = 1) -> NDArray[np.float32]:
@@ -383,7 +388,11 @@ def int_sums(matrix: Matrix, x_TK: NDArray[np.int8]) -> NDArray[np.int32]:
 
 
 def linear(
-    matrix: Matrix, x_TK: NDArray[np.float32], activation: str = "fp", parts: int = 1
+    matrix: Matrix,
+    x_TK: NDArray[np.float32],
+    activation: str = "fp",
+    parts: int = 1,
+    static: tuple[float, int] | None = None,
 ) -> NDArray[np.float32]:
     """Return x * W^T, (T, N) float32.
 
@@ -394,12 +403,13 @@ def linear(
             "int8_absmax_tensor". With "fp" codes meet int8 activations in blocks of 32, and floats
             meet floats.
         parts: the columns' parts that are rounded each by itself (a scheme's `split` "in:G").
+        static: scale and zero-point of a rule in `STATIC_ACTIVATIONS`.
 
     Raises:
         ShapeError: the input's columns are not the matrix's, or make no such parts.
         OptionError: the activation is unknown.
     """
-    _check_activation("linear", activation, parts)
+    _check_activation("linear", activation, parts, static)
     active_isa()
     x_TK = _matrix("linear", x_TK)
     _check_columns("linear", matrix, x_TK)
@@ -408,7 +418,7 @@ def linear(
         raise ShapeError(
             f"linear: parts of {x_TK.shape[1] // parts} columns; the kernels need a multiple of 32."
         )
-    return cpu.linear(matrix, x_TK, activation, parts)
+    return cpu.linear(matrix, x_TK, activation, parts, *(static or ()))
 
 
 def hadamard(
@@ -500,8 +510,20 @@ def rms_norm_backward(
     cpu.rms_norm_backward(x_TK, w_K, r_T, dy_TK, dx_TK, dw_K, threads)
 
 
-def _check_activation(op: str, activation: str, parts: int) -> None:
-    if activation.startswith("dynamic:"):
+def _check_activation(
+    op: str, activation: str, parts: int, static: tuple[float, int] | None
+) -> None:
+    if (static is not None) != (activation in STATIC_ACTIVATIONS):
+        raise OptionError(
+            f"{op}: activation {activation!r} {'takes' if static is None else 'has'} "
+            f"{'a scale that calibration found' if static is None else 'no scale to be given'}. "
+            "Pass static for the rules whose name has static, and for no others."
+        )
+    if static is not None:
+        check_static(op, activation, *static)
+        if parts > 1:
+            raise OptionError(f"{op}: {activation} has one scale, and {parts} parts have as many.")
+    elif activation.startswith("dynamic:"):
         LinearScheme(activation=activation)  # refuses what has no number
     elif activation not in ACTIVATIONS:
         raise OptionError(
@@ -511,6 +533,24 @@ def _check_activation(op: str, activation: str, parts: int) -> None:
         raise OptionError(
             f"{op}: int8_absmax_tensor has one scale, and {parts} parts have as many. "
             "Take int8_absmax."
+        )
+
+
+def check_static(op: str, activation: str, scale: float, zero: float) -> None:
+    """Refuse factors of a static activation that nothing can be computed with.
+
+    Raises:
+        OptionError: the scale is not above 0 and finite, or the zero-point is no code.
+    """
+    bits = int(activation[3])
+    least = -(1 << (bits - 1)) if activation.endswith("_zero") else 0
+    most = (1 << (bits - 1)) - 1 if activation.endswith("_zero") else 0
+    if not (math.isfinite(scale) and scale > 0) or not (
+        least <= zero <= most and zero == int(zero)
+    ):
+        raise OptionError(
+            f"{op}: {activation} with scale {scale:g} and zero-point {zero:g}; accepted: a finite "
+            f"scale above 0, a zero-point from {least} to {most}. Quantize with calibration text."
         )
 
 

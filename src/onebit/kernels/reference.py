@@ -47,7 +47,10 @@ def quantize_i8(
 
 
 def quantize(
-    x_TK: NDArray[np.float32], activation: str, parts: int = 1
+    x_TK: NDArray[np.float32],
+    activation: str,
+    parts: int = 1,
+    static: tuple[float, int] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
     """Round each part of each row by a rule of `onebit.scheme.ACTIVATIONS`, or "dynamic:R".
 
@@ -55,6 +58,9 @@ def quantize(
         codes (T, K); scale and, for a rule that has one, minimum (T, parts). code * scale + minimum
         approximates x.
     """
+    if static is not None:
+        codes, scale, minimum = _static(x_TK, activation, *static)
+        return codes.astype(np.int8), scale, minimum
     each = [_quantize(part, activation) for part in np.split(x_TK, parts, axis=1)]
     codes, scale, minimum = (
         None if found[0] is None else np.concatenate(found, axis=1)
@@ -98,6 +104,17 @@ def _quantize(x_TK: NDArray[np.float32], activation: str) -> _Rounded:
     bits = int(activation.removeprefix("int").removesuffix("_absmax"))
     steps = 2 ** (bits - 1) - 1
     return _steps_to(x_TK, largest, steps, -steps - 1, steps)
+
+
+def _static(x_TK: NDArray[np.float32], activation: str, scale: float, zero: int) -> _Rounded:
+    """Round with one scale for all inputs; with a zero-point, codes have no sign of their own."""
+    most = 2 ** (int(activation[3]) - 1) - 1
+    scale_T1 = np.full((len(x_TK), 1), scale, np.float32)
+    factor_T1 = np.float32(1) / scale_T1
+    if not activation.endswith("_zero"):
+        return np.round(x_TK * factor_T1).clip(-most, most), scale_T1, None
+    minimum_T1 = -np.float32(zero) * scale_T1
+    return np.round((x_TK - minimum_T1) * factor_T1).clip(-most - 1, most), scale_T1, minimum_T1
 
 
 def _steps_to(
@@ -152,7 +169,11 @@ def int_sums(codes_NK: NDArray[np.int8], x_TK: NDArray[np.int8]) -> NDArray[np.i
 
 
 def linear(
-    w: Unpacked, x_TK: NDArray[np.float32], activation: str, parts: int = 1
+    w: Unpacked,
+    x_TK: NDArray[np.float32],
+    activation: str,
+    parts: int = 1,
+    static: tuple[float, int] | None = None,
 ) -> NDArray[np.float32]:
     """Multiply quantized activations with codes, (T, N) float32.
 
@@ -165,7 +186,7 @@ def linear(
     if activation == "fp":
         codes_TK, scale_TB = quantize_i8(x_TK, BLOCK)
         return _product(w, codes_TK, scale_TB, BLOCK)
-    codes_TK, scale_TG, minimum_TG = quantize(x_TK, activation, parts)
+    codes_TK, scale_TG, minimum_TG = quantize(x_TK, activation, parts, static)
     block = BLOCK if parts > 1 else K
     y = _product(w, codes_TK, np.repeat(scale_TG, K // parts // block, axis=1), block)
     if minimum_TG is None:

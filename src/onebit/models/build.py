@@ -43,7 +43,9 @@ def build(
     for name, parameter in model.named_parameters():
         if name.endswith(".step"):
             continue
-        if name.endswith(".temperature"):
+        if name.endswith((".input_scale", ".input_zero")):
+            nn.init.zeros_(parameter)  # calibration finds them
+        elif name.endswith(".temperature"):
             nn.init.constant_(parameter, architecture.softmax_temperature)
         elif parameter.ndim == 1:
             nn.init.constant_(parameter, float(not name.endswith("bias")))

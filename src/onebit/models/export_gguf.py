@@ -165,7 +165,8 @@ def _encoded(
     entry: Planned, checkpoint: Checkpoint, heads: Mapping[str, int]
 ) -> export_weights.Encoded:
     tensor = checkpoint.tensor(entry.name)
-    count = heads.get(entry.name.rsplit(".", 2)[-2])
+    *_, module, kind = entry.name.rsplit(".", 2)
+    count = heads.get(module) if kind in ("weight", "bias") else None
     kept = export_weights.kept(tensor, entry.claim, entry.format, count)
     if kept is not None:
         return kept

@@ -82,7 +82,10 @@ def _put(model: LanguageModel, checkpoint: Checkpoint, name: str, dtype: torch.d
             module.freeze(codes)
             return
     values = torch.from_numpy(stored_weight.values(stored))
-    setattr(module, leaf, nn.Parameter(values.to(dtype)))
+    if leaf in ("input_scale", "input_zero"):  # of a static activation: what the engine has
+        setattr(module, leaf, nn.Parameter(values, requires_grad=False))
+    else:
+        setattr(module, leaf, nn.Parameter(values.to(dtype)))
 
 
 def _is_scale(checkpoint: Checkpoint, there: set[str], name: str) -> bool:

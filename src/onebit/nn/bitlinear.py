@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit import hadamard, quant
-from onebit.errors import ShapeError
+from onebit.errors import OptionError, ShapeError
 from onebit.nn import codes_product, frozen, inputs, product
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import Codes, straight_through
-from onebit.quant.activation import Activations
+from onebit.quant.activation import Activations, Static
 from onebit.scheme import LinearScheme
 from onebit.tensors import step_shape
 
@@ -70,6 +70,8 @@ class BitLinear(nn.Linear):
         self.rms_norm = RMSNorm(in_features, eps) if scheme.norm == "rms" else None
         self.layer_norm = LayerNorm(eps, self.parts) if scheme.norm == "layer" else None
         self.step: nn.Parameter | None = None
+        self.input_scale = _not_yet(scheme.static)
+        self.input_zero = _not_yet(scheme.static_zero)
         # a plain attribute: a buffer would follow model.to(torch.bfloat16), and its scale round
         self._frozen: Codes | None = None
         self.start_step()
@@ -114,8 +116,30 @@ class BitLinear(nn.Linear):
         Raises:
             OptionError: the scheme's activation is "fp".
         """
-        a = inputs.rounded(self.turned_input(x_TK), self.scheme, self.training)
+        a = inputs.rounded(self.turned_input(x_TK), self.scheme, self.training, self.static)
         return a._replace(codes=a.codes.to(torch.int8))
+
+    @property
+    def static(self) -> Static | None:
+        """The factors of a static activation; a scale of 0 where calibration has not come yet."""
+        return None if self.input_scale is None else Static(self.input_scale, self.input_zero)
+
+    def set_static(self, factors: Static) -> None:
+        """Round the inputs with these factors from now on: `quant.activation.static_factors`.
+
+        Raises:
+            OptionError: the scheme's activation is not static, or has no zero-point.
+        """
+        if self.input_scale is None or (factors.zero is None) != (self.input_zero is None):
+            raise OptionError(
+                f"set_static: factors {'with' if factors.zero is not None else 'without'} a "
+                f"zero-point, and the scheme's activation is {self.scheme.activation!r}."
+            )
+        device = self.weight.device
+        for name, value in (("input_scale", factors.scale), ("input_zero", factors.zero)):
+            if value is not None:
+                number = value.detach().float().reshape(1).to(device)
+                setattr(self, name, nn.Parameter(number, requires_grad=False))
 
     @property
     def frozen(self) -> bool:
@@ -202,7 +226,7 @@ class BitLinear(nn.Linear):
     def _rounded(self, x_TK: Tensor) -> Activations:
         if self.bit_count is not None:
             self.bit_count.add(x_TK, self.scheme)
-        return inputs.rounded(x_TK, self.scheme, self.training)
+        return inputs.rounded(x_TK, self.scheme, self.training, self.static)
 
     def _turned_weight(self) -> Tensor:
         """Return the weights that are rounded, or are what is left of rounding when frozen."""
@@ -218,6 +242,11 @@ class BitLinear(nn.Linear):
         """Return the values of the codes, with the gradient of the weights that were rounded."""
         w_hat_NK = straight_through(self._learned(w_NK), quant.dequantize(q).to(w_NK.dtype))
         return w_hat_NK if self.blend == 1 else torch.lerp(w_NK, w_hat_NK, self.blend)
+
+
+def _not_yet(there: bool) -> nn.Parameter | None:
+    """Return a factor of a static activation that calibration is to find, or None."""
+    return nn.Parameter(torch.zeros(1), requires_grad=False) if there else None
 
 
 def of_one_input(x_TK: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:

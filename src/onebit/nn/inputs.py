@@ -13,7 +13,7 @@ from onebit.nn import hadamard
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import activation, straight_through
-from onebit.quant.activation import Activations
+from onebit.quant.activation import Activations, Static
 from onebit.scheme import LinearScheme
 
 
@@ -61,13 +61,17 @@ def normalized(x_TK: Tensor, norm: RMSNorm | LayerNorm | None, parts: int) -> Te
     return (y_TGk.view(x_TK.shape) * norm.weight.float()).to(x_TK.dtype)
 
 
-def rounded(x_TK: Tensor, scheme: LinearScheme, training: bool) -> Activations:
+def rounded(
+    x_TK: Tensor, scheme: LinearScheme, training: bool, static: Static | None = None
+) -> Activations:
     """Return codes and scale of a turned input, the codes in float32.
 
     The rules of BitNet b1 and "int8_absmax_tensor" share one scale among all tokens while training,
     and give each its own afterwards, so that what a token gets does not depend on what comes later.
+    `static` are the layer's own factors, where its activation is static.
     """
-    return activation.rounded(x_TK, scheme.activation, parts_of(scheme), per_token=not training)
+    parts = parts_of(scheme)
+    return activation.rounded(x_TK, scheme.activation, parts, not training, static)
 
 
 def values(x_TK: Tensor, a: Activations, blend: float) -> Tensor:

@@ -16,6 +16,7 @@ from onebit.nn import inputs, native
 from onebit.nn.bitlinear import BitLinear
 from onebit.pack import Unpacked
 from onebit.quant import Codes
+from onebit.quant.activation import Static
 
 
 class PackedLinear(nn.Module):
@@ -47,6 +48,7 @@ class PackedLinear(nn.Module):
         self.scheme = layer.scheme
         rule = self.scheme.activation  # each token has its own scale behind training
         self._rule = "int8_absmax" if rule == "int8_absmax_tensor" else rule
+        self._static = None if layer.static is None else numbers(layer.static)
         self.parts = layer.parts
         self.rms_norm, self.layer_norm = layer.rms_norm, layer.layer_norm
         self.bias = None if layer.bias is None else layer.bias.detach().float().cpu()
@@ -65,7 +67,7 @@ class PackedLinear(nn.Module):
             )
         rows_TK = x_TK.detach().reshape(-1, x_TK.shape[-1]).float().cpu().numpy()
         ops = native.need("PackedLinear")
-        y = ops.linear(self.matrix, rows_TK, self._rule, self.parts)
+        y = ops.linear(self.matrix, rows_TK, self._rule, self.parts, self._static)
         y_TN = torch.from_numpy(y)
         if self.bias is not None:
             y_TN += self.bias
@@ -75,6 +77,11 @@ class PackedLinear(nn.Module):
         N, K = self.matrix.shape
         layout, activation = self.matrix.layout, self.scheme.activation
         return f"in_features={K}, out_features={N}, layout={layout}, input {activation}"
+
+
+def numbers(static: Static) -> tuple[float, int]:
+    """Return the factors of a static activation as the kernels take them: scale and zero-point."""
+    return float(static.scale), 0 if static.zero is None else int(static.zero)
 
 
 def _minimum(q: Codes) -> Tensor | None:

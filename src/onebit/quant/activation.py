@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onebit.errors import OptionError, ShapeError
 from onebit.quant.codes import EPSILON
-from onebit.scheme import LinearScheme
+from onebit.scheme import STATIC_ACTIVATIONS, LinearScheme
 
 
 class Activations(NamedTuple):
@@ -30,7 +30,21 @@ class Activations(NamedTuple):
     """float32, the shape of `scale`: what is added. None is 0."""
 
 
-def quantize(x: Tensor, kind: str, parts: int = 1, per_token: bool = False) -> Activations:
+class Static(NamedTuple):
+    """What calibration has found for the inputs of a layer, one number each.
+
+    Both are float32, so that they are to the bit what a file holds.
+    """
+
+    scale: Tensor
+    """> 0."""
+    zero: Tensor | None = None
+    """The code that stands for 0, a whole number; None is 0."""
+
+
+def quantize(
+    x: Tensor, kind: str, parts: int = 1, per_token: bool = False, static: Static | None = None
+) -> Activations:
     """Round an input by the named rule to int8 codes and a float32 scale.
 
     Args:
@@ -39,17 +53,22 @@ def quantize(x: Tensor, kind: str, parts: int = 1, per_token: bool = False) -> A
         parts: G, of equally many columns each; every part is rounded as an input of its own.
         per_token: for "int8_absmax_tensor" and the two rules of BitNet b1, which share a scale
             among all tokens in training and give each its own afterwards. The others have one way.
+        static: the factors of a rule in `STATIC_ACTIVATIONS`, which has no parts.
 
     Raises:
-        OptionError: `kind` is none of these.
+        OptionError: `kind` is none of these, or there are no factors for it.
         ShapeError: `parts` does not divide K.
     """
-    codes, scale, minimum = rounded(x, kind, parts, per_token)
+    codes, scale, minimum = rounded(x, kind, parts, per_token, static)
     return Activations(codes.to(torch.int8), scale, minimum)
 
 
-def rounded(x: Tensor, kind: str, parts: int = 1, per_token: bool = False) -> Activations:
+def rounded(
+    x: Tensor, kind: str, parts: int = 1, per_token: bool = False, static: Static | None = None
+) -> Activations:
     """Return what `quantize` does, with the codes still float32: what a float product takes."""
+    if kind in STATIC_ACTIVATIONS:
+        return by_static(x.detach().float(), kind, static)
     rule = _rule(kind, per_token)
     if parts == 1:
         return rule(x.detach().float())
@@ -69,6 +88,56 @@ def dequantize(a: Activations) -> Tensor:
     if a.minimum is not None:
         value = value + a.minimum[..., None]
     return value.view(a.codes.shape)
+
+
+def by_static(x: Tensor, kind: str, static: Static | None) -> Activations:
+    """Round with the factors that calibration found: round((x - minimum) * (1 / scale)).
+
+    The minimum is -zero * scale, or nothing; values beyond the codes are clipped.
+
+    Source: Jacob et al., section 2.1, https://arxiv.org/abs/1712.05877
+
+    Raises:
+        OptionError: there are no factors yet.
+    """
+    if static is None or not bool(static.scale > 0):
+        raise OptionError(
+            f"activation: {kind!r} wants the scale that a calibration finds, and the layer has "
+            "none. Quantize the model with calibration text (`onebit quantize`)."
+        )
+    least, most = static_range(kind)
+    ones = [1] * x.ndim
+    scale = static.scale.detach().float().to(x.device).view(ones)
+    factor = torch.div(scale.new_full((), 1.0), scale)
+    if static.zero is None:
+        return Activations((x * factor).round_().clamp_(least, most), scale)
+    minimum = -static.zero.detach().float().to(x.device).view(ones) * scale
+    return Activations(((x - minimum) * factor).round_().clamp_(least, most), scale, minimum)
+
+
+def static_range(kind: str) -> tuple[int, int]:
+    """Return the least and the greatest code of a rule in `STATIC_ACTIVATIONS`."""
+    most = 2 ** (int(kind[3]) - 1) - 1
+    return (-most - 1 if kind.endswith("_zero") else -most), most
+
+
+def static_factors(kind: str, low: float, high: float) -> Static:
+    """Return the factors with which a static rule holds inputs from `low` to `high`.
+
+    Without a zero-point the range is that of the larger magnitude on both sides; with one, 0 is
+    inside it and has a code of its own.
+
+    Args:
+        kind: a name in `STATIC_ACTIVATIONS`.
+        low, high: what is to be held; what lies beyond is clipped.
+    """
+    least, most = static_range(kind)
+    if not kind.endswith("_zero"):
+        return Static(torch.tensor([max(abs(low), abs(high), EPSILON) / most]))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = torch.tensor([max(high - low, EPSILON) / (most - least)])
+    zero = (least - torch.tensor([low]) / scale).round_().clamp_(least, most)
+    return Static(scale, zero)
 
 
 def takes_8_bits(x: Tensor, kind: str, parts: int = 1) -> Tensor:
@@ -195,7 +264,8 @@ def _rule(kind: str, per_token: bool) -> Callable[[Tensor], Activations]:
         ratio = LinearScheme(activation=kind).outlier_ratio
         return lambda x: dynamic(x, ratio)
     raise OptionError(
-        f"activation: {kind!r} is not a rule; accepted: {', '.join(RULES)}, dynamic:R."
+        f"activation: {kind!r} is not a rule; accepted: {', '.join(RULES)}, dynamic:R, "
+        f"{', '.join(STATIC_ACTIVATIONS)}."
     )
 
 

@@ -83,7 +83,8 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
         inner = f"{linear.name}.rms_norm.weight"
         norm = _vector(checkpoint, inner, linear.K) if how.norm == "rms" else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
-        decoder.set_matrix(linear.name, matrix, how.activation, norm, bias, **_inside(how, linear))
+        inside = _inside(how, linear) | _static(checkpoint, linear, how)
+        decoder.set_matrix(linear.name, matrix, how.activation, norm, bias, **inside)
         size_bytes += matrix.size_bytes
         lookup = linear.name == "model.embed_tokens" and not architecture.tie_word_embeddings
         token_bytes += matrix.size_bytes // linear.N if lookup else matrix.size_bytes
@@ -139,6 +140,21 @@ def _inside(how: LinearScheme, linear: Linear) -> dict[str, Any]:
             )
         inside["parts"] = how.parts
     return inside
+
+
+def _static(checkpoint: Checkpoint, linear: Linear, how: LinearScheme) -> dict[str, Any]:
+    """Return the factors of a static activation, which calibration has found.
+
+    Raises:
+        MissingError: they are not in the file.
+        OptionError: nothing can be computed with them.
+    """
+    if not how.static:
+        return {}
+    scale = float(_vector(checkpoint, f"{linear.name}.input_scale", 1)[0])
+    zero = _vector(checkpoint, f"{linear.name}.input_zero", 1)[0] if how.static_zero else 0.0
+    ops.check_static(linear.name, how.activation, scale, zero)
+    return {"input_scale": scale, "input_zero": int(zero)}
 
 
 def _matrix(

@@ -197,3 +197,12 @@ def test_values_of_the_file_are_those_of_the_codes(model, tmp_path):
     layer = loaded.get_submodule("model.layers.0.mlp.gate_proj")
     assert torch.equal(layer.weight, quant.dequantize(layer.codes()))
     assert layer.codes().zero_NG is not None
+
+
+@pytest.mark.parametrize("options", [Options(propagate=0.5), Options(iterations=1, clip="mse")])
+def test_what_gptq_can_do_more_brings_the_model_nearer(model, tmp_path, options):
+    tokens = np.random.default_rng(1).integers(0, 50, (40, 32))
+    text = Calibration("random", tokens, "random tokens")
+    run(model, tmp_path / "plain", scheme="w3a16-g32", calibration=text)
+    run(model, tmp_path / "more", scheme="w3a16-g32", calibration=text, options=options)
+    assert distance(tmp_path / "more", model) < distance(tmp_path / "plain", model)

@@ -11,6 +11,7 @@ of all windows lie in files.
 Shape letters: W windows, T tokens of a window, C model width, N out and K in features of a linear.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,23 @@ class Done:
     rows: list[Row]
 
 
-def run(task: Task, index: int, states: Rows | None, after: Rows | None) -> Done:
+@dataclass(frozen=True)
+class States:
+    """Hidden states of all windows before a block."""
+
+    rounded: Rows
+    """As the blocks before give them now."""
+    floats: Rows | None = None
+    """As they were in the float model, if that goes along."""
+
+    def close(self) -> None:
+        """Close their files."""
+        self.rounded.close()
+        if self.floats is not None:
+            self.floats.close()
+
+
+def run(task: Task, index: int, states: States | None, after: States | None) -> Done:
     """Round one block.
 
     Args:
@@ -82,15 +99,20 @@ def run(task: Task, index: int, states: Rows | None, after: Rows | None) -> Done
     Raises:
         OnebitError: a method refuses a layer; the message names it.
     """
-    block, rotation = load(task, index, 0 if states is None else states.shape[1])
+    block, rotation = load(task, index, 0 if states is None else states.rounded.shape[1])
     if states is None:
         return _rounded(task, block, lambda stage: {})
     if task.transforms:
-        _transform(task, block, Flow(block, rotation, states, task.folder))
-    flow = Flow(block, rotation, states, task.folder)
-    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets))
+        _transform(task, block, Flow(block, rotation, states.rounded, task.folder))
+    flow, beside = Flow(block, rotation, states.rounded, task.folder), None
+    if states.floats is not None:
+        untouched = replace(block, layer=copy.deepcopy(block.layer))
+        beside = Flow(untouched, rotation, states.floats, task.folder, "float-")
+    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets, beside))
     if after is not None:
-        flow.finish(after)
+        flow.finish(after.rounded)
+        if beside is not None and after.floats is not None:
+            beside.finish(after.floats)
     return done
 
 
@@ -147,33 +169,50 @@ def linears(layer: Layer) -> list[str]:
 class Flow:
     """Calibration windows on their way through a block, stage by stage."""
 
-    def __init__(self, block: Block, rotation: Rotation, states: Rows, folder: Path | None) -> None:
+    def __init__(
+        self,
+        block: Block,
+        rotation: Rotation,
+        states: Rows,
+        folder: Path | None,
+        prefix: str = "",
+    ) -> None:
         self.layer, self.rotation, self.states = block.layer, rotation, states
         W, T, C = states.shape
         self._step = max(1, TOKENS // T)
         width_o = block.linear(OUT).in_features
-        self._attended = scratch((W, T, width_o), folder, "attended")
-        self._middle = scratch((W, T, C), folder, "middle")
-        self._hidden = scratch((W, T, block.linear(DOWN).in_features), folder, "hidden")
+        self._attended = scratch((W, T, width_o), folder, f"{prefix}attended")
+        self._middle = scratch((W, T, C), folder, f"{prefix}middle")
+        self._hidden = scratch((W, T, block.linear(DOWN).in_features), folder, f"{prefix}hidden")
 
     @torch.no_grad()
-    def stats(self, stage: Stage, schemes: Mapping[str, LinearScheme]) -> dict[str, Stats]:
+    def stats(
+        self,
+        stage: Stage,
+        schemes: Mapping[str, LinearScheme],
+        beside: "Flow | None" = None,
+    ) -> dict[str, Stats]:
         """Return the statistics of each linear's input, through the layer as it stands by now.
 
         Stages must be asked for in their order. Linears of a stage that take their input alike
-        share their statistics.
+        share their statistics. `beside` is the float block's flow, if that goes along.
         """
         self._advance(stage.name)
+        if beside is not None:
+            beside._advance(stage.name)
         K = cast(nn.Linear, self.layer.get_submodule(stage.linears[0])).in_features
         alike: dict[tuple[object, ...], LinearScheme] = {}
         for name in stage.linears:
             alike.setdefault(_taking(schemes[name]), schemes[name])
         W, T, _ = self.states.shape
-        recorders = {key: Recorder(K, W * T, gram=True) for key in alike}
+        drift = beside is not None
+        recorders = {key: Recorder(K, W * T, gram=True, drift=drift) for key in alike}
         for first, last in self._parts():
             x_WTK = self._input(stage.name, first, last)
+            float_WTK = None if beside is None else beside._input(stage.name, first, last)
             for key, scheme in alike.items():
-                recorders[key].add(entering(x_WTK, scheme))
+                turned = None if float_WTK is None else inputs.turned(float_WTK, None, scheme)
+                recorders[key].add(entering(x_WTK, scheme), turned)
         found = {}
         for key, recorder in recorders.items():
             with stored_weight.named(f"the {stage.name} inputs"):

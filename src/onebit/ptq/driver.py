@@ -16,7 +16,7 @@ from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError, ShapeError
 from onebit.models import ExportReport, export, stored_weight
 from onebit.ptq import blocks, calibration, guards, options, result, size
-from onebit.ptq.blocks import Task
+from onebit.ptq.blocks import States, Task
 from onebit.ptq.calibration import Calibration
 from onebit.ptq.method import Method, Rotation
 from onebit.ptq.options import Options
@@ -336,26 +336,37 @@ def _all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: 
     if tokens is not None:
         W, T = tokens.tokens_WT.shape
         shape = (W, T, a.hidden_size)
-        folder.check_space(2 * 4 * W * T * a.hidden_size)
+        files_there = 4 if task.options.propagate else 2
+        folder.check_space(files_there * 4 * W * T * a.hidden_size)
     with ExitStack() as files:  # closed whatever happens
         states = None
         if tokens is not None:
-            states = files.enter_context(closing(folder.hidden(first, shape)))
+            states = files.enter_context(closing(_states(folder, first, shape, task.options)))
             if first == 0:
-                embed_text(task.source, tokens, states)
+                for rows in (states.rounded, states.floats):
+                    if rows is not None:
+                        embed_text(task.source, tokens, rows)
         for index in range(first, count):
             after = None
             if tokens is not None and index + 1 < count:
-                after = files.enter_context(closing(folder.hidden(index + 1, shape)))
+                states_after = _states(folder, index + 1, shape, task.options)
+                after = files.enter_context(closing(states_after))
             done = blocks.run(task, index, states, after)
-            checksum = 0 if after is None else after.checksum
-            folder.finish(index, done.tensors, done.rows, peak_memory_bytes(), checksum)
+            checksums = {} if after is None else {"hidden": after.rounded.checksum}
+            if after is not None and after.floats is not None:
+                checksums["float"] = after.floats.checksum
+            folder.finish(index, done.tensors, done.rows, peak_memory_bytes(), checksums)
             if states is not None:
                 states.close()
             states = after
             spent = time.monotonic() - began
             left = spent / (index + 1 - first) * (count - index - 1)
             progress(Status(index + 1, count, spent, left))
+
+
+def _states(folder: Work, index: int, shape: tuple[int, int, int], settings: Options) -> States:
+    floats = folder.hidden(index, shape, "float") if settings.propagate else None
+    return States(folder.hidden(index, shape), floats)
 
 
 def embed_text(source: Source, tokens: Calibration, states: Rows) -> None:

@@ -48,7 +48,8 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         scheme: the grid.
         stats: of the inputs, with their Gram matrix.
         options: `damping`, `act_order`, `static_groups`, `block`, `clip`; and `iterations`, rounds
-            of `quant.descent` that afterwards lower the error further (0 is the paper's GPTQ).
+            of `quant.descent` that afterwards lower the error further (0 is the paper's GPTQ);
+            `propagate`.
 
     Raises:
         InputError: no statistics, weights that are not finite, or a Gram matrix that no damping
@@ -64,13 +65,15 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         raise ShapeError(
             f"gptq: a Gram matrix of shape {tuple(A_KK.shape)} for {K} columns. Pass ({K}, {K})."
         )
-    grid = ranges.grid(w_NK, scheme, stats, options)
-    k = K // grid.scale_NG.shape[1]
+    k = quant.group_of(scheme, K) or K
     moving = not options.static_groups and scheme.group is not None and scheme.weight != "ternary"
     order_K = _order(A_KK.diagonal(), k if moving else 1, options.act_order)
     if stats.tokens < K:
         stats.notes.append(f"{stats.tokens} tokens for {K} columns: damping fills up")
     U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, stats.notes)
+    if options.propagate and stats.drift_KK is not None:
+        w_NK = w_NK + options.propagate * _made_up(w_NK, stats.drift_KK, U_KK, order_K)
+    grid = ranges.grid(w_NK, scheme, stats, options)
     group_K, block = order_K // k, options.block
 
     def regrid(w_kN: Tensor, first: int) -> None:
@@ -134,6 +137,18 @@ def inverse_factor(A_KK: Tensor, damping: float, notes: list[str]) -> Tensor:
     )
 
 
+def _made_up(w_NK: Tensor, drift_KK: Tensor, U_KK: Tensor, order_K: Tensor) -> Tensor:
+    """Return what to add to the weights so that they give W x_float from x, as near as they can.
+
+    W_hat x is to be near W x_float = W x + W (x_float - x), whose least squares over the tokens are
+    W + W D (A + damping)^-1 with D = E[(x_float - x) x^T].
+
+    Source: Arai and Ichikawa, Quantization Error Propagation, https://arxiv.org/abs/2504.09629
+    """
+    pulled_NK = (w_NK @ drift_KK)[:, order_K]
+    return ((pulled_NK @ U_KK.T) @ U_KK)[:, order_K.argsort()]
+
+
 def _order(importance_K: Tensor, k: int, act_order: bool) -> Tensor:
     """Return the columns in the order in which they are rounded; groups of k stay together."""
     K = len(importance_K)
@@ -183,7 +198,9 @@ def _rounded(
 METHOD = Method(
     "rounding",
     gptq,
-    frozenset({"damping", "act_order", "static_groups", "block", "clip", "iterations"}),
+    frozenset(
+        {"damping", "act_order", "static_groups", "block", "clip", "iterations", "propagate"}
+    ),
     calibrates=True,
     gram=True,
 )

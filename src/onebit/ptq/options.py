@@ -36,6 +36,9 @@ class Options:
     """Of an iterative method; 0 is the method's own number."""
     learning_rate: float = 0.0
     """Of a method that learns; 0 is the method's own."""
+    propagate: float = 0.0
+    """Share of what the layers before have changed of a layer's input that its weights make up
+    for, 0 to 1 (QEP); above 0 the float model goes along, at twice the time."""
     seed: int = 0
     """Of everything random."""
     planes: int = 1
@@ -50,6 +53,7 @@ class Options:
             ("grid", self.grid >= 1, "at least 1 point"),
             ("iterations", self.iterations >= 0, "a number of them, or 0"),
             ("learning_rate", self.learning_rate >= 0, "a number above 0, or 0"),
+            ("propagate", 0 <= self.propagate <= 1, "a share, 0 to 1"),
             ("planes", self.planes in (1, 2), "1 or 2"),
             ("alpha", self.alpha is None or 0 <= self.alpha <= 1, "0 to 1"),
         ):

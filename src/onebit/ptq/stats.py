@@ -34,6 +34,8 @@ class Stats:
     max_K: Tensor
     sample_TK: Tensor
     """A few hundred rows, evenly spread over the tokens, for searches."""
+    drift_KK: Tensor | None = None
+    """float32: mean of (x_float - x) x^T, where the float model goes along; its input less this."""
     notes: list[str] = field(default_factory=list)
     """What a method has to say of the layer ("3 dead columns"); the report shows them."""
 
@@ -60,20 +62,24 @@ class Stats:
 class Recorder:
     """Gathers `Stats` of inputs that come in parts."""
 
-    def __init__(self, columns: int, tokens: int, gram: bool) -> None:
-        """`tokens` is how many will come; `gram` whether a Gram matrix is wanted."""
+    def __init__(self, columns: int, tokens: int, gram: bool, drift: bool = False) -> None:
+        """`tokens` is how many will come; `gram` whether a Gram matrix is wanted, `drift` whether
+        inputs of the float model come too."""
         self._expected = tokens
         self._seen = 0
         self._gram: np.ndarray | None = np.zeros((columns, columns), np.float32) if gram else None
+        self._drift = torch.zeros(columns, columns) if drift else None
         self._sum = torch.zeros(columns, dtype=torch.float64)
         self._sum_abs = torch.zeros(columns, dtype=torch.float64)
         self._min = torch.full((columns,), float("inf"))
         self._max = torch.full((columns,), float("-inf"))
         self._sample: list[Tensor] = []
 
-    def add(self, x_TK: Tensor) -> None:
-        """Count some rows, of any leading shape."""
+    def add(self, x_TK: Tensor, float_TK: Tensor | None = None) -> None:
+        """Count some rows, of any leading shape; `float_TK` are the same in the float model."""
         x_TK = x_TK.detach().float().reshape(-1, x_TK.shape[-1])
+        if self._drift is not None and float_TK is not None:
+            self._drift.addmm_((float_TK.reshape(x_TK.shape) - x_TK).T, x_TK)
         if self._gram is not None:
             x = x_TK.numpy()
             self._gram += x.T @ x  # NumPy knows the symmetric product, at half the work
@@ -113,4 +119,5 @@ class Recorder:
             self._min,
             self._max,
             torch.cat(self._sample)[:SAMPLE],
+            None if self._drift is None else self._drift / self._seen,
         )

@@ -27,6 +27,8 @@ from onebit.ptq.report import Row
 from onebit.ptq.rows import Rows
 
 _FACTORS = ("scale", "minimum")
+KINDS = ("hidden", "float")
+"""Of states: through what is rounded, and in the float model."""
 
 
 class Work:
@@ -60,22 +62,25 @@ class Work:
         while self._marker(self.done).exists():
             self.done += 1
         self._readers: dict[int, safetensors.Reader] = {}
-        self._checked: int | None = None  # of the states that this process wrote itself
+        self._checked: dict[str, int] = {}  # of the states that this process wrote itself
 
-    def hidden(self, index: int, shape: tuple[int, int, int]) -> Rows:
+    def hidden(self, index: int, shape: tuple[int, int, int], kind: str = "hidden") -> Rows:
         """Return what block `index` is given, to be written, or checked if it was.
+
+        `kind` "float" are the states of the float model.
 
         Raises:
             FileError: it is not there, or not what was written.
         """
         if not 0 < index <= self.done:
-            self._hidden(index).unlink(missing_ok=True)  # of a run that was stopped at it
-            return Rows(shape, self._hidden(index))
-        if not self._hidden(index).exists():
-            raise FileError(f"{self._hidden(index)}: is not there. Begin anew with resume off.")
-        rows = Rows(shape, self._hidden(index))
-        checksum = read_json(self._marker(index - 1))["next_checksum"]
-        if checksum != self._checked:
+            self._hidden(index, kind).unlink(missing_ok=True)  # of a run that was stopped at it
+            return Rows(shape, self._hidden(index, kind))
+        path = self._hidden(index, kind)
+        if not path.exists():
+            raise FileError(f"{path}: is not there. Begin anew with resume off.")
+        rows = Rows(shape, path)
+        checksum = read_json(self._marker(index - 1))["next_checksums"].get(kind)
+        if checksum != self._checked.get(kind):
             with ExitStack() as refused:
                 refused.callback(rows.close)
                 rows.check(checksum)
@@ -88,7 +93,7 @@ class Work:
         tensors: Sequence[StoredTensor],
         rows: Sequence[Row],
         peak_bytes: int,
-        next_checksum: int = 0,
+        next_checksums: Mapping[str, int] | None = None,
     ) -> None:
         """Write a block's tensors and say that it is done.
 
@@ -97,7 +102,7 @@ class Work:
             tensors: those that are not as the source has them.
             rows: of the report.
             peak_bytes: the most memory that was held so far.
-            next_checksum: of what the next block is given, which was written before.
+            next_checksums: kind -> of what the next block is given, which was written before.
 
         Raises:
             FileError: the system refused; the block does not count as done.
@@ -118,16 +123,17 @@ class Work:
         ) as file:
             for name, array in arrays.items():
                 file.write(name, array)
-        self._checked = next_checksum
+        self._checked = dict(next_checksums or {})
         marker = {
             "rows": [asdict(row) for row in rows],
             "peak_memory_bytes": peak_bytes,
-            "next_checksum": next_checksum,
+            "next_checksums": self._checked,
         }
         write_bytes(self._marker(index), json.dumps(marker).encode())
         self.done = index + 1
-        with suppress(OSError):
-            self._hidden(index).unlink(missing_ok=True)
+        for kind in KINDS:
+            with suppress(OSError):
+                self._hidden(index, kind).unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
         """Return the report's rows of all blocks that are done."""
@@ -189,7 +195,13 @@ class Work:
         if not self.folder.exists():
             return
         files = list(self.folder.iterdir())
-        kinds = ("run.json", "hidden-*.bin", "block-*.safetensors", "block-*.json", "scratch-*.bin")
+        kinds = (
+            "run.json",
+            *(f"{kind}-*.bin" for kind in KINDS),
+            "block-*.safetensors",
+            "block-*.json",
+            "scratch-*.bin",
+        )
         for file in files:
             known = any(file.match(kind) for kind in kinds) or file.name.endswith(".tmp")
             if not known or not file.is_file():
@@ -200,8 +212,8 @@ class Work:
         for file in files:
             file.unlink()
 
-    def _hidden(self, index: int) -> Path:
-        return self.folder / f"hidden-{index:05}.bin"
+    def _hidden(self, index: int, kind: str) -> Path:
+        return self.folder / f"{kind}-{index:05}.bin"
 
     def _tensors(self, index: int) -> Path:
         return self.folder / f"block-{index:05}.safetensors"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from onebit import models
+from onebit import models, ptq
 from onebit.errors import OptionError
 from onebit.io import open_checkpoint
 from onebit.ptq import budget, plan
@@ -135,6 +135,20 @@ def test_a_size_is_that_of_the_whole_file(tiny_gguf):
     assert taken - 1000 * len(names) < left <= taken  # never more than there is
     with pytest.raises(OptionError, match="norms and tokenizer take"):
         budget.left_for_layers(tiny_gguf, table, 1000)
+
+
+def test_the_file_keeps_to_its_size(tiny_gguf, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = [f"w{bits}a16-g32" for bits in (2, 3, 5, 8)] + ["q4_0", "q8_0"]
+    how = {"method": "rtn", "windows": 4, "window": 32}
+    table = budget.measure(tiny_gguf, str(tmp_path / "text.txt"), words, **how)
+    most = budget.left_for_layers(tiny_gguf, table, 58_000)
+    made, found = budget.plan(table, most)
+    assert found.size_bytes > most - 4096  # uses what there is
+    report = ptq.quantize(tiny_gguf, tmp_path / "out.gguf", method="rtn", scheme=made)
+    assert (tmp_path / "out.gguf").stat().st_size <= 58_000
+    for row in report.rows:
+        assert row.size_bytes == found.choices[row.layer].size_bytes, (row.layer, row.scheme)
 
 
 def test_an_unknown_method_is_refused(tiny_gguf):

@@ -1,12 +1,15 @@
 """AWQ: the block computes as before; weights that meet large inputs lose less."""
 
+import numpy as np
 import pytest
 import torch
 
-from onebit import quant
+from onebit import models, ptq, quant
 from onebit.ptq import channel_scales
 from onebit.ptq.awq import awq
+from onebit.ptq.calibration import Calibration
 from onebit.ptq.options import Options
+from onebit.ptq.smoothquant import smoothquant
 from onebit.scheme import find
 
 
@@ -37,9 +40,9 @@ def test_scales_are_the_formula(one_block):
     stats = one.stats(stage)
     up = one.block.linear("mlp.up_proj").weight.clone()
     norm = one.block.layer.post_attention_layernorm.weight.clone()
-    awq(one.block, stage, stats, Options(alpha=0.5))
     s = stats.mean_abs_K.sqrt()
     s = s / (s.max() * s.min()).sqrt()
+    awq(one.block, stage, stats, Options(alpha=0.5))
     torch.testing.assert_close(one.block.linear("mlp.up_proj").weight.detach(), up * s)
     torch.testing.assert_close(one.block.layer.post_attention_layernorm.weight.detach(), norm / s)
     assert stats.notes == ["awq: alpha 0.50"]
@@ -77,3 +80,39 @@ def test_search_takes_the_best_of_its_grid(one_block):
     assert torch.equal(s_K, scales(alpha))
     awq(one.block, stage, stats, Options(grid=5))
     assert stats.notes == [f"awq: alpha {alpha:.2f}"]
+
+
+def test_two_transforms_one_after_the_other(one_block):
+    """The second sees the inputs that the first has scaled."""
+    one = one_block(find("w4a8-row"))
+    stage = one.stages["qkv"]
+    stats = one.stats(stage)
+    smoothquant(one.block, stage, stats, Options(alpha=0.5))
+    now = one.stats(stage)
+    torch.testing.assert_close(stats.sample_TK, now.sample_TK, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stats.max_abs_K, now.max_abs_K, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stats.mean_abs_K, now.mean_abs_K, rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_is_the_scaled_model(tiny_source, tmp_path):
+    """8 bits are fine enough to see that norms and linears are written as they were scaled."""
+    model = tiny_source().checkpoint.path
+    tokens = np.arange(96).reshape(4, 24) * 7 % 50
+    report = ptq.quantize(
+        model,
+        tmp_path / "out",
+        method="awq",
+        scheme="w8a16-row",
+        calibration=Calibration("test", tokens, ""),
+        options=Options(alpha=0.5),
+    )
+    assert {row.method for row in report.rows} == {"awq+rtn"}
+    assert all("awq: alpha 0.50" in row.note for row in report.rows)
+    with torch.no_grad():
+        right, found = (
+            models.load(path)(torch.from_numpy(tokens)) for path in (model, tmp_path / "out")
+        )
+    assert (found - right).norm() < 0.05 * right.norm()
+    norm = "model.layers.0.input_layernorm.weight"
+    before, after = (models.load(path).state_dict()[norm] for path in (model, tmp_path / "out"))
+    assert not torch.equal(before, after)

@@ -1,14 +1,16 @@
 """QuaRot: what is turned where, and that it helps where inputs have outliers."""
 
+import numpy as np
 import pytest
 import torch
 
-from onebit import quant
+from onebit import LLM, models, ptq, quant
 from onebit.nn import BitLinear
+from onebit.ptq.calibration import Calibration
 from onebit.ptq.options import Options
 from onebit.ptq.quarot import online, quarot, random_turns, randomized
 from onebit.ptq.rotate import Rotated, Turns
-from onebit.ptq.spinquant import read_model
+from onebit.ptq.turned_model import read_model
 from onebit.scheme import Scheme, find
 
 TOKENS = torch.arange(40).view(2, 20) * 7 % 50
@@ -33,7 +35,7 @@ def test_online_turns_are_on_o_and_down_alone(tiny_source):
         assert linear.hadamard == ("both" if name == "o_proj" else "none")
     assert scheme.linear("model.layers.1.mlp.down_proj").signs > 0
     assert scheme.linear("model.layers.1.mlp.up_proj").hadamard == "none"
-    assert set(scheme.layers) == {"body", "o", "down"}
+    assert set(online(find("w4a8"), a, seed=0).layers) == {"body", "o", "down"}
     assert scheme.kv_bits == 4
 
 
@@ -96,3 +98,26 @@ def test_signs_keep_the_turns_of_o_from_undoing_that_of_its_values():
     heads = (spread.view(4, 64) @ R).view(-1)
     signs = torch.from_numpy(quant.hadamard.hadamard.signs(9, 256))
     assert quant.hadamard.transform(heads, signs).abs().max() < 0.5
+
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+
+
+@pytest.mark.parametrize("method", ["quarot+rtn", "quarot"])
+def test_the_file_is_the_rotated_model_and_runs(tiny_source, tmp_path, method):
+    """Torch and the engine read it, untied head, online turns, 4-bit inputs."""
+    model = tiny_source(**SIZES).checkpoint.path
+    out = tmp_path / "out"
+    text = Calibration("test", TOKENS.numpy(), "")
+    report = ptq.quantize(model, out, method=method, scheme="w4a4", calibration=text)
+    assert len(report.rows) == 14
+    loaded = models.load(out)
+    assert not loaded.architecture.tie_word_embeddings
+    down = loaded.scheme.linear("model.layers.1.mlp.down_proj")
+    assert (down.hadamard, down.activation) == ("both", "int4_absmean")
+    with torch.no_grad():
+        torch_logits = loaded(TOKENS[:1])[0].numpy()
+    with LLM(out, kv_bits=32) as llm:
+        engine_logits = llm.logits(TOKENS[0].tolist())
+    miss = np.linalg.norm(engine_logits - torch_logits) / np.linalg.norm(torch_logits)
+    assert miss < 0.02

@@ -6,7 +6,7 @@ import torch
 from onebit.errors import ShapeError, UnsupportedError
 from onebit.ptq.quarot import random_turns, randomized
 from onebit.ptq.rotate import HEAD, NORM, Rotated, Turns, split
-from onebit.ptq.spinquant import read_model
+from onebit.ptq.turned_model import read_model
 from onebit.scheme import find
 
 TOKENS = torch.arange(40).view(2, 20) * 7 % 50

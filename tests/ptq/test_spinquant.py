@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from onebit import models, ptq
 from onebit.errors import OptionError
 from onebit.ptq.calibration import Calibration
 from onebit.ptq.options import Options
 from onebit.ptq.quarot import quarot, random_turns
 from onebit.ptq.rotate import Rotated, Turns
-from onebit.ptq.spinquant import cayley_step, learn, read_model, spinquant
+from onebit.ptq.spinquant import cayley_step, learn, spinquant
+from onebit.ptq.turned_model import read_model
 from onebit.scheme import find
 
 TOKENS = torch.randint(50, (4, 24), generator=torch.Generator().manual_seed(5))
@@ -141,6 +143,50 @@ def test_scheme_and_seed(tiny_source):
     assert scheme.linear("model.layers.0.self_attn.o_proj").hadamard == "both"
     name = "model.layers.1.mlp.gate_proj.weight"
     assert torch.equal(one.tensor(name), again.tensor(name))
+
+
+def test_a_killed_run_goes_on_where_it_was(tiny_source, tmp_path, monkeypatch):
+    """To the bit: what is learned is kept every so many steps, with its momentum and its order."""
+    monkeypatch.setattr("onebit.ptq.spinquant.SAVE_EVERY", 2)
+    source, options, place = tiny_source(), Options(iterations=5), tmp_path / "turns.safetensors"
+    whole = learn(source, find("w4a4"), TOKENS, options)
+
+    def killed(step, loss):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(source, find("w4a4"), TOKENS, options, place=place, progress=killed)
+    steps = []
+    for _ in range(2):  # the second time all is done
+        again = learn(
+            source,
+            find("w4a4"),
+            TOKENS,
+            options,
+            place=place,
+            progress=lambda step, _: steps.append(step),
+        )
+        assert torch.equal(again.residual_CC, whole.residual_CC)
+        assert all(map(torch.equal, again.values_DD, whole.values_DD))
+    assert steps == [2, 3, 4]
+
+
+def test_quantize_learns_in_its_work_folder(tiny_source, tmp_path):
+    told = []
+    report = ptq.quantize(
+        tiny_source().checkpoint.path,
+        tmp_path / "out",
+        method="spinquant+rtn",
+        scheme="w4a4kv4",
+        calibration=Calibration("test", TOKENS.numpy(), ""),
+        options=Options(iterations=3),
+        progress=told.append,
+    )
+    assert [status.words for status in told[:3]] == [f"rotation: step {i} of 3" for i in (1, 2, 3)]
+    assert report.method == "spinquant+rtn"
+    assert models.load(tmp_path / "out").scheme.kv_bits == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "out"]
 
 
 def test_what_cannot_be_learned_is_refused(tiny_source):

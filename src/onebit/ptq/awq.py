@@ -30,6 +30,7 @@ def awq(block: Block, stage: Stage, stats: Stats, options: Options) -> None:
     """
     weights = channel_scales.rounded_linears(block, stage)
     if not weights:
+        stats.notes.append("awq: no input whose scales would matter")
         return
     mean_abs_K = channel_scales.shared(stats.mean_abs_K, block, stage)
 
@@ -40,7 +41,7 @@ def awq(block: Block, stage: Stage, stats: Stats, options: Options) -> None:
     tries = [i / options.grid for i in range(options.grid)] if given is None else [given]
     alpha, s_K = channel_scales.search(scales, weights, stats.sample_TK, tries)
     stats.notes.append(f"awq: alpha {alpha:.2f}")
-    channel_scales.fold(block, stage, s_K)
+    channel_scales.fold(block, stage, stats, s_K)
 
 
 METHOD = Method(

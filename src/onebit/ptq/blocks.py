@@ -102,8 +102,9 @@ def run(task: Task, index: int, states: States | None, after: States | None) -> 
     block, rotation = load(task, index, 0 if states is None else states.rounded.shape[1])
     if states is None:
         return _rounded(task, block, lambda stage: {})
+    notes: dict[str, list[str]] = {}
     if task.transforms:
-        _transform(task, block, Flow(block, rotation, states.rounded, task.folder))
+        notes = _transform(task, block, Flow(block, rotation, states.rounded, task.folder))
     flow, beside = Flow(block, rotation, states.rounded, task.folder), None
     if states.floats is not None:
         untouched = replace(block, layer=copy.deepcopy(block.layer))
@@ -113,13 +114,17 @@ def run(task: Task, index: int, states: States | None, after: States | None) -> 
         flow.finish(after.rounded)
         if beside is not None and after.floats is not None:
             beside.finish(after.floats)
-    return done
+    return Done(done.tensors, [_with_notes(row, notes.get(row.layer, [])) for row in done.rows])
 
 
-def _transform(task: Task, block: Block, flow: "Flow") -> None:
+def _transform(task: Task, block: Block, flow: "Flow") -> dict[str, list[str]]:
     """Let the transforms change a float block, each stage by what it is given in float.
 
-    All stages are looked at before any is changed: what passes between them is computed once.
+    All stages are looked at before any is changed: what passes between them is computed once. What
+    a transform scales it scales in the statistics too, for the transform after it.
+
+    Returns:
+        What they say of each linear.
     """
     seen = []
     for stage in stages(block.layer):
@@ -131,6 +136,11 @@ def _transform(task: Task, block: Block, flow: "Flow") -> None:
         for stage, stage_stats in seen:
             with stored_weight.named(f"{name}: {block.name}"):
                 cast(Transform, method.run)(block, stage, stage_stats, task.options)
+    return {f"{block.name}.{own}": stats.notes for stage, stats in seen for own in stage.linears}
+
+
+def _with_notes(row: Row, notes: Sequence[str]) -> Row:
+    return replace(row, note="; ".join([*notes, *filter(None, [row.note])]))
 
 
 def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onebit import quant
 from onebit.ptq.method import Block, Stage
+from onebit.ptq.stats import Stats
 from onebit.scheme import LinearScheme
 
 _SMALLEST = 1e-4
@@ -84,8 +85,16 @@ def shared(of_K: Tensor, block: Block, stage: Stage) -> Tensor:
 
 
 @torch.no_grad()
-def fold(block: Block, stage: Stage, s_K: Tensor) -> None:
-    """Multiply the columns of the stage's linears by s, and divide what makes their input by it."""
+def fold(block: Block, stage: Stage, stats: Stats, s_K: Tensor) -> None:
+    """Multiply the columns of the stage's linears by s, and divide what makes their input by it.
+
+    The statistics of that input become those of the scaled one.
+    """
+    for of_K in (stats.mean_K, stats.mean_abs_K, stats.max_abs_K, stats.min_K, stats.max_K):
+        of_K.div_(s_K)
+    stats.sample_TK.div_(s_K)
+    if stats.gram_KK is not None:
+        stats.gram_KK.div_(s_K).div_(s_K[:, None])
     for name in stage.linears:
         block.linear(name).weight.mul_(s_K)
     weight, bias = _before(block, stage)
@@ -110,5 +119,10 @@ def _heads(of_K: Tensor, block: Block, rows: int) -> Tensor:
 
 
 def _rounded(x_TK: Tensor, kind: str) -> quant.activation.Activations:
-    # a static scale would come from the same rows; for the search each token has its own
-    return quant.activation.rounded(x_TK, kind.replace("_static", "_absmax"))
+    return quant.activation.rounded(x_TK, per_token(kind))
+
+
+def per_token(kind: str) -> str:
+    """Return the rule that gives each token its own scale where a static one is not known yet."""
+    bits, static, _ = kind.partition("_static")
+    return f"{bits}_absmax" if static else kind

@@ -18,7 +18,7 @@ from onebit.models import ExportReport, export, stored_weight
 from onebit.ptq import blocks, calibration, guards, options, result, size
 from onebit.ptq.blocks import States, Task
 from onebit.ptq.calibration import Calibration
-from onebit.ptq.method import Method, Rotation
+from onebit.ptq.method import Aside, Method, Rotation
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held, Plan, uniform
 from onebit.ptq.report import Report
@@ -42,7 +42,9 @@ class Status:
     time_s: float
     """Since this process began with its first block."""
     left_s: float | None
-    """Likely; None before a block is done."""
+    """Likely; None before a block is done. Of the rotation alone, while one is learned."""
+    words: str = ""
+    """What is done now, where it is no block."""
 
 
 Progress = Callable[[Status], None]
@@ -133,7 +135,7 @@ def quantize(
     tokens = _calibration(base, text, windows, window, settings, methods, held, known)
     run = _run(base, methods.name, wanted, held, tokens, settings)
     with closing(Work(work or out.with_name(f"{out.name}.work"), run, resume)) as folder:
-        source, wanted = _rotated(base, wanted, methods, tokens, settings)
+        source, wanted = _rotated(base, wanted, methods, tokens, settings, folder, progress)
         held = {name: h._replace(scheme=wanted.linear(name)) for name, h in held.items()}
         task = Task(
             source,
@@ -295,10 +297,22 @@ def _rotated(
     methods: Chain,
     tokens: Calibration | None,
     settings: Options,
+    folder: Work,
+    progress: Progress,
 ) -> tuple[Source, Scheme]:
+    began, count = time.monotonic(), source.architecture.num_hidden_layers
+    before: list[int] = []  # steps that a run which was stopped had done
+
+    def tell(done: int, steps: int) -> None:
+        before.append(done - 1)
+        spent = time.monotonic() - began
+        left = spent / (done - before[0]) * (steps - done)
+        progress(Status(0, count, spent, left, f"rotation: step {done} of {steps}"))
+
     for name, method in methods.rotations:
+        rotate = cast(Rotation, method.run)
         with stored_weight.named(name):
-            source, scheme = cast(Rotation, method.run)(source, scheme, tokens, settings)
+            source, scheme = rotate(source, scheme, tokens, settings, Aside(folder.folder, tell))
     return source, scheme
 
 

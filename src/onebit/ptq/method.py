@@ -12,6 +12,7 @@ Shape letters: N rows, K columns.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -63,9 +64,21 @@ Rounding: TypeAlias = Callable[[Tensor, LinearScheme, Stats | None, Options], Co
 Transform: TypeAlias = Callable[[Block, Stage, Stats, Options], None]
 """(block, stage, stats of the stage's inputs in the float block, options); changes block.layer so
 that its float function stays. Called for every stage before any of them is rounded."""
-Rotation: TypeAlias = Callable[[Source, Scheme, Calibration | None, Options], tuple[Source, Scheme]]
-"""(source, scheme of the result, calibration, options) -> (rotated source, scheme), the scheme with
-what is turned while the model runs."""
+
+
+class Aside(NamedTuple):
+    """For a rotation that takes long: where it may leave its state, and whom it tells."""
+
+    folder: Path | None = None
+    """Of the run: what a killed one left there is of the same model, options and text."""
+    tell: Callable[[int, int], None] = lambda done, steps: None
+
+
+Rotation: TypeAlias = Callable[
+    [Source, Scheme, Calibration | None, Options, Aside], tuple[Source, Scheme]
+]
+"""(source, scheme of the result, calibration, options, aside) -> (rotated source, scheme), the
+scheme with what is turned while the model runs."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from onebit import hadamard, quant
 from onebit.architecture import Architecture
 from onebit.ptq.calibration import Calibration
-from onebit.ptq.method import Method
+from onebit.ptq.method import Aside, Method
 from onebit.ptq.options import Options
 from onebit.ptq.rotate import Rotated, Turns, turns_stream
 from onebit.ptq.source import Source
@@ -34,7 +34,11 @@ ONLINE = ("o_proj", "down_proj")
 
 
 def quarot(
-    source: Source, scheme: Scheme, calibration: Calibration | None, options: Options
+    source: Source,
+    scheme: Scheme,
+    calibration: Calibration | None,
+    options: Options,
+    aside: Aside = Aside(),  # noqa: B008
 ) -> tuple[Source, Scheme]:
     """Return the rotated model, and the scheme with the turns that are left to be done online.
 
@@ -44,7 +48,7 @@ def quarot(
     Args:
         source: the float model.
         scheme: of the result. Linears that stay float, or go into blocks of ggml, are not turned.
-        calibration: not looked at.
+        calibration, aside: not looked at.
         options: `seed` of the signs.
     """
     a = source.architecture
@@ -73,16 +77,23 @@ def randomized(size: int, seed: int) -> Tensor:
 def online(scheme: Scheme, a: Architecture, seed: int) -> Scheme:
     """Return the scheme with `hadamard = "both"` where folded rotations do not reach.
 
-    Linears of float weights keep theirs: the turned weights are those that are rounded.
+    Linears of float weights are not turned: "both" is for weights that are rounded. Turned inputs
+    of 4 bits are scaled by their mean magnitude in place of their largest: they are bell-shaped,
+    and a range that clips the ends has less error.
     """
     wanted = {}
     for linear in linears(a):
-        old = scheme.linear(linear.name)
-        inside = linear.name.startswith("model.layers.")
-        reached = turns_stream(a) and not linear.name.endswith(ONLINE)
-        if inside and not reached and old.weight != "fp" and old.hadamard == "none":
-            wanted[linear.name] = replace(old, hadamard="both", signs=_sign_seed(seed, 0))
-    return replace(scheme, name=scheme.name, layers=_with(scheme, a, wanted))
+        old = new = scheme.linear(linear.name)
+        if not linear.name.startswith("model.layers."):
+            continue
+        folded = turns_stream(a) and not linear.name.endswith(ONLINE)
+        if not folded and old.weight != "fp" and old.hadamard == "none":
+            new = replace(new, hadamard="both", signs=_sign_seed(seed, 0))
+        if (folded or new.hadamard != "none") and new.activation == "int4_absmax":
+            new = replace(new, activation="int4_absmean")
+        if new != old:
+            wanted[linear.name] = new
+    return replace(scheme, layers=_with(scheme, a, wanted))
 
 
 def _with(

@@ -31,6 +31,7 @@ def smoothquant(block: Block, stage: Stage, stats: Stats, options: Options) -> N
     """
     weights = channel_scales.rounded_linears(block, stage)
     if not weights:
+        stats.notes.append("smoothquant: no input whose scales would matter")
         return
     max_abs_K = channel_scales.shared(stats.max_abs_K, block, stage)
     largest_K = torch.stack([w_NK.abs().amax(dim=0) for w_NK, _ in weights]).amax(dim=0)
@@ -48,7 +49,7 @@ def smoothquant(block: Block, stage: Stage, stats: Stats, options: Options) -> N
             stats.notes.append("smoothquant: no scaling is better")
             return
     stats.notes.append(f"smoothquant: alpha {alpha:.2f}")
-    channel_scales.fold(block, stage, scales(alpha))
+    channel_scales.fold(block, stage, stats, scales(alpha))
 
 
 def smoothing(max_abs_K: Tensor, largest_K: Tensor, alpha: float) -> Tensor:

@@ -12,42 +12,45 @@ Gradients pass straight through.
 Sources: Liu et al., SpinQuant, section 3.2, https://arxiv.org/abs/2405.16406; Li, Li and Todorovic,
 Cayley SGD, https://arxiv.org/abs/2002.01113
 
-Shape letters: W windows, T tokens, C model width, D numbers of a head, V vocabulary.
+Shape letters: W windows, T tokens, n columns of a rotation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from onebit import quant
 from onebit.errors import OptionError
-from onebit.models.language_model import LanguageModel
+from onebit.io import safetensors
 from onebit.ptq.calibration import Calibration
-from onebit.ptq.method import Method
+from onebit.ptq.method import Aside, Method
 from onebit.ptq.options import Options
 from onebit.ptq.quarot import online, random_turns
-from onebit.ptq.rotate import Rotated, Turns, turned, turns_stream
+from onebit.ptq.rotate import Rotated, Turns
 from onebit.ptq.source import Source
-from onebit.scheme import LinearScheme, Scheme
-from onebit.tensors import linears
+from onebit.ptq.turned_model import TurnedModel
+from onebit.scheme import Scheme
 
 ITERATIONS = 100
 LEARNING_RATE = 1.5
 """At the first step; it falls to 0 in a line."""
 WINDOWS = 1
 """Calibration windows in a step."""
+SAVE_EVERY = 10
+"""Steps."""
 
 Progress = Callable[[int, float], None]
 
 
 def spinquant(
-    source: Source, scheme: Scheme, calibration: Calibration | None, options: Options
+    source: Source,
+    scheme: Scheme,
+    calibration: Calibration | None,
+    options: Options,
+    aside: Aside = Aside(),  # noqa: B008
 ) -> tuple[Source, Scheme]:
     """Return the rotated model, and the scheme with the turns that are left to be done online.
 
@@ -57,13 +60,24 @@ def spinquant(
         calibration: windows of text.
         options: `seed` of the first rotations and of the windows' order, `iterations`,
             `learning_rate`.
+        aside: told of every step; its folder takes what is learned so far, and gives it back.
 
     Raises:
         OptionError: there is no text, or nothing that is rounded.
     """
     if calibration is None:
         raise OptionError("spinquant: learns from text. Name a calibration text.")
-    turns = learn(source, scheme, torch.from_numpy(calibration.tokens_WT), options)
+    tokens_WT = torch.from_numpy(calibration.tokens_WT)
+    steps = options.iterations or ITERATIONS
+    place = None if aside.folder is None else aside.folder / "turns.safetensors"
+    turns = learn(
+        source,
+        scheme,
+        tokens_WT,
+        options,
+        place=place,
+        progress=lambda step, loss: aside.tell(step + 1, steps),
+    )
     return Rotated(source, turns), online(scheme, source.architecture, options.seed)
 
 
@@ -74,6 +88,7 @@ def learn(
     options: Options,
     start: Turns | None = None,
     windows: int = WINDOWS,
+    place: Path | None = None,
     progress: Progress = lambda step, loss: None,
 ) -> Turns:
     """Return learned rotations.
@@ -83,27 +98,48 @@ def learn(
         tokens_WT: windows of calibration text.
         start: where to begin; None is the random Hadamard matrices of `quarot`.
         windows: of the text in each step.
+        place: a file for what is learned so far; if it is there, learning goes on from it.
         progress: is given step and loss.
     """
     start = start or random_turns(source.architecture, options.seed)
-    network = _Network(source, online(scheme, source.architecture, options.seed))
-    matrices = [start.residual_CC, *start.values_DD]
-    # float64, or a hundred steps would leave the orthogonal matrices by a hundred roundings
-    free = [matrix.double().requires_grad_() for matrix in matrices if matrix is not None]
-    speeds = [torch.zeros_like(matrix) for matrix in free]
-    order = torch.Generator().manual_seed(options.seed)
+    scheme = online(scheme, source.architecture, options.seed)
     steps, rate = options.iterations or ITERATIONS, options.learning_rate or LEARNING_RATE
+    state = _State.at(start)
+    if place is not None and place.exists():
+        state = _read(place, state)
+    model = TurnedModel(source, scheme) if state.step < steps else None
+    order = torch.Generator().manual_seed(options.seed)
     for step in range(steps):
         chosen = torch.randperm(len(tokens_WT), generator=order)[:windows]
-        loss = network.loss(tokens_WT[chosen], _turns(free, start))
+        if step < state.step or model is None:
+            continue  # done before; the order goes on as it would have
+        free = [R_nn.requires_grad_() for R_nn in state.turns]
+        loss = model.loss(tokens_WT[chosen], _turns(free, start))
         slopes = torch.autograd.grad(loss, free)
         progress(step, float(loss.detach()))
         now = rate * (1 - step / steps)
         with torch.no_grad():
-            moved = [cayley_step(*of, now) for of in zip(free, slopes, speeds, strict=True)]
-        free = [matrix.requires_grad_() for matrix, _ in moved]
-        speeds = [speed for _, speed in moved]
-    return _turns([matrix.detach() for matrix in free], start)
+            moved = [cayley_step(*of, now) for of in zip(free, slopes, state.speeds, strict=True)]
+        state = _State(step + 1, [R_nn for R_nn, _ in moved], [V_nn for _, V_nn in moved])
+        if place is not None and (state.step % SAVE_EVERY == 0 or state.step == steps):
+            _write(place, state)
+    return _turns([R_nn.detach() for R_nn in state.turns], start)
+
+
+class _State(NamedTuple):
+    """What learning goes on from."""
+
+    step: int
+    turns: list[Tensor]
+    """float64: in float32 a hundred steps would leave the orthogonal matrices by their roundings.
+    The stream's first, if it is turned."""
+    speeds: list[Tensor]
+
+    @classmethod
+    def at(cls, start: Turns) -> "_State":
+        found = [R_nn for R_nn in (start.residual_CC, *start.values_DD) if R_nn is not None]
+        turns = [R_nn.double() for R_nn in found]
+        return cls(0, turns, [torch.zeros_like(R_nn) for R_nn in turns])
 
 
 def cayley_step(
@@ -126,87 +162,8 @@ def cayley_step(
     t = min(rate, 1 / (float(Y.abs().sum(dim=0).max()) + 1e-8))
     half = t / 2 * Y
     moved = torch.linalg.solve(torch.eye(len(R), dtype=R.dtype) - half, R + half @ R)
-    return moved, Y @ R
-
-
-class _Network:
-    """The model with its norms fused, whose turned weights are made anew for every input."""
-
-    def __init__(self, source: Source, scheme: Scheme) -> None:
-        """`scheme` has its online turns."""
-        a = source.architecture
-        if turns_stream(a):
-            source = Rotated(source, Turns(torch.eye(a.hidden_size)))
-        rounds = {x.name: scheme.linear(x.name) for x in linears(a)}
-        inputs = any(linear.activation != "fp" for linear in rounds.values())
-        if not inputs and scheme.kv_bits > 8 and not scheme.quantized:
-            raise OptionError(
-                f"spinquant: {scheme.name} rounds nothing, so nothing can be learned."
-            )
-        layers = {name: _learning(linear) for name, linear in rounds.items()} if inputs else None
-        how = scheme if layers is None else replace(scheme, layers=layers)
-        self._model = read_model(source, how)
-        self._layers = [
-            _TurnedLayer(layer, i, rounds if inputs else {})
-            for i, layer in enumerate(self._model.model.layers)
-        ]
-        self._model.model.layers = nn.ModuleList(self._layers)
-
-    def loss(self, tokens_BT: Tensor, turns: Turns) -> Tensor:
-        """Return the mean cross-entropy of every token but the first."""
-        Q_CC = turns.residual_CC
-        for i, layer in enumerate(self._layers):
-            layer.Q_CC, layer.R_DD = Q_CC, turns.values_DD[i] if turns.values_DD else None
-        body = self._model.model
-        hooks = []
-        if Q_CC is not None:  # tokens are turned, not the whole embedding and head
-            hooks = [
-                body.embed_tokens.register_forward_hook(lambda _, __, x_BTC: x_BTC @ Q_CC),
-                body.norm.register_forward_hook(lambda _, __, x_BTC: x_BTC @ Q_CC.T),
-            ]
-        try:
-            logits_BTV = self._model(tokens_BT)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
-
-
-class _TurnedLayer(nn.Module):
-    """A decoder layer; its linears are turned when it is called, and again for the gradient."""
-
-    Q_CC: Tensor | None = None
-    R_DD: Tensor | None = None
-
-    def __init__(self, layer: nn.Module, index: int, folds: Mapping[str, LinearScheme]) -> None:
-        """`folds`: by full name, schemes whose Hadamard turn goes into the float weights."""
-        super().__init__()
-        self._layer = [layer]  # in a list: its parameters are to be no module's of the model
-        self._prefix, self._folds = f"model.layers.{index}.", folds
-
-    def forward(self, *inputs: Any) -> Tensor:
-        y_BTC: Tensor = checkpoint(self._run, *inputs, use_reentrant=False)
-        return y_BTC
-
-    def _run(self, *inputs: Any) -> Tensor:
-        layer = self._layer[0]
-        weights = {name: self._turned(name, w) for name, w in layer.named_parameters()}
-        y_BTC: Tensor = functional_call(layer, weights, inputs)
-        return y_BTC
-
-    def _turned(self, name: str, w: Tensor) -> Tensor:
-        part, _, leaf = name.rpartition(".")
-        w = turned(part, w, self.Q_CC, self.R_DD)
-        fold = self._folds.get(self._prefix + part)
-        return w if fold is None or leaf != "weight" else quant.hadamard.turned(w, fold)
-
-
-def _learning(linear: LinearScheme) -> LinearScheme:
-    """Return the scheme of a linear that rounds its input only; its turn is in its weights."""
-    turn = "none" if linear.hadamard == "none" else "input"
-    # a static scale is measured on the rotated model; until then each token has its own
-    activation = linear.activation.replace("_static", "_absmax")
-    return LinearScheme(activation=activation, hadamard=turn, signs=linear.signs)
+    # solve gives columns in a row; a state that was read back would be multiplied in another order
+    return moved.contiguous(), (Y @ R).contiguous()
 
 
 def _turns(free: Sequence[Tensor], like: Turns) -> Turns:
@@ -216,17 +173,26 @@ def _turns(free: Sequence[Tensor], like: Turns) -> Turns:
     return Turns(residual_CC, matrices)
 
 
-def read_model(source: Source, scheme: Scheme) -> LanguageModel:
-    """Return the model of a source, without gradients."""
-    a = source.architecture
-    with torch.device("meta"):
-        model = LanguageModel(a, scheme)
-    model.model.set_ropes(a)
-    for name, _ in list(model.named_parameters()):
-        module, _, leaf = name.rpartition(".")
-        values = nn.Parameter(source.tensor(name), requires_grad=False)
-        setattr(model.get_submodule(module), leaf, values)
-    return model.eval()
+def _write(place: Path, state: _State) -> None:
+    """Write the state; the file is whole or as it was."""
+    named = {f"turn.{i}": R_nn for i, R_nn in enumerate(state.turns)}
+    named |= {f"speed.{i}": V_nn for i, V_nn in enumerate(state.speeds)}
+    declared = [safetensors.Declared(name, "F64", tuple(m.shape)) for name, m in named.items()]
+    with safetensors.Writer(place, declared, {"step": str(state.step)}) as file:
+        for name, matrix in named.items():
+            file.write(name, matrix.detach().contiguous().numpy())
+
+
+def _read(place: Path, like: _State) -> _State:
+    """Return the state that a file holds, of matrices of the shapes of `like`."""
+    reader = safetensors.Reader(place)
+
+    def matrix(name: str, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(reader.data(name).view(np.float64).reshape(shape).copy())
+
+    turns = [matrix(f"turn.{i}", R_nn.shape) for i, R_nn in enumerate(like.turns)]
+    speeds = [matrix(f"speed.{i}", R_nn.shape) for i, R_nn in enumerate(like.turns)]
+    return _State(int(reader.metadata["step"]), turns, speeds)
 
 
 METHOD = Method(

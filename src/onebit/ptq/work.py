@@ -1,6 +1,7 @@
 """The folder in which a run leaves what it has done, so that a killed one goes on where it was.
 
     run.json               what is being done; a folder of another run is refused
+    turns.safetensors      rotations, as far as they are learned
     hidden-00003.bin       what block 3 is given, float32
     block-00002.safetensors    the tensors of block 2 as the model's file will hold them
     block-00002.json       written last: block 2 is done; its rows of the report
@@ -197,6 +198,7 @@ class Work:
         files = list(self.folder.iterdir())
         kinds = (
             "run.json",
+            "turns.safetensors",
             *(f"{kind}-*.bin" for kind in KINDS),
             "block-*.safetensors",
             "block-*.json",

@@ -138,6 +138,26 @@ struct Queries {
   const Attention* a;
 
   size_t position(size_t i) const { return a->first + (start + i) / a->group; }
+  // Of the positions begin .. begin + kSpan - 1, query i sees those from hidden(i) on, below seen(i).
+  size_t seen(size_t i, size_t begin) const {
+    const size_t end = position(i) + 1;
+    return end <= begin ? 0 : end - begin < kSpan ? end - begin : kSpan;
+  }
+  size_t hidden(size_t i, size_t begin) const {
+    const size_t end = position(i) + 1;
+    if (!a->window || end <= begin + a->window) return 0;
+    return end - a->window - begin < kSpan ? end - a->window - begin : kSpan;
+  }
+  // Whether it sees any of them. Later queries see later ones: those that do stand together.
+  bool sees(size_t i, size_t begin) const {
+    return seen(i, begin) && hidden(i, begin) < kSpan;
+  }
+  // Of the first step that any of them sees, and behind the last.
+  size_t begin() const {
+    const size_t end = position(0) + 1;
+    return a->window && end > a->window ? (end - a->window) / kSpan * kSpan : 0;
+  }
+  size_t end() const { return position(count - 1) + 1; }
   size_t at(size_t i) const {
     return (start + i) / a->group * a->stride + (start + i) % a->group * a->head_dim;
   }
@@ -154,8 +174,8 @@ ONEBIT_INLINE void begin_walk(const Walk& w, const Queries& s, size_t D) {
   }
 }
 
-// Scores of `seen` positions to powers of two, for one query.
-ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t seen) {
+// Scores of positions hidden .. seen - 1 to powers of two, for one query.
+ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t hidden, size_t seen) {
   constexpr int kVectors = kSpan / 16;
   float* p = w.p + i * kSpan;
   Lanes score[kVectors];
@@ -163,6 +183,9 @@ ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t seen) {
   if (seen < kSpan)
     for (int v = 0; v < kVectors; ++v)
       score[v] = first_lanes(score[v], (int32_t)seen - 16 * v, -__builtin_inff());
+  if (hidden)
+    for (int v = 0; v < kVectors; ++v)
+      score[v] = lanes_from(score[v], (int32_t)hidden - 16 * v, -__builtin_inff());
   const float here = max_of(max(max(score[0], score[1]), max(score[2], score[3])));
   w.shrink[i] = 1.0f;
   if (here > w.top[i]) {
@@ -201,14 +224,11 @@ ONEBIT_INLINE void walk_step(const Walk& w, const Queries& s, size_t begin, size
   const Attention& a = *s.a;
   const auto* k = (const typename KV::Stored*)a.k + begin * a.head_dim;
   const auto* v = (const typename KV::Stored*)a.v + begin * a.v_stride;
-  const auto seen = [&](size_t i) {  // positions of this step that query i sees
-    const size_t end = s.position(i) + 1;
-    return end <= begin ? 0 : end - begin < kSpan ? end - begin : kSpan;
-  };
+  const auto seen = [&](size_t i) { return s.seen(i, begin); };
   for (size_t i = 0; i < s.count; i += kTileQueries) {
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
-    if (!tiles) continue;
+    if (!tiles || s.hidden(i, begin) == kSpan) continue;
     for (size_t t = 0; t < tiles;)
       t += with_tile(r, tiles - t, [&](auto R, auto V) {
         score_tile<KV, R.value, V.value>(k + t * 16 * a.head_dim, a.head_dim, w.q + i * D, D,
@@ -216,12 +236,12 @@ ONEBIT_INLINE void walk_step(const Walk& w, const Queries& s, size_t begin, size
                                          k + (kSpan + t * 16) * a.head_dim);
       });
     for (size_t j = i; j < i + r; ++j)
-      if (seen(j)) soften(w, j, seen(j));
+      if (s.sees(j, begin)) soften(w, j, s.hidden(j, begin), seen(j));
   }
   for (size_t i = 0; i < s.count; i += kTileQueries) {
-    const size_t last = s.count - i < (size_t)kTileQueries ? s.count : i + kTileQueries;
-    size_t from = i;
-    while (from < last && !seen(from)) ++from;  // later queries see more
+    size_t from = i, last = i + kTileQueries < s.count ? i + kTileQueries : s.count;
+    while (from < last && !seen(from)) ++from;  // later queries see more, and
+    while (last > from && s.hidden(last - 1, begin) == kSpan) --last;  // less of what was before
     if (from == last) continue;
     const size_t shared = seen(from);
     for (size_t d = 0; d < D;)
@@ -247,8 +267,7 @@ void attend(const Attention& a) {
   for (size_t start = 0; start < all; start += kQueries) {
     const Queries s = {start, all - start < kQueries ? all - start : kQueries, &a};
     begin_walk(w, s, D);
-    const size_t end = s.position(s.count - 1) + 1;
-    for (size_t begin = 0; begin < end; begin += kSpan) walk_step<KV>(w, s, begin, D);
+    for (size_t begin = s.begin(); begin < s.end(); begin += kSpan) walk_step<KV>(w, s, begin, D);
     end_walk(w, s, D);
   }
 }

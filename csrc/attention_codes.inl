@@ -182,31 +182,37 @@ void code_score_tile(const uint8_t* codes, size_t stride, size_t D, const int8_t
                 load(k_low + 16 * v) * splat(q_sum[r])));
 }
 
-// steps[s] = v_scale[s] * (kSteps / the largest v_scale of the `seen` positions); returns that
+// steps[s] = v_scale[s] * (kSteps / the largest v_scale of positions hidden .. seen - 1); returns that
 // largest. So e * steps[s] is within kSteps.
 template <int Planes>
-ONEBIT_INLINE float value_steps(const float* v_scale, size_t seen, float* steps) {
+ONEBIT_INLINE float value_steps(const float* v_scale, size_t hidden, size_t seen, float* steps) {
   Lanes largest = splat(0.0f);
-  for (int v = 0; v < (int)kSpan / 16; ++v)
-    largest = max(first_lanes(load(v_scale + 16 * v), (int32_t)seen - 16 * v, 0.0f), largest);
+  for (int v = 0; v < (int)kSpan / 16; ++v) {
+    const Lanes scale = first_lanes(load(v_scale + 16 * v), (int32_t)seen - 16 * v, 0.0f);
+    largest = max(lanes_from(scale, (int32_t)hidden - 16 * v, 0.0f), largest);
+  }
   const float top = max_of(largest), factor = top > 0.0f ? Bytes<Planes>::kSteps / top : 0.0f;
   for (size_t s = 0; s < kSpan; s += 16) store(steps + s, load(v_scale + s) * splat(factor));
   return top;
 }
 
-// Scores of `seen` positions to codes; returns e of the first. v_largest: of a whole step.
+// Scores of positions hidden .. seen - 1 to codes; returns e of position 0 of the step. v_largest: of
+// a whole step.
 template <int Bits, int Planes>
-ONEBIT_INLINE float encode(const CodeWalk& c, size_t i, size_t seen, float v_largest) {
+ONEBIT_INLINE float encode(const CodeWalk& c, size_t i, size_t hidden, size_t seen,
+                           float v_largest) {
   using P = Bytes<Planes>;
   constexpr int kVectors = kSpan / 16;
   Lanes score[kVectors];
   for (int v = 0; v < kVectors; ++v) score[v] = load(c.w.p + i * kSpan + 16 * v);
   float own[kSpan];
   const float* v_steps = c.v_steps;
-  if (seen < kSpan) {
-    for (int v = 0; v < kVectors; ++v)
+  if (hidden || seen < kSpan) {
+    for (int v = 0; v < kVectors; ++v) {
       score[v] = first_lanes(score[v], (int32_t)seen - 16 * v, -__builtin_inff());
-    v_largest = value_steps<Planes>(c.v_scale, seen, own);
+      score[v] = lanes_from(score[v], (int32_t)hidden - 16 * v, -__builtin_inff());
+    }
+    v_largest = value_steps<Planes>(c.v_scale, hidden, seen, own);
     v_steps = own;
   }
   const float here = max_of(max(max(score[0], score[1]), max(score[2], score[3])));
@@ -303,7 +309,7 @@ ONEBIT_INLINE float step_scales(const CodeWalk& c, const uint8_t* k, const uint8
     store(c.v_middle + 16 * t, fma(values[2], splat(kHalf<Bits>), values[3]));
   }
   if (has_first) c.v_scale[0] = c.v_middle[0] = 0.0f;
-  return value_steps<Planes>(c.v_scale, kSpan, c.v_steps);
+  return value_steps<Planes>(c.v_scale, 0, kSpan, c.v_steps);
 }
 
 template <int Bits>
@@ -313,18 +319,17 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
   const size_t stride = Bits == 8 ? a.tile_bytes : 16 * D;
   const auto* k = (const uint8_t*)a.k + begin / 16 * a.tile_bytes;
   const auto* v = (const uint8_t*)a.v + begin / 16 * a.tile_bytes;
-  const auto seen = [&](size_t i) {  // positions of this step that query i sees
-    const size_t end = s.position(i) + 1;
-    return end <= begin ? 0 : end - begin < kSpan ? end - begin : kSpan;
-  };
+  const auto seen = [&](size_t i) { return s.seen(i, begin); };
   const size_t used = (seen(s.count - 1) + 15) / 16;
   size_t start = 0;
   while (!seen(start)) ++start;
   start = start / kTileQueries * kTileQueries;
+  size_t last = s.count;  // behind the last query for which not all of them are hidden
+  while (s.hidden(last - 1, begin) == kSpan) --last;
 
   const float v_largest = step_scales<Bits, kP>(c, k, v, a.tile_bytes, used, !begin);
   const uint8_t* codes = step_codes<Bits>(c, k, a.tile_bytes, used, D);
-  for (size_t i = start; i < s.count; i += kTileQueries) {
+  for (size_t i = start; i < last; i += kTileQueries) {
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     for (size_t t = 0; t < tiles;)
@@ -334,14 +339,14 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
                                           c.w.p + i * kSpan + 16 * t);
       });
     for (size_t j = i; j < i + r; ++j) {
-      if (!seen(j)) {
+      if (!s.sees(j, begin)) {
         memset(c.p + j * kP * kSpan, 0, kP * kSpan);
         c.w.shrink[j] = 1.0f;
         c.p_scale[j] = 0.0f;
         continue;
       }
       if (!begin) c.w.p[j * kSpan] = c.first[j];
-      const float first = encode<Bits, kP>(c, j, seen(j), v_largest);
+      const float first = encode<Bits, kP>(c, j, s.hidden(j, begin), seen(j), v_largest);
       if (begin) continue;
       c.w.shrink[j] = 1.0f;
       for (size_t d = 0; d < D; d += 16)
@@ -350,7 +355,7 @@ ONEBIT_INLINE void code_walk_step(const CodeWalk& c, const Queries& s, size_t be
   }
 
   codes = step_codes<Bits>(c, v, a.tile_bytes, used, D);
-  for (size_t i = start; i < s.count; i += kTileQueries) {
+  for (size_t i = start; i < last; i += kTileQueries) {
     const size_t r = s.count - i < (size_t)kTileQueries ? s.count - i : kTileQueries;
     const size_t tiles = (seen(i + r - 1) + 15) / 16;
     for (size_t u = 0; u < D / 16;)
@@ -370,8 +375,8 @@ void attend_codes(const Attention& a) {
   for (size_t start = 0; start < all; start += kQueries) {
     const Queries s = {start, all - start < kQueries ? all - start : kQueries, &a};
     begin_code_walk(c, s, D);
-    const size_t end = s.position(s.count - 1) + 1;
-    for (size_t begin = 0; begin < end; begin += kSpan) code_walk_step<Bits>(c, s, begin, D);
+    for (size_t begin = s.begin(); begin < s.end(); begin += kSpan)
+      code_walk_step<Bits>(c, s, begin, D);
     for (size_t i = 0; i < s.count; ++i) {
       const Lanes low = splat(sum_of(load(c.low + 16 * i)));
       for (size_t d = 0; d < D; d += 16)

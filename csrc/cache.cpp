@@ -156,7 +156,8 @@ void Cache::write(const Ops& ops, size_t layer, size_t first, size_t T, const fl
 }
 
 void Cache::attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, size_t T,
-                   const float* q, float* out, float* scratch, float scale) const {
+                   const float* q, float* out, float* scratch, float scale,
+                   size_t window) const {
   Attention a;
   a.group = heads_ / kv_heads_;
   a.head_dim = head_dim_;
@@ -165,6 +166,7 @@ void Cache::attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, s
   a.out = out + kv_head * a.group * head_dim_;
   a.tokens = T;
   a.first = first;
+  a.window = window;
   a.scale = scale;
   a.k = keys_.data() + key_at(layer, kv_head);
   a.v = values_.data() + value_at(layer, kv_head);

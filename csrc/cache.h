@@ -49,9 +49,10 @@ class Cache {
   void write(const Ops& ops, size_t layer, size_t first, size_t T, const float* k, const float* v);
 
   // The query heads of one key/value head, for T tokens at positions first .. first + T - 1, of
-  // which each sees 0 .. its own. q and out: [T][heads * head_dim]; scratch: scratch_floats().
+  // which each sees 0 .. its own, or the last `window` of these. q and out: [T][heads * head_dim];
+  // scratch: scratch_floats().
   void attend(const Ops& ops, size_t layer, size_t kv_head, size_t first, size_t T, const float* q,
-              float* out, float* scratch, float scale) const;
+              float* out, float* scratch, float scale, size_t window) const;
   static size_t scratch_floats(size_t head_dim) { return attention_scratch(head_dim); }
 
   // Tokens that `attend` takes together; a good size to split a prompt by.

@@ -72,8 +72,11 @@ void Decoder::reserve(size_t T) {
   v_.grow(T * kv);
   gate_.grow(T * s.intermediate);
   up_.grow(T * s.intermediate);
-  cos_.grow(T * s.head_dim / 2);
-  sin_.grow(T * s.head_dim / 2);
+  for (Angles* angles : {&global_, &local_}) {
+    if (angles == &local_ && !s.window) continue;
+    angles->cos.grow(T * s.head_dim / 2);
+    angles->sin.grow(T * s.head_dim / 2);
+  }
   slots_ = 4 * threads();
   scratch_.grow(slots_ * Cache::scratch_floats(s.head_dim));
   const size_t widest = std::max({s.hidden, q, s.intermediate});
@@ -101,7 +104,8 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
       t = last ? 0 : t + 1;
       i += last;
     }
-    rope_angles();
+    rope_angles(shape_.inv_freq, global_);
+    if (shape_.window) rope_angles(shape_.local_inv_freq, local_);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
       attention(ops, layer);
       if (rows_.empty()) break;  // the last layer, with no logits wanted
@@ -115,14 +119,14 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
 }
 
 // Angles in float32, position times frequency, as transformers computes them.
-void Decoder::rope_angles() {
+void Decoder::rope_angles(const std::vector<float>& inv_freq, Angles& angles) {
   const size_t half = shape_.head_dim / 2;
   parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t)
       for (size_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(rows_[t].position) * shape_.inv_freq[i];
-        cos_.data()[t * half + i] = cosf(angle);
-        sin_.data()[t * half + i] = sinf(angle);
+        const float angle = static_cast<float>(rows_[t].position) * inv_freq[i];
+        angles.cos.data()[t * half + i] = cosf(angle);
+        angles.sin.data()[t * half + i] = sinf(angle);
       }
   });
 }
@@ -132,15 +136,20 @@ float Decoder::begin_row(const Ops& ops, const std::vector<float>& w, size_t t) 
   const size_t K = shape_.hidden;
   float *h = h_.data() + t * K, *x = x_.data() + t * K;
   embedding_.matrix->row(static_cast<size_t>(rows_[t].token), h);
+  if (shape_.embedding_scale != 1.0f)
+    for (size_t k = 0; k < K; ++k) h[k] *= shape_.embedding_scale;
   if (!w.empty()) return ops.rms_norm(h, w.data(), shape_.eps, x, K);
   memcpy(x, h, K * sizeof(float));
   return kUnknown;
 }
 
-// Row t: h += x; x = h normed for what reads it next, or as it is, without a norm.
-float Decoder::add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t) {
+// Row t: h += x, by the norm `post` if there is one; x = h normed for what reads it next, or as it is,
+// without a norm.
+float Decoder::add_and_norm(const Ops& ops, const std::vector<float>& post,
+                            const std::vector<float>& w, size_t t) {
   const size_t K = shape_.hidden;
   float *h = h_.data() + t * K, *x = x_.data() + t * K;
+  if (!post.empty()) ops.rms_norm(x, post.data(), shape_.eps, x, K);
   const float squares = ops.add(x, h, K);
   if (!w.empty()) return ops.normalize(h, w.data(), squares, shape_.eps, x, K);
   memcpy(x, h, K * sizeof(float));
@@ -169,15 +178,19 @@ void Decoder::attention(const Ops& ops, size_t index) {
   const Layer& layer = layers_[index];
   const size_t D = s.head_dim, heads = s.heads, kv_heads = s.kv_heads;
   const auto normed = [&](size_t t) {
-    return index ? add_and_norm(ops, layer.input_norm, t) : begin_row(ops, layer.input_norm, t);
+    if (!index) return begin_row(ops, layer.input_norm, t);
+    return add_and_norm(ops, layers_[index - 1].post_mlp_norm, layer.input_norm, t);
   };
   const Linear* const qkv[] = {&layer.q, &layer.k, &layer.v};
   float* const outputs[] = {q_.data(), k_.data(), v_.data()};
   multiply(ops, x_.data(), s.hidden, Rows::of(normed), qkv, outputs, 3);
 
+  const bool local = s.is_local(index);
+  const Angles& angles = local ? local_ : global_;
   parallel_for(rows_.size(), kTokenGrain, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
-      const float *cos = cos_.data() + t * (D / 2), *sin = sin_.data() + t * (D / 2);
+      const float* cos = angles.cos.data() + t * (D / 2);
+      const float* sin = angles.sin.data() + t * (D / 2);
       for (size_t i = 0; i < heads + kv_heads; ++i) {
         const bool is_q = i < heads;
         float* x = is_q ? q_.data() + (t * heads + i) * D
@@ -213,7 +226,8 @@ void Decoder::attention(const Ops& ops, size_t index) {
       const Row& row = rows_[run.row];
       row.cache->attend(ops, index, unit / runs_.size(), row.position, run.T,
                         q_.data() + run.row * heads * D, a_.data() + run.row * heads * D,
-                        scratch_.data() + begin * Cache::scratch_floats(D), scale);
+                        scratch_.data() + begin * Cache::scratch_floats(D), scale,
+                        local ? s.window : 0);
     }
   });
 
@@ -272,12 +286,16 @@ void Decoder::mlp(const Ops& ops, size_t index) {
   const Shape& s = shape_;
   const Layer& layer = layers_[index];
   const size_t I = s.intermediate;
-  const auto normed = [&](size_t t) { return add_and_norm(ops, layer.post_norm, t); };
+  const auto normed = [&](size_t t) {
+    return add_and_norm(ops, layer.post_attention_norm, layer.mlp_norm, t);
+  };
   const Linear* const gate_up[] = {&layer.gate, &layer.up};
   float* const outputs[] = {gate_.data(), up_.data()};
   multiply(ops, x_.data(), s.hidden, Rows::of(normed), gate_up, outputs, 2);
 
-  const auto glu = s.relu2 ? ops.glu_relu2 : ops.glu_silu;
+  const auto glu = s.gate == Shape::Gate::relu2       ? ops.glu_relu2
+                   : s.gate == Shape::Gate::gelu_tanh ? ops.glu_gelu_tanh
+                                                      : ops.glu_silu;
   const auto gated = [&](size_t t) {
     float* gate = gate_.data() + t * I;
     const float squares = glu(gate, up_.data() + t * I, gate, I);
@@ -291,7 +309,9 @@ void Decoder::mlp(const Ops& ops, size_t index) {
 
 // Logits of the rows that are left.
 void Decoder::head(const Ops& ops, float* logits) {
-  const auto normed = [&](size_t t) { return add_and_norm(ops, final_norm_, t); };
+  const auto normed = [&](size_t t) {
+    return add_and_norm(ops, layers_.back().post_mlp_norm, final_norm_, t);
+  };
   const Linear* const linear[] = {head_.matrix ? &head_ : &embedding_};
   multiply(ops, x_.data(), shape_.hidden, Rows::of(normed), linear, &logits, 1);
 }

@@ -1,4 +1,4 @@
-// The forward pass of the llama and bitnet families, from token ids to logits.
+// The forward pass of the llama, bitnet and gemma families, from token ids to logits.
 //
 // A step takes new tokens of one or many sequences. Their rows go through the layers together, in
 // chunks, so working memory does not grow with their number. Every operation treats a token alone,
@@ -22,16 +22,23 @@ struct Shape {
   size_t vocab = 0, hidden = 0, intermediate = 0, layers = 0;
   size_t heads = 0, kv_heads = 0, head_dim = 0;
   float eps = 1e-5f;
-  bool relu2 = false;      // the gate's activation; else silu
+  enum class Gate { silu, relu2, gelu_tanh } gate = Gate::silu;
   bool tied = false;       // the head is the embedding, unless a head is set
   bool qkv_bias = false, out_bias = false, mlp_bias = false;
   bool qk_norm = false;    // RMSNorm over each head of q and k, before RoPE
   bool sub_norms = false;  // RMSNorm before the attention output and the down projection
   bool pre_norms = true;   // RMSNorm before attention and before the MLP
+  bool post_norms = false;  // RMSNorm over what attention and the MLP give (Gemma 3)
+  float embedding_scale = 1.0f;
+  size_t window = 0;        // tokens that a local layer sees; 0 where all layers are global
+  size_t global_every = 1;  // with a window: of so many layers the last is global
   int q_bits = 16;         // below 16, a head's query is rounded to as many, after RoPE
   float temperature = 1.0f;  // of the softmax, on top of sqrt(head_dim)
   bool learned_temperature = false;  // each head has its own instead
   std::vector<float> inv_freq;  // [head_dim / 2]
+  std::vector<float> local_inv_freq;  // of the local layers
+
+  bool is_local(size_t layer) const { return window && (layer + 1) % global_every; }
 };
 
 constexpr size_t kMostHeadDim = 1024;
@@ -74,7 +81,8 @@ class Decoder {
 
   struct Layer {
     Linear q, k, v, o, gate, up, down;
-    std::vector<float> input_norm, post_norm;  // before attention, before the MLP
+    std::vector<float> input_norm, mlp_norm;  // before attention, before the MLP
+    std::vector<float> post_attention_norm, post_mlp_norm;
     std::vector<float> q_norm, k_norm, attention_sub_norm, ffn_sub_norm;
     std::vector<float> temperature;  // [heads]
   };
@@ -113,9 +121,11 @@ class Decoder {
   };
 
   void reserve(size_t T);
-  void rope_angles();
+  struct Angles;
+  void rope_angles(const std::vector<float>& inv_freq, Angles& angles);
   float begin_row(const Ops& ops, const std::vector<float>& w, size_t t);
-  float add_and_norm(const Ops& ops, const std::vector<float>& w, size_t t);
+  float add_and_norm(const Ops& ops, const std::vector<float>& post, const std::vector<float>& w,
+                     size_t t);
   void finish_query(const Ops& ops, const Layer& layer, size_t head, float* q) const;
   void multiply(const Ops& ops, const float* x, size_t K, const Rows& rows,
                 const Linear* const* linears, float* const* outputs, size_t count);
@@ -142,7 +152,10 @@ class Decoder {
   Buffer<float> h_, x_;            // [T][hidden]: the residual stream, and what is on its way to it
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
   Buffer<float> gate_, up_;        // [T][intermediate]
-  Buffer<float> cos_, sin_;        // [T][head_dim / 2]
+  struct Angles {
+    Buffer<float> cos, sin;        // [T][head_dim / 2]
+  };
+  Angles global_, local_;
   Buffer<float> scratch_;          // [slots][Cache::scratch_floats]
   size_t slots_ = 1;
   Input inputs_[3];

@@ -60,8 +60,13 @@ Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
   std::string part;
   if (split_name(name, &index, &part)) {
     Layer& layer = layers_[index];
+    const char* mlp_norm = s.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
     if (s.pre_norms && part == "input_layernorm") return {&layer.input_norm, s.hidden};
-    if (s.pre_norms && part == "post_attention_layernorm") return {&layer.post_norm, s.hidden};
+    if (s.pre_norms && part == mlp_norm) return {&layer.mlp_norm, s.hidden};
+    if (s.post_norms && part == "post_attention_layernorm")
+      return {&layer.post_attention_norm, s.hidden};
+    if (s.post_norms && part == "post_feedforward_layernorm")
+      return {&layer.post_mlp_norm, s.hidden};
     if (s.learned_temperature && part == "self_attn.temperature")
       return {&layer.temperature, s.heads};
     if (s.qk_norm && part == "self_attn.q_norm") return {&layer.q_norm, s.head_dim};
@@ -150,7 +155,10 @@ void Decoder::check_layer(size_t index) {
                            "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
     if (!matrix_slot(prefix + part).linear->matrix) fail(prefix + part + " is missing.");
   std::vector<std::string> norms;
-  if (shape_.pre_norms) norms = {"input_layernorm", "post_attention_layernorm"};
+  if (shape_.pre_norms) norms.push_back("input_layernorm");
+  if (shape_.pre_norms || shape_.post_norms) norms.push_back("post_attention_layernorm");
+  if (shape_.pre_norms && shape_.post_norms) norms.push_back("pre_feedforward_layernorm");
+  if (shape_.post_norms) norms.push_back("post_feedforward_layernorm");
   if (shape_.learned_temperature) norms.push_back("self_attn.temperature");
   if (shape_.qk_norm) norms.insert(norms.end(), {"self_attn.q_norm", "self_attn.k_norm"});
   if (shape_.sub_norms) norms.insert(norms.end(), {"self_attn.attn_sub_norm", "mlp.ffn_sub_norm"});

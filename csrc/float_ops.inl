@@ -97,6 +97,15 @@ float glu_relu2(const float* gate, const float* up, float* y, size_t n) {
   });
 }
 
+// By tanh, as 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u)).
+float glu_gelu_tanh(const float* gate, const float* up, float* y, size_t n) {
+  return each_pair(gate, up, y, n, [](const Lanes& g, const Lanes& u) {
+    const Lanes cube = (g * g) * (g * splat(0.044715f));
+    const Lanes x = (g + cube) * splat(-1.5957691216f);  // -2 sqrt(2 / pi)
+    return (g / (splat(1.0f) + exp(x))) * u;
+  });
+}
+
 float add(const float* x, float* y, size_t n) {
   return each_pair(y, x, y, n, [](const Lanes& a, const Lanes& b) { return a + b; });
 }

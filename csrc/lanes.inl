@@ -156,6 +156,14 @@ ONEBIT_INLINE Lanes first_lanes(const Lanes& a, int32_t n, float fill) {
   ONEBIT_EACH r.p[i] = lane.p[i] < n - IntPiece{} ? a.p[i] : fill - Piece{};
   return r;
 }
+// a from lane n on, `fill` in the lanes before.
+ONEBIT_INLINE Lanes lanes_from(const Lanes& a, int32_t n, float fill) {
+  static const int32_t kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const IntLanes lane = load(kLane);
+  Lanes r;
+  ONEBIT_EACH r.p[i] = lane.p[i] < n - IntPiece{} ? fill - Piece{} : a.p[i];
+  return r;
+}
 // a where test >= low, else zero.
 ONEBIT_INLINE Lanes zero_below(const Lanes& a, const Lanes& test, float low) {
   Lanes r;

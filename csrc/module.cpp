@@ -396,6 +396,13 @@ size_t size_in(nb::handle fields, const char* name, size_t limit) {
   return static_cast<size_t>(n);
 }
 
+std::vector<float> inv_freq_in(nb::handle fields, const char* name, size_t head_dim) {
+  const auto values = nb::cast<In<float>>(fields[name]);
+  if (values.ndim() != 1 || values.shape(0) != head_dim / 2)
+    fail("architecture: " + std::string(name) + " must be [head_dim / 2].");
+  return std::vector<float>(values.data(), values.data() + values.shape(0));
+}
+
 Shape shape_of(nb::handle fields) {
   Shape s;
   s.vocab = size_in(fields, "vocab_size", 1 << 22);
@@ -410,9 +417,11 @@ Shape shape_of(nb::handle fields) {
          "head_dim even.");
   s.eps = nb::cast<float>(fields["rms_norm_eps"]);
   const auto act = nb::cast<std::string>(fields["hidden_act"]);
-  if (act != "silu" && act != "relu2")
-    fail("architecture: hidden_act is " + act + "; accepted: silu, relu2.");
-  s.relu2 = act == "relu2";
+  if (act != "silu" && act != "relu2" && act != "gelu_pytorch_tanh")
+    fail("architecture: hidden_act is " + act + "; accepted: silu, relu2, gelu_pytorch_tanh.");
+  s.gate = act == "silu"    ? Shape::Gate::silu
+           : act == "relu2" ? Shape::Gate::relu2
+                            : Shape::Gate::gelu_tanh;
   s.tied = nb::cast<bool>(fields["tie_word_embeddings"]);
   s.qkv_bias = nb::cast<bool>(fields["qkv_bias"]);
   s.out_bias = nb::cast<bool>(fields["out_bias"]);
@@ -425,10 +434,14 @@ Shape shape_of(nb::handle fields) {
   s.q_bits = nb::cast<int>(fields["q_bits"]);
   if (s.q_bits != 16 && s.q_bits != 8 && s.q_bits != 4 && s.q_bits != 3)
     fail("architecture: q_bits is " + std::to_string(s.q_bits) + "; accepted: 16, 8, 4, 3.");
-  const auto inv_freq = nb::cast<In<float>>(fields["inv_freq"]);
-  if (inv_freq.ndim() != 1 || inv_freq.shape(0) != s.head_dim / 2)
-    fail("architecture: inv_freq must be [head_dim / 2].");
-  s.inv_freq.assign(inv_freq.data(), inv_freq.data() + inv_freq.shape(0));
+  s.inv_freq = inv_freq_in(fields, "inv_freq", s.head_dim);
+  s.post_norms = nb::cast<bool>(fields["post_norms"]);
+  s.embedding_scale = nb::cast<float>(fields["embedding_scale"]);
+  if (nb::cast<int64_t>(fields["sliding_window"])) {
+    s.window = size_in(fields, "sliding_window", 1 << 26);
+    s.global_every = size_in(fields, "global_every", 1 << 26);
+    s.local_inv_freq = inv_freq_in(fields, "local_inv_freq", s.head_dim);
+  }
   return s;
 }
 
@@ -526,10 +539,12 @@ void copy_prefix(Cache& cache, const Cache& from, int64_t n) {
 // One layer's attention by itself, one head after the other, for tests and measurements.
 class AttentionOnly {
  public:
-  AttentionOnly(size_t heads, size_t kv_heads, size_t head_dim, size_t capacity, int kv_bits)
+  AttentionOnly(size_t heads, size_t kv_heads, size_t head_dim, size_t capacity, int kv_bits,
+                size_t window)
       : heads_(heads),
         kv_heads_(kv_heads),
         head_dim_(head_dim),
+        window_(window),
         cache_(owner_, 1, heads, kv_heads, head_dim, capacity, kv_bits) {}
 
   void write(In<float> k, In<float> v) {
@@ -553,7 +568,8 @@ class AttentionOnly {
     Buffer<float> scratch(Cache::scratch_floats(head_dim_));
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
     for (size_t i = 0; i < kv_heads_; ++i)
-      cache_.attend(ops, 0, i, length_ - T, T, q.data(), out.data(), scratch.data(), scale);
+      cache_.attend(ops, 0, i, length_ - T, T, q.data(), out.data(), scratch.data(), scale,
+                    window_);
     return out;
   }
 
@@ -565,7 +581,7 @@ class AttentionOnly {
     if (x.shape(1) != heads || x.shape(2) != head_dim_) fail("x_THD has other heads or dimensions.");
   }
 
-  size_t heads_, kv_heads_, head_dim_, length_ = 0;
+  size_t heads_, kv_heads_, head_dim_, window_, length_ = 0;
   Decoder owner_{Shape{}};
   Cache cache_;
 };
@@ -635,11 +651,11 @@ NB_MODULE(cpu, m) {
       .def(
           "__init__",
           [](AttentionOnly* self, size_t heads, size_t kv_heads, size_t head_dim, size_t capacity,
-             int kv_bits) {
+             int kv_bits, size_t window) {
             check_attention(heads, kv_heads, head_dim, capacity, kv_bits);
-            new (self) AttentionOnly(heads, kv_heads, head_dim, capacity, kv_bits);
+            new (self) AttentionOnly(heads, kv_heads, head_dim, capacity, kv_bits, window);
           },
-          "heads"_a, "kv_heads"_a, "head_dim"_a, "capacity"_a, "kv_bits"_a)
+          "heads"_a, "kv_heads"_a, "head_dim"_a, "capacity"_a, "kv_bits"_a, "window"_a = 0)
       .def_prop_ro("size_bytes", &AttentionOnly::size_bytes)
       .def("write", &AttentionOnly::write, "k_THD"_a, "v_THD"_a)
       .def("attend", &AttentionOnly::attend, "q_THD"_a);

@@ -78,9 +78,9 @@ struct Product {
 using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
 
 // Attention of T tokens, at positions first .. first + T - 1, in the `group` query heads that share a
-// key/value head. A token sees positions 0 .. its own:
+// key/value head. A token sees positions 0 .. its own, or the last `window` of these if that is not 0:
 //   p = softmax(scale * dot(q, k[s]));  out[d] = sum over s of p[s] * v[s][d]
-// Softmax is online: steps of kSpan positions from 0 on, in base 2, with scale * log2 e taken into q.
+// Softmax is online: steps of kSpan positions from 0 on (those that it sees), in base 2, with scale * log2 e taken into q.
 // Per query (a token in a head) and step: score = one chain of fma over d; m = the largest so far;
 // e = 2^(score - m); sum and out, brought to the new m, take the step's positions in order, by fma.
 // So a query's result depends on no other query, and working memory not on the context.
@@ -91,6 +91,7 @@ struct Attention {
   size_t stride = 0;
   size_t tokens = 0;  // T
   size_t first = 0;
+  size_t window = 0;
   size_t group = 1;
   size_t head_dim = 0;
   float scale = 1.0f;
@@ -183,10 +184,12 @@ struct Ops {
   // Without weights: y = (x - mean) * (1 / sqrt(mean((x - mean)^2) + eps)); returns the largest |y|.
   // y may be x.
   float (*layer_norm)(const float* x, float eps, float* y, size_t n);
-  // y = silu(gate) * up, silu(g) = g / (1 + exp(-g));  y = max(gate, 0)^2 * up. y may be gate.
-  // Both return the sum of y^2, ready for `normalize`.
+  // y = silu(gate) * up, silu(g) = g / (1 + exp(-g));  y = max(gate, 0)^2 * up;  y = gelu(gate) * up,
+  // gelu(g) = g / (1 + exp(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3). y may be gate.
+  // All return the sum of y^2, ready for `normalize`.
   float (*glu_silu)(const float* gate, const float* up, float* y, size_t n);
   float (*glu_relu2)(const float* gate, const float* up, float* y, size_t n);
+  float (*glu_gelu_tanh)(const float* gate, const float* up, float* y, size_t n);
   // y += x; returns the sum of y^2.
   float (*add)(const float* x, float* y, size_t n);
   // In place: (a, b) = (a cos - b sin, b cos + a sin) for a = x[i], b = x[i + half]

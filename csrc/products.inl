@@ -428,6 +428,7 @@ constexpr Ops make_ops(const char* isa) {
           layer_norm,
           glu_silu,
           glu_relu2,
+          glu_gelu_tanh,
           add,
           rope,
           exp_f32,

@@ -92,9 +92,25 @@ def test_sentencepiece_saved_for_transformers(tmp_path):
         assert theirs.encode(text) == PREFIXED.encode(text, bos=True)
         assert again.encode(text) == PREFIXED.encode(text)
         assert again.decode(again.encode(text)) == text
-    with pytest.raises(UnsupportedError, match="no GGUF form"):
-        again.to_gguf()
     assert PREFIXED.to_gguf() == sentencepiece(add_space_prefix=True)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_of_a_folder_goes_into_gguf(tmp_path, prefix):
+    """A folder has the order of pairs and no scores; scores that give the order do as well."""
+    source = sentencepiece(add_space_prefix=prefix)
+    source["tokenizer.ggml.tokens"][-1] = "▁▁▁"
+    tokenizer = Tokenizer.load(source)
+    tokenizer.save(tmp_path)
+    metadata = Tokenizer.load(tmp_path).to_gguf()
+    for key in ("tokens", "token_type", "add_space_prefix", "unknown_token_id", "bos_token_id"):
+        found = metadata[f"tokenizer.ggml.{key}"]
+        assert np.array_equal(found, source[f"tokenizer.ggml.{key}"]), key
+    assert metadata["tokenizer.ggml.model"] == "llama"
+    again = Tokenizer.load(metadata)
+    assert again.add_bos
+    for text in ["hello the cat", "  two   three", "é🙂", "", "</s>"]:
+        assert again.encode(text) == tokenizer.encode(text)
 
 
 def test_user_defined_spaces_match_real_spaces():

@@ -1,12 +1,14 @@
 """Perplexity against numbers that can be worked out by hand, and on both kinds of model."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from onebit import LLM, models
+from onebit.data import Tokenizer
 from onebit.errors import InputError, OnebitError, OptionError
 from onebit.eval import engines, perplexity
 
@@ -60,6 +62,23 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(tmp_pat
         result = perplexity(llm, [5, 9, 13, 200, 7])
     assert result.perplexity == pytest.approx(300, rel=1e-12)
     assert result.bits_per_byte is None
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_model_that_begins_texts_with_a_token_has_it_in_every_window(folder, engine):
+    """Then all of the text is scored, in windows of one token less."""
+    model, tokenizer = engines.open_model(folder, engine, threads=1)
+    tokenizer = Tokenizer(tokenizer._plain, replace(tokenizer._settings, bos_id=7, add_bos=True))
+    ids = tokenizer.encode(TEXT)
+    cut = [[7, *ids[start : start + 15]] for start in range(0, len(ids), 15)]
+    nll = np.concatenate([by_definition(models.load(folder), window, 16) for window in cut])
+    result = perplexity(model, TEXT, 16, tokenizer)
+    assert len(nll) == len(ids) == result.scored_tokens == result.tokens
+    assert result.bos
+    assert "every token of the text scored" in result.protocol
+    assert result.nll_per_token == pytest.approx(nll.mean(), rel=2e-4)
+    assert perplexity(model, ids, 16, bos=7).nll_per_token == result.nll_per_token
+    assert not perplexity(model, ids, 16).bos
 
 
 def test_a_last_window_of_one_token_scores_nothing(llm):

@@ -50,21 +50,22 @@ def stored(x, kv_bits, turned):
     return values
 
 
-def expected(q, k, v, kv_bits=32):
+def expected(q, k, v, kv_bits=32, window=0):
     k, v = stored(k, kv_bits, True), stored(v, kv_bits, False)
     q, k, v = (x.astype("f8") for x in (q, k, v))
     T, heads, D = q.shape
     N = len(k)
     k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
     scores = np.einsum("thd,nhd->htn", q, k) / np.sqrt(D)
-    scores[:, np.arange(N) > np.arange(N - T, N)[:, None]] = -np.inf
+    behind = np.arange(N - T, N)[:, None] - np.arange(N)
+    scores[:, (behind < 0) | (behind >= (window or N))] = -np.inf
     p = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum("htn,nhd->thd", p / p.sum(-1, keepdims=True), v)
 
 
-def run(q, k, v, kv_bits, pieces=(0,)):
+def run(q, k, v, kv_bits, pieces=(0,), window=0):
     """The newest len(q) positions, written and asked for in pieces that begin at `pieces`."""
-    attention = cpu.Attention(q.shape[1], k.shape[1], q.shape[2], len(k), kv_bits)
+    attention = cpu.Attention(q.shape[1], k.shape[1], q.shape[2], len(k), kv_bits, window)
     before, out = len(k) - len(q), []
     if before:
         attention.write(k[:before], v[:before])
@@ -83,6 +84,28 @@ def test_equals_numpy(isa, shape, kv_bits):
     np.testing.assert_allclose(
         run(*case, kv_bits), y, rtol=0, atol=TOLERANCE[kv_bits] * np.abs(y).max()
     )
+
+
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+@pytest.mark.parametrize("window", [1, 5, 63, 64, 65, 130, 1000])
+def test_a_window_hides_what_was_before(isa, window, kv_bits):
+    """Many queries at once, one at a time and in pieces: the same bits, and what NumPy gives."""
+    case = random_case(231, 70, 3, 1, 24)
+    y = expected(*case, kv_bits, window)
+    whole = run(*case, kv_bits, window=window)
+    tolerance = TOLERANCE[kv_bits] * np.abs(y).max()
+    np.testing.assert_allclose(whole, y, rtol=0, atol=tolerance)
+    for pieces in ([0, 1, 18, 19], range(70)):
+        np.testing.assert_array_equal(run(*case, kv_bits, pieces, window), whole)
+
+
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+def test_positions_before_the_window_are_not_even_looked_at(isa, kv_bits):
+    """Whole steps of 64 of them, whatever they hold."""
+    q, k, v = random_case(231, 3, 4, 2, 32)
+    whole = run(q, k, v, kv_bits, window=20)
+    k[:150], v[:150] = 1e4, -1e4
+    np.testing.assert_array_equal(run(q, k, v, kv_bits, window=20), whole)
 
 
 @pytest.mark.parametrize("spread", [0.0, 30.0])
@@ -108,7 +131,8 @@ def test_same_bits_on_every_instruction_set(monkeypatch, kv_bits):
         results = []
         for isa in cpu.isas():
             monkeypatch.setenv("ONEBIT_ISA", isa)
-            results.append(run(*case, kv_bits))
+            both = [run(*case, kv_bits, window=window) for window in (0, 40)]
+            results.append(np.concatenate(both))
         for result in results[1:]:
             np.testing.assert_array_equal(result, results[0])
 

@@ -1,7 +1,5 @@
 """The cache of a decoder: rewound, and begun with the prefix of another, at every kv_bits."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
@@ -24,7 +22,7 @@ TOKENS = np.random.default_rng(1).integers(0, 50, 100).astype(np.int32)
 
 def small_decoder(seed=0):
     rng = np.random.default_rng(seed)
-    decoder = cpu.Decoder(asdict(SHAPE) | {"inv_freq": SHAPE.inv_freq(), "q_bits": 16})
+    decoder = cpu.Decoder(SHAPE.native() | {"q_bits": 16})
     for linear in linears(SHAPE):
         values = rng.standard_normal((linear.N, linear.K), np.float32) / np.float32(linear.K**0.5)
         decoder.set_matrix(linear.name, ops.repack_floats(values))

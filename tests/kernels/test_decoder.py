@@ -30,6 +30,9 @@ SMALL = {
     "pre_norms": True,
     "softmax_temperature": 1.0,
     "learned_temperature": False,
+    "post_norms": False,
+    "embedding_scale": 1.0,
+    "sliding_window": 0,
     "q_bits": 16,
 }
 VARIANTS = {
@@ -339,6 +342,7 @@ fields = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layer
               num_attention_heads=1, num_key_value_heads=1, head_dim=8, hidden_act="silu",
               rms_norm_eps=1e-5, tie_word_embeddings=True, qkv_bias=False, out_bias=False,
               mlp_bias=False, qk_norm=False, sub_norms=False, pre_norms=True,
+              post_norms=False, embedding_scale=1.0, sliding_window=0,
               softmax_temperature=1.0, learned_temperature=False, q_bits=16,
               inv_freq=np.ones(4, np.float32))
 decoder = cpu.Decoder(fields)

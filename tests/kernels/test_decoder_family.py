@@ -26,6 +26,9 @@ SHAPE = {
     "pre_norms": True,
     "softmax_temperature": 1.0,
     "learned_temperature": False,
+    "post_norms": False,
+    "embedding_scale": 1.0,
+    "sliding_window": 0,
     "q_bits": 16,
 }
 TOKENS = np.array([3, 60, 0, 7, 7, 41, 12, 5, 33, 2, 58, 19, 4, 4, 1], np.int32)

@@ -1,8 +1,6 @@
 """Many sequences in one step: each gets the bits that it gets alone, whoever is beside it, and a
 step that is refused changes no cache."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
@@ -22,6 +20,14 @@ SMALL = {
 VARIANTS = {
     "qk_norm": {"model_type": "qwen3", "qk_norm": True, "head_dim": 16},
     "bitnet": {"model_type": "bitnet", "hidden_act": "relu2", "sub_norms": True},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "hidden_act": "gelu_pytorch_tanh",
+        "qk_norm": True,
+        "post_norms": True,
+        "sliding_window": 20,
+        "global_every": 2,
+    },
     "untied": {"tie_word_embeddings": False, "model_type": "qwen2", "qkv_bias": True},
 }
 
@@ -32,7 +38,7 @@ class Model:
     def __init__(self, quantize=None, **changes):
         rng = np.random.default_rng(0)
         a = Architecture(**(SMALL | changes))
-        self.decoder = cpu.Decoder(asdict(a) | {"inv_freq": a.inv_freq(), "q_bits": 16})
+        self.decoder = cpu.Decoder(a.native() | {"q_bits": 16})
         for linear in linears(a):
             w = (rng.standard_normal((linear.N, linear.K)) / np.sqrt(linear.K)).astype("f4")
             bias = rng.standard_normal(linear.N).astype("f4") if linear.bias else None
@@ -99,7 +105,7 @@ def together(model, tokens):
 
 
 @pytest.mark.parametrize("quantize", [None, "int8_absmax", "int4_absmean"])
-@pytest.mark.parametrize("variant", ["qk_norm", "bitnet", "untied"])
+@pytest.mark.parametrize("variant", ["qk_norm", "bitnet", "gemma3", "untied"])
 def test_beside_others_a_sequence_gets_the_bits_it_gets_alone(isa, variant, quantize):
     model = Model(quantize=quantize, **VARIANTS[variant])
     tokens = sequences(1, 30, 7, 64, 2, 19)

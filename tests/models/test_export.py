@@ -206,6 +206,14 @@ def test_packing_again_changes_nothing(trained, tokenizer, tmp_path, through):
         {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
         {"model_type": "bitnet", "hidden_act": "relu2", "sub_norms": True},
         {
+            "model_type": "gemma3_text",
+            "hidden_act": "gelu_pytorch_tanh",
+            "qk_norm": True,
+            "post_norms": True,
+            "sliding_window": 5,
+            "global_every": 6,
+        },
+        {
             "rope_scaling": {
                 "rope_type": "llama3",
                 "factor": 8.0,
@@ -215,7 +223,7 @@ def test_packing_again_changes_nothing(trained, tokenizer, tmp_path, through):
             }
         },
     ],
-    ids=["qwen2", "qwen3", "biases", "bitnet", "llama3 rope"],
+    ids=["qwen2", "qwen3", "biases", "bitnet", "gemma3", "llama3 rope"],
 )
 def test_every_family_comes_back(tokenizer, tmp_path, changes, name):
     """With a scale per row, which has to follow the rows of q and k where GGUF permutes them."""

@@ -154,3 +154,35 @@ def test_the_config_that_google_wrote():
     assert (a.rope_theta, a.local_rope_theta, a.tie_word_embeddings) == (1e6, 1e4, True)
     assert [i for i in range(18) if not a.is_local(i)] == [5, 11, 17]
     assert a.embedding_scale == pytest.approx(640**0.5)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Gemma-3-270M by transformers' own reading of its GGUF file."""
+    from onebit.io import catalog
+
+    try:
+        path = catalog.find("gemma3-270m")
+    except OnebitError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        # asked for before a GGUF is read, though one CPU has no use for it
+        patch.setattr(transformers.modeling_utils, "is_accelerate_available", lambda: True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    return model.eval()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_real_model_from_its_gguf(real):
+    """More tokens than a window holds; and what it writes."""
+    ours = models.load("gemma3-270m")
+    tokens = torch.randint(0, 262144, (1, 600), generator=torch.Generator().manual_seed(5))
+    tokens[0, 0] = 2
+    expected = real(tokens).logits
+    assert expected.std() > 1
+    torch.testing.assert_close(ours(tokens), expected, rtol=0, atol=2e-3)
+    written = real.generate(tokens[:, :5], max_new_tokens=12, do_sample=False)[0].tolist()
+    assert models.generate(ours, tokens[0, :5].tolist(), 12) == written[5:]

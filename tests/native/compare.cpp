@@ -362,6 +362,9 @@ void vectors() {
       each<float>("glu_silu" + at, n + 1, [&](const Ops& ops, float* y) {
         y[n] = ops.glu_silu(x.data(), w.data(), y, n);
       });
+      each<float>("glu_gelu_tanh" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.glu_gelu_tanh(x.data(), w.data(), y, n);
+      });
       each<float>("glu_relu2 in place" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
         y[n] = ops.glu_relu2(y, w.data(), y, n);
@@ -410,24 +413,27 @@ void attention() {
       kScalar.f32_to_f16(k.data(), k16.data(), k.size());
       kScalar.f32_to_f16(v.data(), v16.data(), v.size());
       for (const bool half : {false, true})
-        each<float>("attend, head_dim=" + std::to_string(head_dim) + " n=" + std::to_string(n),
-                    tokens * group * head_dim, [&](const Ops& ops, float* y) {
-                      Buffer<float> scratch(attention_scratch(head_dim));
-                      Attention a = {};
-                      a.q = q.data();
-                      a.k = half ? static_cast<const void*>(k16.data()) : k.data();
-                      a.v = half ? static_cast<const void*>(v16.data()) : v.data();
-                      a.v_stride = v_stride;
-                      a.head_dim = head_dim;
-                      a.first = n - tokens;
-                      a.tokens = tokens;
-                      a.group = group;
-                      a.stride = group * head_dim;
-                      a.scale = 0.3f;
-                      a.scratch = scratch.data();
-                      a.out = y;
-                      (half ? ops.attend_f16 : ops.attend_f32)(a);
-                    });
+        for (const size_t window : {0, 10})
+          each<float>("attend, head_dim=" + std::to_string(head_dim) + " n=" + std::to_string(n) +
+                          " window=" + std::to_string(window),
+                      tokens * group * head_dim, [&](const Ops& ops, float* y) {
+                        Buffer<float> scratch(attention_scratch(head_dim));
+                        Attention a = {};
+                        a.q = q.data();
+                        a.k = half ? static_cast<const void*>(k16.data()) : k.data();
+                        a.v = half ? static_cast<const void*>(v16.data()) : v.data();
+                        a.v_stride = v_stride;
+                        a.head_dim = head_dim;
+                        a.first = n - tokens;
+                        a.window = window;
+                        a.tokens = tokens;
+                        a.group = group;
+                        a.stride = group * head_dim;
+                        a.scale = 0.3f;
+                        a.scratch = scratch.data();
+                        a.out = y;
+                        (half ? ops.attend_f16 : ops.attend_f32)(a);
+                      });
     }
 }
 
@@ -456,27 +462,29 @@ void attention_over_codes() {
         Hadamard turn;
         turn.n = head_dim;
         turn.size = turn.power = head_dim & (~head_dim + 1);
-        each<float>("attend_i" + std::to_string(bits) + ", head_dim=" + std::to_string(head_dim) +
-                        " n=" + std::to_string(n),
-                    tokens * group * head_dim, [&](const Ops& ops, float* y) {
-                      Buffer<float> scratch(attention_scratch(head_dim));
-                      Attention a = {};
-                      a.q = q.data();
-                      a.k = k.data();
-                      a.v = v.data();
-                      a.head_dim = head_dim;
-                      a.first = n - tokens;
-                      a.tokens = tokens;
-                      a.group = group;
-                      a.stride = group * head_dim;
-                      a.scale = 0.1f;
-                      a.scratch = scratch.data();
-                      a.out = y;
-                      a.tile_bytes = tile;
-                      a.first_k = a.first_v = first.data();
-                      a.turn = &turn;
-                      (bits == 8 ? ops.attend_i8 : bits == 4 ? ops.attend_i4 : ops.attend_i3)(a);
-                    });
+        for (const size_t window : {0, 10})
+          each<float>("attend_i" + std::to_string(bits) + ", head_dim=" + std::to_string(head_dim) +
+                          " n=" + std::to_string(n) + " window=" + std::to_string(window),
+                      tokens * group * head_dim, [&](const Ops& ops, float* y) {
+                        Buffer<float> scratch(attention_scratch(head_dim));
+                        Attention a = {};
+                        a.q = q.data();
+                        a.k = k.data();
+                        a.v = v.data();
+                        a.head_dim = head_dim;
+                        a.first = n - tokens;
+                        a.window = window;
+                        a.tokens = tokens;
+                        a.group = group;
+                        a.stride = group * head_dim;
+                        a.scale = 0.1f;
+                        a.scratch = scratch.data();
+                        a.out = y;
+                        a.tile_bytes = tile;
+                        a.first_k = a.first_v = first.data();
+                        a.turn = &turn;
+                        (bits == 8 ? ops.attend_i8 : bits == 4 ? ops.attend_i4 : ops.attend_i3)(a);
+                      });
       }
   for (const size_t n : {1, 15, 64, 80})
     for (const int levels : {255, 15, 7}) {

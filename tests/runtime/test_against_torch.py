@@ -15,6 +15,14 @@ FAMILIES = {
     "qwen2": {"model_type": "qwen2", "qkv_bias": True},
     "qwen3": {"model_type": "qwen3", "qk_norm": True, "head_dim": 24},
     "bitnet": {"model_type": "bitnet", "sub_norms": True, "hidden_act": "relu2"},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "hidden_act": "gelu_pytorch_tanh",
+        "qk_norm": True,
+        "post_norms": True,
+        "sliding_window": 7,
+        "global_every": 2,
+    },
     "llama3 rope": {
         "rope_scaling": {
             "rope_type": "llama3",
@@ -31,6 +39,7 @@ TERNARY = [
     ("qwen2", "bitnet-b1.58"),
     ("qwen3", "bitnet-b1.58"),
     ("bitnet", "bitnet-b1.58"),
+    ("gemma3", "bitnet-b1.58"),
 ]
 END = 0  # of the tokenizer, and of the architecture
 TOKENS = np.random.default_rng(0).integers(0, 300, 40).tolist()

@@ -17,6 +17,7 @@ FAMILIES = [
     {"model_type": "qwen2", "qkv_bias": True, "tie_word_embeddings": False},
     {"model_type": "qwen3", "qk_norm": True, "head_dim": 24},
     {"model_type": "bitnet", "sub_norms": True, "hidden_act": "relu2"},
+    {"model_type": "gemma3_text", "qk_norm": True, "post_norms": True, "sliding_window": 8},
 ]
 
 

@@ -12,11 +12,15 @@ Source: Kudo and Richardson, "SentencePiece", https://arxiv.org/abs/1808.06226.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
 SPACE = "▁"
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_CUT = {"type": "Split", "pattern": {"String": " "}, "invert": False}
+_PREFIX = {"type": "Prepend", "prepend": SPACE}
 
 
 def merges(
@@ -73,3 +77,30 @@ def build(
         steps.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(steps)
     return backend
+
+
+def is_spm(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether the JSON of a `tokenizers` tokenizer is what `build` makes, or Gemma's own, which also
+    cuts at spaces when there are none left."""
+    model, cut = tokenizer["model"], tokenizer["pre_tokenizer"]
+    steps = tokenizer["normalizer"]
+    known = steps == _SPACES or has_space_prefix(tokenizer)
+    no_cut = cut is None or {key: cut.get(key) for key in _CUT} == _CUT
+    return bool(model["type"] == "BPE" and model.get("byte_fallback") and known and no_cut)
+
+
+def has_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether it puts a space before the text."""
+    steps = tokenizer["normalizer"]
+    return bool(steps == {"type": "Sequence", "normalizers": [_PREFIX, _SPACES]})
+
+
+def scores(tokens: Sequence[str], pairs: Iterable[Sequence[str]]) -> list[float]:
+    """Return a score for every token, by which `merges` finds pairs in the order that they have.
+
+    Tokens that no pair makes come last; nothing asks for their score.
+    """
+    rank: dict[str, int] = {}
+    for left, right in pairs:
+        rank.setdefault(left + right, len(rank))
+    return [-float(rank.get(text, len(rank))) for text in tokens]

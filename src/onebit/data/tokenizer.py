@@ -225,7 +225,7 @@ class Tokenizer:
         """Return the `tokenizer.*` metadata of a GGUF file: as it came, if it came from one.
 
         Raises:
-            UnsupportedError: it came from a folder and is no byte-level BPE that GGUF names.
+            UnsupportedError: it came from a folder and is no BPE that GGUF has a word for.
         """
         if self._metadata is not None:
             return dict(self._metadata)

@@ -8,6 +8,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, "Tokenizer".
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 MAX_TOKENS = 1 << 22
 MAX_TOKEN_CHARS = 4096
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _Entries = list[tuple[str, int]]  # (text, type), by id
 
 
@@ -56,12 +58,14 @@ def read(metadata: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, Settings]:
 
 
 def write(backend: tokenizers.Tokenizer, settings: Settings) -> dict[str, Any]:
-    """Return the metadata that llama.cpp reads a byte-level BPE tokenizer from.
+    """Return the metadata that llama.cpp reads a tokenizer from: byte-level or SentencePiece BPE.
 
     Raises:
         UnsupportedError: the tokenizer is of another kind.
     """
-    pre = bpe.name_of(backend)
+    described = json.loads(backend.to_str())
+    sentences = spm.is_spm(described)
+    pre = "default" if sentences else bpe.name_of(backend)
     size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
     added = backend.get_added_tokens_decoder()
     tokens, types = [], []
@@ -70,18 +74,21 @@ def write(backend: tokenizers.Tokenizer, settings: Settings) -> dict[str, Any]:
         tokens.append(f"[UNUSED_{i}]" if text is None else text)
         kind = UNUSED if text is None else NORMAL
         types.append((CONTROL if added[i].special else USER_DEFINED) if i in added else kind)
-    merges = json.loads(backend.to_str())["model"]["merges"]
+    merges = described["model"]["merges"]
+    if not merges:
+        raise UnsupportedError("this tokenizer has no merges; GGUF asks for at least one.")
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": np.array(types, np.int32),
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
         "tokenizer.ggml.add_bos_token": settings.add_bos,
         "tokenizer.ggml.add_space_prefix": False,
     }
-    if not metadata["tokenizer.ggml.merges"]:
-        raise UnsupportedError("this tokenizer has no merges; GGUF asks for at least one.")
+    if sentences:
+        metadata |= _pieces(described, tokens, types)
+    else:
+        metadata["tokenizer.ggml.merges"] = [" ".join(pair) for pair in merges]
     if settings.bos_id is not None:
         metadata["tokenizer.ggml.bos_token_id"] = np.uint32(settings.bos_id)
     if settings.eos_ids:
@@ -89,6 +96,33 @@ def write(backend: tokenizers.Tokenizer, settings: Settings) -> dict[str, Any]:
     if settings.chat_template is not None:
         metadata["tokenizer.chat_template"] = settings.chat_template
     return metadata
+
+
+def _pieces(described: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
+    """Return what a SentencePiece vocabulary has otherwise: scores in place of pairs."""
+    unknown = described["model"]["unk_token"]
+    own = types.copy()
+    for i, text in enumerate(tokens):
+        if text == unknown:
+            own[i] = UNKNOWN
+        elif own[i] == NORMAL and _BYTE.fullmatch(text):
+            own[i] = BYTE
+    spelled = [
+        text.replace(" ", spm.SPACE) if kind == USER_DEFINED else text
+        for text, kind in zip(tokens, own, strict=True)
+    ]
+    found: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": spelled,
+        "tokenizer.ggml.token_type": np.array(own, np.int32),
+        "tokenizer.ggml.scores": np.array(
+            spm.scores(tokens, described["model"]["merges"]), np.float32
+        ),
+        "tokenizer.ggml.add_space_prefix": spm.has_space_prefix(described),
+    }
+    if unknown in tokens:
+        found["tokenizer.ggml.unknown_token_id"] = np.uint32(tokens.index(unknown))
+    return found
 
 
 def _entries(metadata: Mapping[str, Any]) -> _Entries:

@@ -2,9 +2,11 @@
 
 The text is cut into tokens by the model's own tokenizer, without special tokens, and the tokens
 into windows that do not overlap. Each window starts from nothing, so its first token cannot be
-scored; every other one is. Perplexity is exp(mean NLL) per token and depends on the vocabulary;
-bits per byte spreads the mean over the text's UTF-8 bytes and compares across tokenizers. Numbers
-by other protocols (overlapping windows, a begin token) are not comparable with these.
+scored; every other one is. Where the model's tokenizer puts a begin token before each text, as
+Gemma's does, each window begins with it too, in place of one token of text, and all of the text is
+scored: such models predict badly without. Perplexity is exp(mean NLL) per token and depends on the
+vocabulary; bits per byte spreads the mean over the text's UTF-8 bytes and compares across
+tokenizers. Numbers by other protocols (overlapping windows, say) are not comparable with these.
 
 Shape letters: T tokens of a window, V vocabulary.
 """
@@ -48,14 +50,18 @@ class Perplexity:
     """Tokens in a window; the last may have fewer."""
     size_bytes: int | None
     """Of the text, in UTF-8."""
+    bos: bool = False
+    """Whether each window began with the vocabulary's begin token."""
 
     @property
     def protocol(self) -> str:
         """What was done, in a sentence."""
+        first = "its begin token first in each of" if self.bos else "no special tokens;"
+        scored = "every token of the text" if self.bos else "every token but a window's first"
         return (
-            f"{self.tokens} tokens by the model's own tokenizer, no special tokens; "
-            f"{self.windows} windows of up to {self.window} tokens that do not overlap; every "
-            f"token but a window's first scored ({self.scored_tokens}); "
+            f"{self.tokens} tokens by the model's own tokenizer, {first} "
+            f"{self.windows} windows of up to {self.window} tokens that do not overlap; "
+            f"{scored} scored ({self.scored_tokens}); "
             "bits per byte: mean NLL x tokens / UTF-8 bytes."
         )
 
@@ -70,6 +76,7 @@ def perplexity(
     window: int | None = None,
     tokenizer: "Tokenizer | None" = None,
     progress: Callable[[int, int], None] | None = None,
+    bos: int | None = None,
 ) -> Perplexity:
     """Measure how well a model predicts a text.
 
@@ -80,6 +87,8 @@ def perplexity(
             context if that is shorter.
         tokenizer: for a torch model and a text; an LLM brings its own.
         progress: called with (windows done, windows in all) after each.
+        bos: the token to begin each window with, for ids; of a text, None takes what the tokenizer
+            begins its texts with, if anything.
 
     Raises:
         OptionError: the window does not fit the model.
@@ -91,8 +100,13 @@ def perplexity(
         window = min(WINDOW, longest)
     if not 2 <= window <= longest:
         raise OptionError(f"window is {window}; accepted for this model: 2 to {longest}.")
-    tokens = _tokens(model, text, tokenizer)
-    windows = [w for w in _cut(tokens, window) if len(w) > 1]
+    if isinstance(text, str):
+        if tokenizer is None and isinstance(model, LLM):
+            tokenizer = model.tokenizer
+        if bos is None and tokenizer is not None and tokenizer.add_bos:
+            bos = tokenizer.bos_id
+    tokens = _tokens(text, tokenizer)
+    windows = [w for w in _cut(tokens, window, bos) if len(w) > 1]
     if not windows:
         raise InputError("The text has fewer than two tokens; nothing can be scored. Give more.")
     total = 0.0
@@ -117,23 +131,23 @@ def perplexity(
         windows=len(windows),
         window=window,
         size_bytes=size,
+        bos=bos is not None,
     )
 
 
-def _tokens(
-    model: "LLM | LanguageModel", text: str | Sequence[int], tokenizer: "Tokenizer | None"
-) -> Sequence[int]:
+def _tokens(text: str | Sequence[int], tokenizer: "Tokenizer | None") -> Sequence[int]:
     if not isinstance(text, str):
         return text
-    if tokenizer is None and isinstance(model, LLM):
-        tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("perplexity: a torch model has no tokenizer; pass one, or token ids.")
     return tokenizer.encode(text)
 
 
-def _cut(tokens: Sequence[int], window: int) -> list[Sequence[int]]:
-    return [tokens[start : start + window] for start in range(0, len(tokens), window)]
+def _cut(tokens: Sequence[int], window: int, bos: int | None) -> list[Sequence[int]]:
+    begin = [] if bos is None else [bos]
+    step = window - len(begin)
+    starts = range(0, len(tokens), step)
+    return [[*begin, *tokens[start : start + step]] for start in starts]
 
 
 def _scorer(model: "LLM | LanguageModel") -> tuple[Score, int]:

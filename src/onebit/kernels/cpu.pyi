@@ -212,7 +212,13 @@ class Attention:
     """One layer's attention by itself, on one thread, for tests and measurements."""
 
     def __init__(
-        self, heads: int, kv_heads: int, head_dim: int, capacity: int, kv_bits: int
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        kv_bits: int,
+        window: int = 0,  # newest positions that a query sees; 0 for all
     ) -> None: ...
     @property
     def size_bytes(self) -> int: ...
@@ -223,11 +229,13 @@ class Attention:
         """The T newest positions in `heads` heads, each seeing itself and all before it."""
 
 class Decoder:
-    """The forward pass of the llama and bitnet families."""
+    """The forward pass of the llama, bitnet and gemma families."""
 
     def __init__(self, architecture: Mapping[str, Any]) -> None:
-        """Fields as in onebit.Architecture, with `inv_freq`, float32 [head_dim / 2], in place of
-        the rope ones, and `q_bits`: 16, or 8, 4 or 3 to which a head's query is rounded."""
+        """Fields as in onebit.Architecture, with `inv_freq` and, where there is a window,
+        `local_inv_freq`, float32 [head_dim / 2], in place of the rope ones; `embedding_scale`; and
+        `q_bits`: 16, or 8, 4 or 3 to which a head's query is rounded. `Architecture.native` has
+        all but the last."""
 
     def set_matrix(
         self,
@@ -245,6 +253,7 @@ class Decoder:
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",
+        "...pre_feedforward_layernorm", "...post_feedforward_layernorm",
         "...self_attn.q_norm", "...k_norm", "...attn_sub_norm", "...mlp.ffn_sub_norm";
         "...self_attn.temperature", one for each head."""
 

@@ -96,6 +96,11 @@ _THREE = (
             options={"clip": "mse"}),
     replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
             options={"clip": "output"}),
+    replace(_W3, name="gptq-w3-refined", words="GPTQ, then 3 rounds of exact scales and sweeps",
+            options={"iterations": 3}),
+    replace(_W3, name="gptq-w3-best", windows=MORE_WINDOWS,
+            options={"iterations": 3, "clip": "output"},
+            words=f"GPTQ, least output error, 3 rounds, {MORE_WINDOWS} windows"),
     replace(_W3, name="awq-gptq-w3", words="AWQ, then GPTQ", method="awq+gptq"),
     replace(_W3, name="quarot-gptq-w3", words="QuaRot, then GPTQ", method="quarot+gptq"),
     replace(_W3, name="quarot-gptq-w3-output", words="QuaRot, then GPTQ, ranges of least output "
@@ -105,8 +110,8 @@ _THREE = (
     replace(_W3, name="gptq-w3-output-more", windows=MORE_WINDOWS, options={"clip": "output"},
             words=f"GPTQ, ranges of least output error, {MORE_WINDOWS} windows"),
     replace(_W3, name="quarot-gptq-w3-more", method="quarot+gptq", windows=MORE_WINDOWS,
-            options={"clip": "output"},
-            words=f"QuaRot, then GPTQ, least output error, {MORE_WINDOWS} windows"),
+            options={"clip": "output", "iterations": 3},
+            words=f"QuaRot, then GPTQ, least output error, 3 rounds, {MORE_WINDOWS} windows"),
 )  # fmt: skip
 
 _FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}

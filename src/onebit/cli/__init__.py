@@ -20,6 +20,7 @@ from onebit.errors import OnebitError
 # where Python has a builtin of that name, the function is <word>_ (so `eval` is eval.eval_).
 COMMANDS = {
     "train": "Train a model as a recipe says, and save checkpoints.",
+    "quantize": "Quantize a trained model after training, and say what it cost.",
     "verify": "Say what a model's weights really are, and whether they match its scheme.",
     "export": "Write a model to GGUF or safetensors, ternary weights packed.",
     "run": "Continue a prompt.",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k")
 _OURS = ("t1_6", "t2", "b1", "i2", "i3", "i4", "i5", "i6", "i7", "i8")
+EMBED = ("f16", "f32", "bf16", *_BLOCKS)
 _FORMATS = (*_OURS, "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", "bf16", "f32")
 
 
@@ -22,7 +23,7 @@ _FORMATS = (*_OURS, "tq1_0", "tq2_0", "i2_s", "hf_2bit", *_BLOCKS, "f16", "bf16"
               help="Of the linear layers. GGUF: all but hf_2bit. "
               "safetensors: t1_6, t2, b1, i2 to i8, hf_2bit, f16, bf16, f32. Default: for each "
               "layer what holds its codes in the fewest bits: t1_6, b1, or i2 to i8.")  # fmt: skip
-@click.option("--embed", type=click.Choice(("f16", "f32", "bf16", *_BLOCKS)),
+@click.option("--embed", type=click.Choice(EMBED),
               help="Of embedding and head; f32 keeps the trained logits to the bit. Default: "
               "FORMAT if it is a float type; else, in GGUF, the blocks of codes that are there, or "
               "q8_0; f16 in safetensors. q6_k is a quarter smaller and costs about 0.8 % of "

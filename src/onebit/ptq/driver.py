@@ -12,9 +12,11 @@ from typing import Any, cast
 
 import torch
 
+from onebit import pack
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError, ShapeError
 from onebit.models import ExportReport, export, stored_weight
+from onebit.models.export_plan import EMBED_FORMATS
 from onebit.ptq import blocks, calibration, guards, options, result, size
 from onebit.ptq.blocks import States, Task
 from onebit.ptq.calibration import Calibration
@@ -130,6 +132,7 @@ def quantize(
     methods = chain(method or _usual(held), known)
     options.check_taken(settings, _taken(methods, held, known), methods.name)
     _check(base, layers, held, out, force)
+    _check_embed(base, out, embed)
     keeping = _keep(base, held, kept, methods, str(model))
     held, wanted = _without(held, wanted, keeping, methods)
     tokens = _calibration(base, text, windows, window, settings, methods, held, known)
@@ -227,6 +230,22 @@ def _check(
                 size.size_bytes(held[name], N, K)
     if out.exists() and not force:
         raise OptionError(f"{out} exists. Name another place with -o, or pass --force.")
+
+
+def _check_embed(source: Source, out: Path, embed: str | None) -> None:
+    """Refuse a format of embedding and head now, that the export would refuse after hours."""
+    if embed is None:
+        return
+    container = "gguf" if out.suffix == ".gguf" else "safetensors"
+    if embed not in EMBED_FORMATS[container]:
+        raise OptionError(
+            f"embed is {embed!r:.40}; accepted in {container}: "
+            f"{', '.join(EMBED_FORMATS[container])}."
+        )
+    for linear in linears(source.architecture):
+        if role_of(linear.name) in ("embed", "head") and embed in pack.FORMATS:
+            with stored_weight.named(linear.name):
+                pack.find(embed).size_bytes(linear.N, linear.K)
 
 
 def _keep(

@@ -101,8 +101,9 @@ class LinearScheme:
         _one_of("weight", self.weight, WEIGHTS)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         if not (isinstance(self.activation, str) and self.activation.startswith("dynamic:")):
-            accepted = (*ACTIVATIONS, *STATIC_ACTIVATIONS, '"dynamic:R"')
-            _one_of("activation", self.activation, accepted)
+            if self.activation not in STATIC_ACTIVATIONS:
+                spelled = ('"intB_static"', '"intB_static_zero"', '"dynamic:R"')
+                _one_of("activation", self.activation, (*ACTIVATIONS, *spelled))
         elif not self.outlier_ratio > 0:
             raise OptionError(
                 f"scheme: activation is {self.activation!r:.80}; after dynamic: comes a number "
@@ -275,10 +276,10 @@ def find(name: str) -> Scheme:
     """Return the scheme called `name`: one of `SCHEMES`, or what the name spells.
 
     "w3a16-g64": weights of 3 bits, inputs of 16, a scale per 64 columns. In full
-    `w{1|1.58|2..8}a{16|2..8}[s][kv{8|4|3}][-g{G}|-row|-tensor][-sym]`: weights of 2 to 8 bits have
-    a zero-point, or none with -sym; 1.58 are ternary and 1 binary; a scale is per row unless it
-    says otherwise. Inputs of 16 bits stay floats, fewer are rounded anew for each token, or with
-    one scale for all of them ("a8s"). kv are the bits of keys and values.
+    `w{1|1.58|2..8}a{16|2..8}[s|sz][kv{8|4|3}][-g{G}|-row|-tensor][-sym]`: weights of 2 to 8 bits
+    have a zero-point, or none with -sym; 1.58 are ternary and 1 binary; a scale is per row unless
+    it says otherwise. Inputs of 16 bits stay floats, fewer are rounded anew for each token, or with
+    one scale for all of them ("a8s"; "a8sz" with a zero-point). kv are the bits of keys and values.
 
     Raises:
         OptionError: it is neither.
@@ -294,7 +295,7 @@ def find(name: str) -> Scheme:
 
 
 _SPELLED = re.compile(
-    r"w(?P<w>1\.58|[1-8])a(?P<a>16|[2-8])(?P<static>s?)(kv(?P<kv>[843]))?"
+    r"w(?P<w>1\.58|[1-8])a(?P<a>16|[2-8])(?P<static>(sz?)?)(kv(?P<kv>[843]))?"
     r"(-(?P<scale>g[1-9][0-9]{0,5}|row|tensor))?(?P<sym>-sym)?"
 )
 
@@ -306,7 +307,7 @@ def _spelled(name: str, found: re.Match[str]) -> Scheme:
         weight, rule = {"1": "binary", "1.58": "ternary"}[bits], "absmean"
     else:
         weight, rule = f"int{bits}", "absmax" if found["sym"] else "zero_point"
-    rounding = "static" if found["static"] else "absmax"
+    rounding = {"": "absmax", "s": "static", "sz": "static_zero"}[found["static"]]
     body = LinearScheme(
         weight,
         rule,

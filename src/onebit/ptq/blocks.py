@@ -14,7 +14,7 @@ Shape letters: W windows, T tokens of a window, C model width, N out and K in fe
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -28,7 +28,7 @@ from onebit.io import StoredTensor
 from onebit.models import FAMILIES, stored_weight
 from onebit.models.layer import Layer
 from onebit.nn import BitLinear, Rope, Rotation, inputs
-from onebit.ptq import packing
+from onebit.ptq import packing, static
 from onebit.ptq.method import Block, Method, Rounding, Stage, Transform
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held
@@ -37,6 +37,7 @@ from onebit.ptq.rows import Rows, scratch
 from onebit.ptq.source import Source
 from onebit.ptq.stats import Recorder, Stats
 from onebit.quant import Codes
+from onebit.quant.activation import Static
 from onebit.scheme import FP, LinearScheme, Scheme
 
 TOKENS = 2048
@@ -109,7 +110,8 @@ def run(task: Task, index: int, states: States | None, after: States | None) -> 
     if states.floats is not None:
         untouched = replace(block, layer=copy.deepcopy(block.layer))
         beside = Flow(untouched, rotation, states.floats, task.folder, "float-")
-    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets, beside))
+    clip = task.options.input_clip
+    done = _rounded(task, block, lambda stage: flow.stats(stage, block.targets, beside, clip))
     if after is not None:
         flow.finish(after.rounded)
         if beside is not None and after.floats is not None:
@@ -201,11 +203,13 @@ class Flow:
         stage: Stage,
         schemes: Mapping[str, LinearScheme],
         beside: "Flow | None" = None,
+        input_clip: str = "none",
     ) -> dict[str, Stats]:
         """Return the statistics of each linear's input, through the layer as it stands by now.
 
         Stages must be asked for in their order. Linears of a stage that take their input alike
-        share their statistics. `beside` is the float block's flow, if that goes along.
+        share their statistics. `beside` is the float block's flow, if that goes along. The range of
+        static activations is found first, by `input_clip`.
         """
         self._advance(stage.name)
         if beside is not None:
@@ -215,6 +219,10 @@ class Flow:
         for name in stage.linears:
             alike.setdefault(_taking(schemes[name]), schemes[name])
         W, T, _ = self.states.shape
+        fixed = {
+            key: static.factors(self._inputs(stage.name), scheme, input_clip)
+            for key, scheme in alike.items()
+        }
         drift = beside is not None
         recorders = {key: Recorder(K, W * T, gram=True, drift=drift) for key in alike}
         for first, last in self._parts():
@@ -222,11 +230,11 @@ class Flow:
             float_WTK = None if beside is None else beside._input(stage.name, first, last)
             for key, scheme in alike.items():
                 turned = None if float_WTK is None else inputs.turned(float_WTK, None, scheme)
-                recorders[key].add(entering(x_WTK, scheme), turned)
+                recorders[key].add(entering(x_WTK, scheme, fixed[key]), turned)
         found = {}
         for key, recorder in recorders.items():
             with stored_weight.named(f"the {stage.name} inputs"):
-                found[key] = recorder.stats()
+                found[key] = replace(recorder.stats(), static=fixed[key])
         return {name: found[_taking(schemes[name])] for name in stage.linears}
 
     @torch.no_grad()
@@ -239,6 +247,10 @@ class Flow:
     def _parts(self) -> list[tuple[int, int]]:
         W = self.states.shape[0]
         return [(first, min(first + self._step, W)) for first in range(0, W, self._step)]
+
+    def _inputs(self, stage: str) -> Iterator[Tensor]:
+        """Yield what enters a stage, some windows at a time."""
+        return (self._input(stage, first, last) for first, last in self._parts())
 
     def _input(self, stage: str, first: int, last: int) -> Tensor:
         """Return what enters a stage."""
@@ -267,12 +279,15 @@ class Flow:
                 self._hidden.write(first, mlp.mixed(mlp.gate_proj(x_WTC), mlp.up_proj(x_WTC)))
 
 
-def entering(x_TK: Tensor, scheme: LinearScheme) -> Tensor:
-    """Return what the product of a linear is given: turned and rounded as the scheme says."""
+def entering(x_TK: Tensor, scheme: LinearScheme, factors: Static | None = None) -> Tensor:
+    """Return what the product of a linear is given: turned and rounded as the scheme says.
+
+    `factors` are those of static activations.
+    """
     x_TK = inputs.turned(x_TK, None, scheme)
     if scheme.activation == "fp":
         return x_TK
-    return quant.activation.dequantize(inputs.rounded(x_TK, scheme, training=False))
+    return quant.activation.dequantize(inputs.rounded(x_TK, scheme, False, factors))
 
 
 def _taking(scheme: LinearScheme) -> tuple[object, ...]:
@@ -330,10 +345,17 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
     size = packing.size_bytes(tensor)
     done.rows.append(Row(full, words, in_words, shape, size, *errors, time_s, note))
     done.tensors.append(tensor)
-    block.layer.set_submodule(name, _in_place(linear, held.scheme, q))
+    factors = None if stats is None else stats.static
+    if factors is not None:
+        done.tensors.append(packing.floats(f"{full}.input_scale", factors.scale))
+        if factors.zero is not None:
+            done.tensors.append(packing.floats(f"{full}.input_zero", factors.zero))
+    block.layer.set_submodule(name, _in_place(linear, held.scheme, q, factors))
 
 
-def _in_place(linear: nn.Linear, scheme: LinearScheme, q: Codes) -> nn.Linear:
+def _in_place(
+    linear: nn.Linear, scheme: LinearScheme, q: Codes, factors: Static | None
+) -> nn.Linear:
     """Return the layer that computes with these codes."""
     if scheme.activation == "fp" and scheme.hadamard == "none":
         linear.weight = nn.Parameter(quant.dequantize(q), requires_grad=False)
@@ -342,6 +364,8 @@ def _in_place(linear: nn.Linear, scheme: LinearScheme, q: Codes) -> nn.Linear:
     layer = BitLinear(*shape, bias, scheme, device="meta")
     layer.weight, layer.bias = linear.weight, linear.bias
     layer.freeze(q)
+    if factors is not None:
+        layer.set_static(factors)
     return layer.eval()
 
 

@@ -179,6 +179,10 @@ def _has_blocks(held: Mapping[str, Held]) -> bool:
     return any(h.format not in ("", KEEP, FLOAT) for h in held.values())
 
 
+def _has_static(held: Mapping[str, Held]) -> bool:
+    return any(h.scheme.static for h in held.values())
+
+
 def _taken(methods: Chain, held: Mapping[str, Held], known: Mapping[str, Method]) -> set[str]:
     used = [method for _, method in methods.methods]
     if _has_blocks(held):
@@ -195,7 +199,8 @@ def _taken(methods: Chain, held: Mapping[str, Held], known: Mapping[str, Method]
             f"{BLOCK_METHOD} rounds to block formats of ggml, for instance q4_k; the scheme names "
             "none."
         )
-    return {name for method in used for name in method.options} | {"seed"}
+    own = {"seed", "input_clip"} if _has_static(held) else {"seed"}
+    return {name for method in used for name in method.options} | own
 
 
 def _check(
@@ -284,6 +289,11 @@ def _calibration(
 ) -> Calibration | None:
     if isinstance(text, Calibration):
         return text
+    if text is None and _has_static(held):
+        raise OptionError(
+            "static activations have the range that a text shows. Name a calibration text: wiki, "
+            "sotu, or a file."
+        )
     if text is None:
         blocks_too = [(BLOCK_METHOD, known[BLOCK_METHOD])] if _has_blocks(held) else []
         for name, method in (*methods.methods, *blocks_too):

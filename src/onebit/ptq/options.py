@@ -28,6 +28,8 @@ class Options:
     clip: str = "none"
     """How the range that becomes codes is found: "none" (all weights), "mse", "percentile:P",
     "kl", "output" (least error of the layer's output), or "ratio:R" (that share of the range)."""
+    input_clip: str = "none"
+    """The same for the range of static activations: all but "output"."""
     grid: int = 20
     """Points of a searched exponent or clip."""
     alpha: float | None = None
@@ -61,12 +63,13 @@ class Options:
                 raise OptionError(
                     f"options: {name} is {getattr(self, name)!r:.40}; accepted: {accepted}."
                 )
-        known = r"none|mse|kl|output|(percentile|ratio):[0-9]{1,3}(\.[0-9]{1,6})?"
-        if not re.fullmatch(known, self.clip):
-            raise OptionError(
-                f"options: clip is {self.clip!r:.40}; accepted: none, mse, kl, output, "
-                "percentile:P, ratio:R."
-            )
+        known = "none, mse, kl, output, percentile:P, ratio:R"
+        for name, words in (("clip", known), ("input_clip", known.replace(" output,", ""))):
+            given = getattr(self, name)
+            form = words.replace(", ", "|")
+            form = re.sub(r":[PR]", r":[0-9]{1,3}(\\.[0-9]{1,6})?", form)
+            if not re.fullmatch(form, given):
+                raise OptionError(f"options: {name} is {given!r:.40}; accepted: {words}.")
 
 
 def changed(options: Options) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from onebit import tensors
 from onebit.io import Checkpoint, StoredTensor
 from onebit.ptq import packing
 from onebit.ptq.source import Source
@@ -22,9 +23,11 @@ class Result(Checkpoint):
         self.metadata = source.checkpoint.metadata
         self.tokenizer = source.checkpoint.tokenizer
         self._source, self._work = source, work
+        found = tensors.shapes(source.architecture, scheme)
+        self._static = [name for name in found if name.endswith((".input_scale", ".input_zero"))]
 
     def names(self) -> list[str]:
-        return self._source.names()
+        return [*self._source.names(), *self._static]
 
     def tensor(self, name: str) -> StoredTensor:
         found = _LAYER.match(name)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onebit.errors import InputError
+from onebit.quant.activation import Static
 
 SAMPLE = 512
 """Rows that `Stats.sample_TK` keeps at most."""
@@ -36,6 +37,8 @@ class Stats:
     """A few hundred rows, evenly spread over the tokens, for searches."""
     drift_KK: Tensor | None = None
     """float32: mean of (x_float - x) x^T, where the float model goes along; its input less this."""
+    static: Static | None = None
+    """Of inputs that are rounded with one scale for all, what `static.factors` found."""
     notes: list[str] = field(default_factory=list)
     """What a method has to say of the layer ("3 dead columns"); the report shows them."""
 

@@ -265,7 +265,7 @@ def _rule(kind: str, per_token: bool) -> Callable[[Tensor], Activations]:
         return lambda x: dynamic(x, ratio)
     raise OptionError(
         f"activation: {kind!r} is not a rule; accepted: {', '.join(RULES)}, dynamic:R, "
-        f"{', '.join(STATIC_ACTIVATIONS)}."
+        "intB_static, intB_static_zero."
     )
 
 

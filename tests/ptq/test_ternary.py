@@ -115,6 +115,21 @@ def test_turned_weights_are_met_as_the_layer_takes_them(layer):
     assert float(miss.norm() / (x @ w.T).norm()) < 0.35
 
 
+def test_what_earlier_layers_changed_is_made_up_for(layer):
+    """With the float model along, what the layer would have given there is the aim."""
+    w, x, _ = layer
+    seen = x + 0.3 * x @ normal(128, 128, seed=9) / 128**0.5
+    recorder = Recorder(128, len(x), gram=True, drift=True)
+    recorder.add(seen, x)
+    stats = recorder.stats()
+    scheme = replace(ROW, weight_scale="group:32")
+    errors = [
+        float((seen @ quant.dequantize(q).T - x @ w.T).norm() / (x @ w.T).norm())
+        for q in (ternary(w, scheme, stats, Options(propagate=share)) for share in (0.0, 1.0))
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
 def test_dead_columns_and_fewer_tokens_than_columns_stay_finite():
     w, x = normal(16, 64), normal(20, 64, seed=1)
     x[:, 5] = 0

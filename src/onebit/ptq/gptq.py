@@ -67,12 +67,12 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         )
     k = quant.group_of(scheme, K) or K
     moving = not options.static_groups and scheme.group is not None and scheme.weight != "ternary"
-    order_K = _order(A_KK.diagonal(), k if moving else 1, options.act_order)
+    order_K = order(A_KK.diagonal(), k if moving else 1, options.act_order)
     if stats.tokens < K:
         stats.notes.append(f"{stats.tokens} tokens for {K} columns: damping fills up")
     U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, stats.notes)
     if options.propagate and stats.drift_KK is not None:
-        w_NK = w_NK + options.propagate * _made_up(w_NK, stats.drift_KK, U_KK, order_K)
+        w_NK = w_NK + options.propagate * made_up(w_NK, stats.drift_KK, U_KK, order_K)
     grid = ranges.grid(w_NK, scheme, stats, options)
     group_K, block = order_K // k, options.block
 
@@ -137,7 +137,7 @@ def inverse_factor(A_KK: Tensor, damping: float, notes: list[str]) -> Tensor:
     )
 
 
-def _made_up(w_NK: Tensor, drift_KK: Tensor, U_KK: Tensor, order_K: Tensor) -> Tensor:
+def made_up(w_NK: Tensor, drift_KK: Tensor, U_KK: Tensor, order_K: Tensor) -> Tensor:
     """Return what to add to the weights so that they give W x_float from x, as near as they can.
 
     W_hat x is to be near W x_float = W x + W (x_float - x), whose least squares over the tokens are
@@ -149,7 +149,7 @@ def _made_up(w_NK: Tensor, drift_KK: Tensor, U_KK: Tensor, order_K: Tensor) -> T
     return ((pulled_NK @ U_KK.T) @ U_KK)[:, order_K.argsort()]
 
 
-def _order(importance_K: Tensor, k: int, act_order: bool) -> Tensor:
+def order(importance_K: Tensor, k: int, act_order: bool) -> Tensor:
     """Return the columns in the order in which they are rounded; groups of k stay together."""
     K = len(importance_K)
     if not act_order:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from onebit import quant
 from onebit.errors import InputError, OptionError, ShapeError
-from onebit.ptq.gptq import inverse_factor
+from onebit.ptq.gptq import inverse_factor, made_up, order
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.stats import Stats
@@ -54,7 +54,7 @@ def ternary(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Op
         w_NK: float weights; under hadamard "both" they are turned here.
         scheme: weight "ternary" (or "ternary2"), a scale per tensor, row or group.
         stats: of the inputs, with their Gram matrix; None meets the weights instead.
-        options: `damping`, `act_order`, `iterations`, `planes`.
+        options: `damping`, `act_order`, `iterations`, `planes`, `propagate`.
 
     Returns:
         Codes; of two planes, as `quant.planes` lays them side by side: (N, 2 K).
@@ -90,7 +90,11 @@ def ternary(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Op
                 f"ternary: a Gram matrix of shape {tuple(A_KK.shape)} for {K} columns. Pass "
                 f"({K}, {K})."
             )
-        fitted = _in_loop(w_NK, A_KK, group, count, iterations, options, stats.notes)
+        order_K = order(A_KK.diagonal(), group or K, options.act_order)
+        U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, stats.notes)
+        if options.propagate and stats.drift_KK is not None:
+            w_NK = w_NK + options.propagate * made_up(w_NK, stats.drift_KK, U_KK, order_K)
+        fitted = _in_loop(w_NK, U_KK, order_K, group, count, iterations)
         gram_KK = descent.damped(A_KK, options.damping)
         fitted = _improved(w_NK, gram_KK, fitted, group, (iterations + 1) // 2)
     if count == 2:
@@ -105,19 +109,11 @@ def _of_weights(w_NK: Tensor, group: int | None, count: int) -> Fitted:
 
 
 def _in_loop(
-    w_NK: Tensor,
-    A_KK: Tensor,
-    group: int | None,
-    count: int,
-    iterations: int,
-    options: Options,
-    notes: list[str],
+    w_NK: Tensor, U_KK: Tensor, order_K: Tensor, group: int | None, count: int, iterations: int
 ) -> Fitted:
     """Step 1: GPTQ's loop over groups, each with the scale that it wants by then."""
     N, K = w_NK.shape
     k = group or K
-    order_K = _order(A_KK.diagonal(), k, options.act_order)
-    U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, notes)
     w_KN = w_NK.T[order_K].contiguous()
     trits_PKN = torch.empty(count, K, N)
     scale_PNG = torch.empty(count, N, K // k)
@@ -132,17 +128,6 @@ def _in_loop(
     if group is None:
         scale_PNG = scale_PNG[:, :, :1]
     return Fitted(trits_PKN.transpose(1, 2)[:, :, order_K.argsort()], scale_PNG)
-
-
-def _order(importance_K: Tensor, k: int, act_order: bool) -> Tensor:
-    """Return the order of columns: groups by falling importance, columns so inside them."""
-    K = len(importance_K)
-    if not act_order:
-        return torch.arange(K)
-    by_group_Gk = importance_K.reshape(-1, k)
-    groups_G = by_group_Gk.sum(dim=1).argsort(descending=True, stable=True)
-    inside_Gk = by_group_Gk.argsort(dim=1, descending=True, stable=True)
-    return (inside_Gk + torch.arange(0, K, k)[:, None])[groups_G].flatten()
 
 
 def _group(
@@ -264,7 +249,7 @@ def _spread(scale_PS: Tensor, N: int, group: int | None) -> Tensor:
 METHOD = Method(
     "rounding",
     ternary,
-    frozenset({"damping", "act_order", "iterations", "planes"}),
+    frozenset({"damping", "act_order", "iterations", "planes", "propagate"}),
     calibrates=True,
     gram=True,
 )

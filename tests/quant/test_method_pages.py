@@ -24,6 +24,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
         "ternary-ptq",
         "hqq",
         "mixed-precision",
+        "gptq",
     ],
 )
 def test_examples(page):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onebit.architecture import Architecture
-from onebit.io import Checkpoint, StoredTensor, open_checkpoint
+from onebit.io import Checkpoint, StoredTensor, mapped, open_checkpoint
 from onebit.models import stored_weight
 
 
@@ -65,7 +65,10 @@ class FileSource(Source):
         return self.checkpoint.names()
 
     def tensor(self, name: str) -> Tensor:
-        return torch.from_numpy(stored_weight.values(self.checkpoint.tensor(name)))
+        stored = self.checkpoint.tensor(name)
+        values = torch.from_numpy(stored_weight.values(stored))
+        mapped.drop(stored.data)  # of what is read once
+        return values
 
     def stored(self, name: str) -> StoredTensor | None:
         return self.checkpoint.tensor(name)

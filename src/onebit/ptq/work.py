@@ -153,7 +153,8 @@ class Work:
         """Return a tensor of a block that is done; None if it was left as the source has it."""
         reader = self._readers.get(index)
         if reader is None:
-            reader = self._readers[index] = safetensors.Reader(self._tensors(index))
+            reader = safetensors.Reader(self._tensors(index))
+            self._readers = {index: reader}  # what was read of another block is let go
         entry = json.loads(reader.metadata["tensors"]).get(name)
         if entry is None:
             return None

@@ -166,7 +166,8 @@ class Work:
             if f"{name}|{factor}" in reader.tensors
         }
         shape = tuple(entry["shape"])
-        return StoredTensor(name, entry["format"], shape, reader.data(name), **factors)
+        scale, minimum = (factors.get(factor) for factor in _FACTORS)
+        return StoredTensor(name, entry["format"], shape, reader.data(name), scale, minimum)
 
     def remove(self) -> None:
         """Remove the folder, with all that a run puts there."""

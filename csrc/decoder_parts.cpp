@@ -97,7 +97,7 @@ std::shared_ptr<const std::vector<float>> Decoder::signs_of(
 }
 
 void Decoder::check_input(const std::string& name, const Linear& linear) const {
-  const size_t K = linear.matrix->columns;
+  const size_t K = linear.matrix->columns / linear.planes;
   if (!linear.norm.empty() && linear.norm.size() != K)
     fail(name + ": its norm has " + std::to_string(linear.norm.size()) + " weights for " +
          std::to_string(K) + " columns.");
@@ -111,6 +111,7 @@ void Decoder::check_input(const std::string& name, const Linear& linear) const {
     fail(name + ": signs of a Hadamard transform are 1 and -1.");
   try {
     check_parts(K, linear.parts);
+    check_planes(K, linear);
   } catch (const std::invalid_argument& error) {
     fail(name + ": " + error.what());
   }
@@ -120,8 +121,8 @@ void Decoder::set_matrix(const std::string& name, Linear linear, bool hadamard) 
   std::lock_guard<std::mutex> lock(mutex_);
   const MatrixSlot slot = matrix_slot(name);
   const Matrix& m = *linear.matrix;
-  if (m.rows != slot.rows || m.columns != slot.columns)
-    fail(name + ": the matrix is " + shape_text(m.rows, m.columns) + "; the architecture needs " +
+  if (m.rows != slot.rows || m.columns != linear.planes * slot.columns)
+    fail(name + ": the matrix is " + shape_text(m.rows, m.columns / linear.planes) + "; the architecture needs " +
          shape_text(slot.rows, slot.columns) + ".");
   check_input(name, linear);
   if (!linear.bias.empty() && linear.bias.size() != slot.rows)

@@ -67,6 +67,17 @@ void check_parts(size_t K, size_t parts) {
                                 std::to_string(kBlock) + ".");
 }
 
+void check_planes(size_t K, const Linear& linear) {
+  const Matrix& m = *linear.matrix;
+  if (linear.planes < 1 || linear.planes > 2 || m.columns != linear.planes * K)
+    throw std::invalid_argument("the matrix has " + std::to_string(m.columns) + " columns in " +
+                                std::to_string(linear.planes) + " planes, the input " +
+                                std::to_string(K) + ".");
+  if (linear.planes > 1 && (!m.has_codes() || linear.parts > 1 || K % kBlock))
+    throw std::invalid_argument("two planes of trits are codes, of columns in one part and in a "
+                                "multiple of " + std::to_string(kBlock) + ".");
+}
+
 void Input::reserve(size_t T, size_t K) {
   const size_t stride = stride_of(K);
   floats_.grow(checked_product(T, K));
@@ -90,9 +101,20 @@ void Input::set_size(size_t T, size_t K, size_t blocks, const Matrix& matrix) {
 bool Input::same(const Linear& linear, const Linear& other) {
   return linear.activation == other.activation && linear.norm.empty() && other.norm.empty() &&
          linear.layer_norm == other.layer_norm && linear.parts == other.parts &&
+         linear.planes == other.planes &&
          linear.hadamard == other.hadamard && linear.signs == other.signs &&
          linear.matrix->has_codes() == other.matrix->has_codes() &&
          (linear.matrix->layout == Layout::t1_6) == (other.matrix->layout == Layout::t1_6);
+}
+
+// Row t of codes_ is there for one plane, and is the same for the others.
+void Input::repeat_row(size_t t) {
+  int8_t* codes = codes_.data() + t * code_stride_;
+  float* scale = scale_.data() + t * blocks_;
+  for (size_t p = 1; p < planes_; ++p) {
+    memcpy(codes + p * width_, codes, width_);
+    if (blocks_ > 1) std::copy_n(scale, blocks_ / planes_, scale + p * (blocks_ / planes_));
+  }
 }
 
 // Row t of codes_ is there: pads and sums it.
@@ -139,7 +161,7 @@ void Input::make_panels() {
 // A row after norm and transform, in `own`; returns its largest magnitude if that is known.
 float Input::prepare_row(const Ops& ops, const Linear& linear, float eps, const float* row,
                          float* own, float largest) const {
-  const size_t K = columns_, P = K / linear.parts;
+  const size_t K = width_, P = K / linear.parts;
   for (size_t k = 0; k < K; k += P) {
     if (!linear.norm.empty())
       largest = ops.rms_norm(row + k, linear.norm.data() + k, eps, own + k, P);
@@ -169,7 +191,7 @@ void Input::restore_row(const Ops& ops, size_t t, float* y) const {
 // The codes of row t, part by part; blocks of a part repeat its scale.
 void Input::quantize_row(const Ops& ops, const Linear& linear, const float* row, size_t t,
                          float largest) {
-  const size_t P = columns_ / parts_, blocks = blocks_ / parts_;
+  const size_t P = width_ / parts_, blocks = blocks_ > 1 ? blocks_ / planes_ / parts_ : 1;
   int8_t* codes = codes_.data() + t * code_stride_;
   for (size_t p = 0; p < parts_; ++p) {
     const float scale = quantize(ops, linear.activation, row + p * P, P,
@@ -186,7 +208,9 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   const bool tensor = activation.rule == Rule::absmax_tensor;
   const bool changed = !linear.norm.empty() || linear.layer_norm || linear.hadamard;
   const bool many = (fine && codes) || linear.parts > 1;
-  set_size(T, K, many ? (K + kBlock - 1) / kBlock : 1, *linear.matrix);
+  width_ = K;
+  planes_ = codes ? linear.planes : 1;
+  set_size(T, planes_ * K, many ? planes_ * ((K + kBlock - 1) / kBlock) : 1, *linear.matrix);
   parts_ = fine ? 1 : linear.parts;
   has_minimum_ = activation.has_minimum();
   values_ = changed || !fine ? floats_.data() : x;
@@ -206,10 +230,12 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
       else if (codes)
         ops.quantize_i8_blocks(row, K, codes_.data() + t * code_stride_,
                                scale_.data() + t * blocks_);
-      if (codes)
+      if (codes) {
+        repeat_row(t);
         finish_row(ops, t);
-      else if (!fine)
+      } else if (!fine) {
         restore_row(ops, t, own);
+      }
     }
   });
   if (codes) make_panels();
@@ -217,7 +243,8 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
 
 void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matrix& matrix) {
   set_size(T, matrix.columns, 1, matrix);
-  parts_ = 1;
+  width_ = columns_;
+  planes_ = parts_ = 1;
   has_minimum_ = false;
   for (size_t t = 0; t < T; ++t) {
     scale_.data()[t] = 1.0f;

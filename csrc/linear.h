@@ -22,6 +22,7 @@ struct Linear {
   std::vector<float> norm;                            // RMSNorm: [K], or empty
   bool layer_norm = false;                            // LayerNorm without weights, in its place
   size_t parts = 1;                                   // of the columns; see check_parts
+  size_t planes = 1;  // of trits: the matrix has them side by side, and the input's codes repeat
   std::shared_ptr<const HadamardPlan> hadamard;       // for K numbers, or null
   std::shared_ptr<const std::vector<float>> signs;    // of its columns, [K], or null for ones
   std::vector<float> bias;                            // [N], or empty
@@ -30,6 +31,10 @@ struct Linear {
 // BitNet b1's group quantization: K / parts columns at a time have their own norm and activation
 // scale. Throws std::invalid_argument where these are not equal and multiples of kBlock.
 void check_parts(size_t K, size_t parts);
+
+// Two planes of trits side by side want whole blocks of columns in each, and one part.
+// Throws std::invalid_argument where K columns of the input do not serve the layer's matrix.
+void check_planes(size_t K, const Linear& linear);
 
 // Writes row t of activations and returns the largest |x| in it. Rows do not depend on one another.
 struct Rows {
@@ -69,10 +74,12 @@ class Input {
   void quantize_row(const Ops& ops, const Linear& linear, const float* row, size_t t,
                     float largest);
   void restore_row(const Ops& ops, size_t t, float* y) const;
+  void repeat_row(size_t t);
   void finish_row(const Ops& ops, size_t t);
   void make_panels();
 
   size_t tokens_ = 0, columns_ = 0, blocks_ = 1;
+  size_t planes_ = 1, width_ = 0;  // columns_ is of the matrix: planes_ times those of the values
   size_t code_stride_ = 0;         // K rounded up to 80 and to 64, zeros beyond K
   bool by_fives_ = false;          // columns are in the order of layout t1_6
   const float* values_ = nullptr;  // what a matrix of floats reads, [T][K]

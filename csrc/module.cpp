@@ -194,20 +194,22 @@ Out<int32_t> int_sums(const Matrix& m, In<int8_t> x) {
 constexpr char kTensorParts[] = "activation int8_absmax_tensor has one scale, and parts have several.";
 
 Out<float> linear(std::shared_ptr<Matrix> m, In<float> x, const std::string& activation,
-                  size_t parts, float input_scale, int input_zero) {
-  check_columns(*m, x);
-  check_parts(m->columns, parts);
-  const size_t T = x.shape(0);
+                  size_t parts, float input_scale, int input_zero, size_t planes) {
+  check_dims("x_TK", x, 2);
+  const size_t T = x.shape(0), K = x.shape(1);
   Linear layer;
   layer.matrix = m;
   layer.activation = activation_of(activation, input_scale, input_zero);
   layer.parts = parts;
+  layer.planes = planes;
+  check_planes(K, layer);
+  check_parts(K, parts);
   if (layer.activation.rule == Rule::absmax_tensor && parts > 1) fail(kTensorParts);
   Out<float> y = new_array<float>({T, m->rows});
   const Ops& ops = active_ops();
   nb::gil_scoped_release release;
   Input input;
-  input.prepare(ops, x.data(), T, m->columns, layer, 0.0f);
+  input.prepare(ops, x.data(), T, K, layer, 0.0f);
   Products products;
   products.add(ops, layer, input, y.data());
   products.run(ops);
@@ -448,7 +450,7 @@ Shape shape_of(nb::handle fields) {
 void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matrix> matrix,
                 const std::string& activation, std::optional<In<float>> norm,
                 std::optional<In<float>> bias, std::optional<In<float>> hadamard, bool layer_norm,
-                size_t parts, float input_scale, int input_zero) {
+                size_t parts, float input_scale, int input_zero, size_t planes) {
   if (!matrix) fail(name + ": None is no matrix.");
   Linear linear;
   linear.matrix = std::move(matrix);
@@ -457,6 +459,8 @@ void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matri
   linear.bias = copy("bias", bias);
   linear.layer_norm = layer_norm;
   linear.parts = parts;
+  linear.planes = planes;
+  if (planes < 1 || planes > 2) fail(name + ": planes are 1 or 2.");
   if (hadamard) linear.signs = std::make_shared<std::vector<float>>(copy("hadamard", hadamard));
   const bool sums = linear.activation.has_minimum() && linear.matrix->has_codes();
   const std::shared_ptr<const Matrix> kept = linear.matrix;
@@ -631,7 +635,7 @@ NB_MODULE(cpu, m) {
   m.def("layer_norm", &layer_norm, "x_TK"_a, "eps"_a, "parts"_a = 1);
   m.def("int_sums", &int_sums, "w"_a, "x_TK"_a);
   m.def("linear", &linear, "w"_a, "x_TK"_a, "activation"_a, "parts"_a = 1, "input_scale"_a = 0.0f,
-        "input_zero"_a = 0);
+        "input_zero"_a = 0, "planes"_a = 1);
   m.def("time_products", &time_products, "matrices"_a, "x_TK"_a, "activation"_a);
   m.def("exp", &elementwise<float, float, &Ops::exp>, "x_N"_a);
   m.def("hadamard", &hadamard, "x_TK"_a, "signs"_a = nb::none(), "transpose"_a = false);
@@ -667,7 +671,8 @@ NB_MODULE(cpu, m) {
           "architecture"_a)
       .def("set_matrix", &set_matrix, "name"_a, "matrix"_a, "activation"_a = "fp",
            "norm"_a = nb::none(), "bias"_a = nb::none(), "hadamard"_a = nb::none(),
-           "layer_norm"_a = false, "parts"_a = 1, "input_scale"_a = 0.0f, "input_zero"_a = 0)
+           "layer_norm"_a = false, "parts"_a = 1, "input_scale"_a = 0.0f, "input_zero"_a = 0,
+           "planes"_a = 1)
       .def(
           "set_norm",
           [](Decoder& self, const std::string& name, In<float> weight) {

@@ -12,7 +12,19 @@ from typing import Any
 
 from onebit.errors import OptionError
 
-WEIGHTS = ("fp", "ternary", "binary", "int2", "int3", "int4", "int5", "int6", "int7", "int8")
+WEIGHTS = (
+    "fp",
+    "ternary",
+    "ternary2",
+    "binary",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int7",
+    "int8",
+)
 WEIGHT_RULES = (
     "absmean",
     "absmedian",
@@ -75,7 +87,8 @@ class LinearScheme:
     """How one linear layer holds its weight and takes its input."""
 
     weight: str = "fp"
-    """"fp" (not quantized), "ternary", "binary", or "int2" ... "int8" (symmetric)."""
+    """"fp" (not quantized), "ternary", "ternary2" (two planes of trits, each with its scales: their
+    values add up), "binary", or "int2" ... "int8"."""
     weight_rule: str = "absmean"
     """Where the scale comes from: "absmean" (BitNet), "absmedian", "least_squares", "absmax",
     "zero_point" (asymmetric); or a learned parameter `step`: "lsq" (integers), "seq" (ternary)."""
@@ -136,6 +149,11 @@ class LinearScheme:
                 f"scheme: split {self.split!r} gives each part one scale, and weight_scale is "
                 f"{self.weight_scale!r}. Leave one of them out."
             )
+        if self.planes > 1 and (self.parts > 1 or self.weight_rule != "least_squares"):
+            raise OptionError(
+                'scheme: weight "ternary2" has weight_rule "least_squares" and no split; they are '
+                f"{self.weight_rule!r} and {self.split!r}."
+            )
         if self.parts > 1 and self.static:
             raise OptionError(
                 f"scheme: split {self.split!r} gives each part of an input its own scale, and "
@@ -171,6 +189,12 @@ class LinearScheme:
     def static_zero(self) -> bool:
         """Whether it has a zero-point beside it, `input_zero`."""
         return self.static and self.activation.endswith("_zero")
+
+    @property
+    def planes(self) -> int:
+        """Matrices of codes side by side, which the same input is multiplied with; their products
+        add up."""
+        return 2 if self.weight == "ternary2" else 1
 
     @property
     def learned(self) -> bool:
@@ -276,10 +300,11 @@ def find(name: str) -> Scheme:
     """Return the scheme called `name`: one of `SCHEMES`, or what the name spells.
 
     "w3a16-g64": weights of 3 bits, inputs of 16, a scale per 64 columns. In full
-    `w{1|1.58|2..8}a{16|2..8}[s|sz][kv{8|4|3}][-g{G}|-row|-tensor][-sym]`: weights of 2 to 8 bits
-    have a zero-point, or none with -sym; 1.58 are ternary and 1 binary; a scale is per row unless
-    it says otherwise. Inputs of 16 bits stay floats, fewer are rounded anew for each token, or with
-    one scale for all of them ("a8s"; "a8sz" with a zero-point). kv are the bits of keys and values.
+    `w{1|1.58|2x1.58|2..8}a{16|2..8}[s|sz][kv{8|4|3}][-g{G}|-row|-tensor][-sym]`: weights of 2 to 8
+    bits have a zero-point, or none with -sym; 1.58 are ternary, 2x1.58 two planes of that, 1 is
+    binary; a scale is per row unless it says otherwise. Inputs of 16 bits stay floats, fewer are
+    rounded anew for each token, or with one scale for all of them ("a8s"; "a8sz" with a
+    zero-point). kv are the bits of keys and values.
 
     Raises:
         OptionError: it is neither.
@@ -295,7 +320,7 @@ def find(name: str) -> Scheme:
 
 
 _SPELLED = re.compile(
-    r"w(?P<w>1\.58|[1-8])a(?P<a>16|[2-8])(?P<static>(sz?)?)(kv(?P<kv>[843]))?"
+    r"w(?P<w>(2x)?1\.58|[1-8])a(?P<a>16|[2-8])(?P<static>(sz?)?)(kv(?P<kv>[843]))?"
     r"(-(?P<scale>g[1-9][0-9]{0,5}|row|tensor))?(?P<sym>-sym)?"
 )
 
@@ -303,7 +328,9 @@ _SPELLED = re.compile(
 def _spelled(name: str, found: re.Match[str]) -> Scheme:
     """Return the scheme that a name spells."""
     bits, scale = found["w"], found["scale"] or "row"
-    if bits in ("1", "1.58"):
+    if bits == "2x1.58":
+        weight, rule = "ternary2", "least_squares"
+    elif bits in ("1", "1.58"):
         weight, rule = {"1": "binary", "1.58": "ternary"}[bits], "absmean"
     else:
         weight, rule = f"int{bits}", "absmax" if found["sym"] else "zero_point"

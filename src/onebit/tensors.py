@@ -102,7 +102,15 @@ def scale_shape(how: LinearScheme, N: int, K: int) -> tuple[int, ...]:
     """Return the shape of a scale beside packed codes: (1,), (N,), (N, G), or (1, G) for parts."""
     if how.split.startswith("in:"):
         return (1, how.parts)
+    if how.planes > 1:
+        rows = 1 if how.weight_scale == "tensor" else N
+        return (rows, how.planes * (K // how.group if how.group else 1))
     return (N,) if how.parts > 1 else step_shape(how, N, K)
+
+
+def codes_shape(how: LinearScheme, N: int, K: int) -> tuple[int, int]:
+    """Return the shape of packed codes; planes stand side by side."""
+    return N, how.planes * K
 
 
 def spare(names: Iterable[str], known: Container[str]) -> list[str]:

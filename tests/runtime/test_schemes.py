@@ -98,6 +98,12 @@ CASES = {
         f"{rule} inputs": Case(of(LinearScheme("int4", "zero_point", "group:32", rule)))
         for rule in ("int8_static", "int8_static_zero", "int4_static", "int5_static_zero")
     },
+    **{
+        f"two planes, {rule} inputs": Case(
+            of(LinearScheme("ternary2", "least_squares", scale, rule))
+        )
+        for rule, scale in (("int8_absmax", "group:32"), ("int8_static_zero", "row"))
+    },
     "int5": Case(of(LinearScheme("int5", "absmax", "row", **INT8))),
     "seq": Case(of(LinearScheme("ternary", "seq", **INT8))),
     "seq, a step a row": Case(of(LinearScheme("ternary", "seq", "row", **INT8))),
@@ -309,6 +315,7 @@ def test_every_layer_sums_the_integers_of_training(exported, name):
             else:
                 minimum = given.minimum.expand(len(turned), -1)
                 np.testing.assert_array_equal(native[2], minimum.numpy())
+        codes = codes.repeat(1, how.planes)
         sums = ops.int_sums(matrix, codes.to(torch.int8).numpy())
         np.testing.assert_array_equal(sums, (codes.to(torch.int64) @ w_NK.T).numpy())
 
@@ -325,7 +332,8 @@ def test_every_layer_computes_what_its_module_does(exported, name):
             continue
         turned = layer.turned_input(inputs[layer_name]).float().contiguous().numpy()
         matrix = matrix_of(checkpoint, layer_name, layer.scheme)
-        how = layer.scheme.activation, layer.parts, static_of(layer)
+        scheme = layer.scheme
+        how = scheme.activation, layer.parts, static_of(layer), scheme.planes
         found = ops.linear(matrix, turned, *how)
         expected = layer(inputs[layer_name]).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())

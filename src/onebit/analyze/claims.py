@@ -79,7 +79,7 @@ def judge(
 
 def _kind(grid: Grid, plain: bool, claim: LinearScheme) -> list[Finding]:
     """Whether the values are of the kind that the scheme names."""
-    wanted = claim.weight
+    wanted = "ternary" if claim.planes > 1 else claim.weight
     if grid.kind == wanted or grid.kind == "zero":
         return []
     if grid.kind in ("float", "codebook"):

@@ -113,6 +113,7 @@ def linear(
     parts: int = 1,
     input_scale: float = 0.0,
     input_zero: int = 0,
+    planes: int = 1,
 ) -> NDArray[np.float32]:
     """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts), or a
     rule of csrc/activation.cpp. parts: see csrc/linear.h; each a multiple of 32 columns."""
@@ -250,6 +251,7 @@ class Decoder:
         parts: int = 1,  # of the columns, each with its own norm and activation scale
         input_scale: float = 0.0,  # of a static activation
         input_zero: int = 0,
+        planes: int = 1,  # of trits side by side: the matrix has so many times the columns
     ) -> None: ...
     def set_norm(self, name: str, weight: NDArray[np.float32]) -> None:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",

@@ -393,6 +393,7 @@ def linear(
     activation: str = "fp",
     parts: int = 1,
     static: tuple[float, int] | None = None,
+    planes: int = 1,
 ) -> NDArray[np.float32]:
     """Return x * W^T, (T, N) float32.
 
@@ -404,6 +405,7 @@ def linear(
             meet floats.
         parts: the columns' parts that are rounded each by itself (a scheme's `split` "in:G").
         static: scale and zero-point of a rule in `STATIC_ACTIVATIONS`.
+        planes: of trits, side by side in the matrix, which has as many times the input's columns.
 
     Raises:
         ShapeError: the input's columns are not the matrix's, or make no such parts.
@@ -412,13 +414,14 @@ def linear(
     _check_activation("linear", activation, parts, static)
     active_isa()
     x_TK = _matrix("linear", x_TK)
-    _check_columns("linear", matrix, x_TK)
+    _check_columns("linear", matrix, x_TK, planes)
     _check_parts("linear", x_TK.shape[1], parts)
     if parts > 1 and x_TK.shape[1] // parts % 32:
         raise ShapeError(
             f"linear: parts of {x_TK.shape[1] // parts} columns; the kernels need a multiple of 32."
         )
-    return cpu.linear(matrix, x_TK, activation, parts, *(static or ()))
+    scale, zero = static or (0.0, 0)
+    return cpu.linear(matrix, x_TK, activation, parts, scale, zero, planes)
 
 
 def hadamard(
@@ -570,7 +573,7 @@ def _plain(x: NDArray[Any], dtype: type | None = None) -> NDArray[Any]:
     return np.require(x, dtype, ["C", "A"])
 
 
-def _check_columns(op: str, matrix: Matrix, x_TK: NDArray[Any]) -> None:
-    K = matrix.shape[1]
+def _check_columns(op: str, matrix: Matrix, x_TK: NDArray[Any], planes: int = 1) -> None:
+    K = matrix.shape[1] // planes
     if x_TK.ndim != 2 or x_TK.shape[1] != K:
         raise ShapeError(f"{op}: the matrix has {K} columns, the input has shape {x_TK.shape}.")

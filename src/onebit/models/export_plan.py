@@ -12,7 +12,7 @@ the smallest format whose cost in perplexity was measured to be below 0.1 %: q8_
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onebit import pack
+from onebit import pack, tensors
 from onebit.errors import OptionError, ShapeError, UnsupportedError
 from onebit.io import Checkpoint, StoredTensor
 from onebit.models.export_weights import (
@@ -158,7 +158,9 @@ def _planned(
         chosen = embed or _default_embed(tensor, container, format)
     elif claim.weight == "fp" and scheme.quantized and chosen in (*TERNARY, *OURS):  # left float
         chosen = embed if embed in FLOATS else "f16"
-    return Planned(tensor.name, part, chosen, tensor.shape, claim, tensor.format)
+    N, K = tensor.shape
+    shape = (N, K) if tensor.format in pack.FORMATS else tensors.codes_shape(claim, N, K)
+    return Planned(tensor.name, part, chosen, shape, claim, tensor.format)
 
 
 def _default_embed(tensor: StoredTensor, container: str, format: str | None) -> str:

@@ -58,6 +58,8 @@ def holding(claim: LinearScheme) -> tuple[str, ...]:
     Of ggml's blocks, those that hold ternary codes; floats are a grid that is found again where it
     has one magnitude.
     """
+    if claim.planes > 1:
+        return ("t1_6", "t2")
     if claim.weight not in ("ternary", "binary"):
         return pack.INTEGERS[pack.INTEGERS.index(pack.USUAL[claim.weight]) :]
     binary = ("b1",) if claim.weight == "binary" else ()

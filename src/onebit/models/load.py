@@ -13,7 +13,7 @@ from onebit.models import stored_weight
 from onebit.models.language_model import LanguageModel
 from onebit.nn import BitLinear
 from onebit.scheme import of_config
-from onebit.tensors import check_spare
+from onebit.tensors import check_spare, codes_shape
 
 
 def load(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -60,11 +60,14 @@ def skeleton(checkpoint: Checkpoint) -> LanguageModel:
     }
     _check_names(checkpoint, set(wanted), architecture)
     for name, parameter in wanted.items():
-        shape = checkpoint.tensor(name).shape
-        if shape != tuple(parameter.shape):
+        tensor = checkpoint.tensor(name)
+        shape, wanted_shape = tensor.shape, tuple(parameter.shape)
+        if tensor.format in pack.FORMATS and len(wanted_shape) == 2:
+            wanted_shape = codes_shape(scheme.linear(name.removesuffix(".weight")), *wanted_shape)
+        if shape != wanted_shape:
             raise FormatError(
                 f"{checkpoint.path}: {name} has shape {list(shape)}, and the config asks "
-                f"for {list(parameter.shape)}. Config and weights are not of one model."
+                f"for {list(wanted_shape)}. Config and weights are not of one model."
             )
     return model
 

@@ -36,6 +36,12 @@ def save(model: LanguageModel, folder: str | Path, tokenizer: Tokenizer | None =
         FileError: the system refused.
         OptionError: a parameter is of a dtype that is no float of a model, or layers are packed.
     """
+    for name, layer in bit_linears(model):
+        if layer.frozen and layer.scheme.planes > 1:
+            raise OptionError(
+                f"save: {name} holds two planes of trits, which floats do not show again. Keep the "
+                "file that it came from."
+            )
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
             raise OptionError(

@@ -85,7 +85,8 @@ class BitLinear(nn.Linear):
             a = self._rounded(x_TK)
         if self.blend > 0 and self.scheme.weight != "fp":
             q = self.codes()
-        if q is not None and self.blend == 1 and product.has_whole_sums(q, a):
+        whole = q is not None and self.scheme.planes == 1 and product.has_whole_sums(q, a)
+        if q is not None and self.blend == 1 and whole:
             y_TN = product.of_codes(x_TK, self._learned(w_NK), a, q, self._one_scale)
             return self._with_bias(y_TN)
         if a is not None:
@@ -158,7 +159,7 @@ class BitLinear(nn.Linear):
         """
         q = self.codes() if q is None else q
         self._frozen = frozen.checked(q, self.weight, self.scheme)
-        values_NK = quant.dequantize(q).to(self.weight.dtype)
+        values_NK = quant.values(q, self.scheme).to(self.weight.dtype)
         self.weight = nn.Parameter(values_NK, requires_grad=False)
         if self.step is not None:
             self.step = nn.Parameter(frozen.step_of(q, self.scheme), requires_grad=False)
@@ -240,7 +241,8 @@ class BitLinear(nn.Linear):
 
     def _fake_weight(self, w_NK: Tensor, q: Codes) -> Tensor:
         """Return the values of the codes, with the gradient of the weights that were rounded."""
-        w_hat_NK = straight_through(self._learned(w_NK), quant.dequantize(q).to(w_NK.dtype))
+        w_hat_NK = quant.values(q, self.scheme).to(w_NK.dtype)
+        w_hat_NK = straight_through(self._learned(w_NK), w_hat_NK)
         return w_hat_NK if self.blend == 1 else torch.lerp(w_NK, w_hat_NK, self.blend)
 
 

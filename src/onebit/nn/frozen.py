@@ -11,7 +11,7 @@ from onebit.errors import OptionError, ShapeError
 from onebit.quant import Codes
 from onebit.quant.codes import EPSILON
 from onebit.scheme import LinearScheme
-from onebit.tensors import step_shape
+from onebit.tensors import codes_shape, step_shape
 
 
 def checked(q: Codes, w_NK: Tensor, scheme: LinearScheme) -> Codes:
@@ -21,10 +21,11 @@ def checked(q: Codes, w_NK: Tensor, scheme: LinearScheme) -> Codes:
         ShapeError: they are not of the shape of its weights.
         OptionError: they have a zero-point, and those of the scheme have none.
     """
-    if q.codes_NK.shape != w_NK.shape:
+    wanted = codes_shape(scheme, *w_NK.shape)
+    if q.codes_NK.shape != wanted:
         raise ShapeError(
-            f"freeze: the codes have shape {tuple(q.codes_NK.shape)}, the layer "
-            f"{tuple(w_NK.shape)}. Pass codes (out_features, in_features)."
+            f"freeze: the codes have shape {tuple(q.codes_NK.shape)}, the layer {wanted}. Pass "
+            "codes (out_features, in_features)."
         )
     symmetric = q.zero_NG is None and q.minimum_NG is None
     if not symmetric and scheme.weight_rule != "zero_point":
@@ -55,7 +56,7 @@ def latent(q: Codes, scheme: LinearScheme) -> Tensor:
     Raises:
         OptionError: absmean has no such scale: it ends at 1e-5.
     """
-    w_NK = quant.dequantize(q)
+    w_NK = quant.values(q, scheme)
     if (scheme.weight, scheme.weight_rule) == ("ternary", "absmean"):
         least = w_NK.abs().where(w_NK != 0, 1.0).min()
         if least < EPSILON:

@@ -48,6 +48,12 @@ class PackedLinear(nn.Module):
         self.scheme = layer.scheme
         rule = self.scheme.activation  # each token has its own scale behind training
         self._rule = "int8_absmax" if rule == "int8_absmax_tensor" else rule
+        self._planes = layer.scheme.planes
+        if self._planes > 1 and layer.in_features % 32:
+            raise ShapeError(
+                f"PackedLinear: {layer.in_features} columns in two planes; the kernels need a "
+                "multiple of 32. Run the BitLinear."
+            )
         self._static = None if layer.static is None else numbers(layer.static)
         self.parts = layer.parts
         self.rms_norm, self.layer_norm = layer.rms_norm, layer.layer_norm
@@ -67,7 +73,7 @@ class PackedLinear(nn.Module):
             )
         rows_TK = x_TK.detach().reshape(-1, x_TK.shape[-1]).float().cpu().numpy()
         ops = native.need("PackedLinear")
-        y = ops.linear(self.matrix, rows_TK, self._rule, self.parts, self._static)
+        y = ops.linear(self.matrix, rows_TK, self._rule, self.parts, self._static, self._planes)
         y_TN = torch.from_numpy(y)
         if self.bias is not None:
             y_TN += self.bias

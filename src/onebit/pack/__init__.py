@@ -72,7 +72,7 @@ FORMATS: dict[str, Format] = {
     "hf_2bit": HF_2BIT(),
 }
 USUAL = {
-    **{"ternary": "t1_6", "binary": "b1"},
+    **{"ternary": "t1_6", "ternary2": "t1_6", "binary": "b1"},
     **{f"int{bits}": f"i{bits}" for bits in range(2, 9)},
 }
 """Weights of a scheme -> the format that holds their codes in the fewest bits."""

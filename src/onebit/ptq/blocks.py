@@ -39,6 +39,7 @@ from onebit.ptq.stats import Recorder, Stats
 from onebit.quant import Codes
 from onebit.quant.activation import Static
 from onebit.scheme import FP, LinearScheme, Scheme
+from onebit.tensors import codes_shape
 
 TOKENS = 2048
 """That pass a layer at a time, in whole windows."""
@@ -330,15 +331,15 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
         q = cast(Rounding, method.run)(
             w_NK, held.scheme, stats, replace(task.options, format=held.format)
         )
-        if q.codes_NK.shape != w_NK.shape:
+        if q.codes_NK.shape != codes_shape(held.scheme, *w_NK.shape):
             raise UnsupportedError(
-                "two trit planes, and no file format of ours holds them yet. Take planes 1, or "
-                "integers of 3 bits, which are as large."
+                "two planes of trits, which the scheme does not say. Take one that does, for "
+                "instance w2x1.58a16-g64."
             )
         tensor = packing.stored(f"{full}.weight", q, held)
     time_s = time.perf_counter() - started
     turned_NK = quant.hadamard.turned(w_NK, held.scheme)
-    errors = _errors(turned_NK, quant.dequantize(q), stats)
+    errors = _errors(turned_NK, quant.values(q, held.scheme), stats)
     note = "; ".join(dict.fromkeys(stats.notes[said:])) if stats else ""
     words = "+".join([name for name, _ in task.transforms] + [word])
     in_words = held.format or packing.in_words(held.scheme)
@@ -358,7 +359,7 @@ def _in_place(
 ) -> nn.Linear:
     """Return the layer that computes with these codes."""
     if scheme.activation == "fp" and scheme.hadamard == "none":
-        linear.weight = nn.Parameter(quant.dequantize(q), requires_grad=False)
+        linear.weight = nn.Parameter(quant.values(q, scheme), requires_grad=False)
         return linear
     shape, bias = (linear.in_features, linear.out_features), linear.bias is not None
     layer = BitLinear(*shape, bias, scheme, device="meta")

@@ -9,6 +9,7 @@ from onebit import pack
 from onebit.errors import OptionError
 from onebit.ptq.plan import FLOAT, KEEP, Held
 from onebit.scheme import LinearScheme
+from onebit.tensors import codes_shape
 
 
 def size_bytes(held: Held, N: int, K: int) -> int:
@@ -29,7 +30,7 @@ def size_bytes(held: Held, N: int, K: int) -> int:
 
 def codes_bytes(scheme: LinearScheme, N: int, K: int) -> int:
     """Return the bytes of the codes alone."""
-    return pack.FORMATS[pack.USUAL[scheme.weight]].size_bytes(N, K)
+    return pack.FORMATS[pack.USUAL[scheme.weight]].size_bytes(*codes_shape(scheme, N, K))
 
 
 def factors_bytes(scheme: LinearScheme, N: int, K: int) -> int:
@@ -38,6 +39,7 @@ def factors_bytes(scheme: LinearScheme, N: int, K: int) -> int:
         rows, groups = 1, 1
     else:
         rows, groups = N, K // (scheme.group or K)
+    groups *= scheme.planes
     scale = 4 if rows * groups == 1 else 2 * rows * groups
     if scheme.weight_rule != "zero_point":
         return scale

@@ -62,6 +62,7 @@ __all__ = [
     "span",
     "straight_through",
     "ternary",
+    "values",
 ]
 
 Quantizer = Callable[[Tensor, int | None], Codes]
@@ -76,6 +77,7 @@ WEIGHT_QUANTIZERS: dict[tuple[str, str], Quantizer] = {
     ("ternary", "absmean"): ternary.quantize_absmean,
     ("ternary", "absmedian"): ternary.quantize_absmedian,
     ("ternary", "least_squares"): ternary.quantize_least_squares,
+    ("ternary2", "least_squares"): planes.quantize,
     ("binary", "absmean"): binary.quantize,
     **{
         (f"int{bits}", rule): _of_bits(quantize, bits)
@@ -109,6 +111,11 @@ def quantizer_of(scheme: LinearScheme) -> Quantizer:
             f'"{scheme.weight_rule}" learns one step for all. Leave one of them out.'
         )
     return found
+
+
+def values(q: Codes, scheme: LinearScheme) -> Tensor:
+    """Return the float32 weights (N, K) that codes of a scheme stand for, planes added up."""
+    return planes.dequantize(q) if scheme.planes > 1 else dequantize(q)
 
 
 def group_of(scheme: LinearScheme, columns: int) -> int | None:

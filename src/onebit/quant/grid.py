@@ -48,6 +48,8 @@ def of_scheme(w_NK: Tensor, scheme: LinearScheme) -> Codes | None:
     share their scale as little.
     """
     K = w_NK.shape[1]
+    if scheme.planes > 1:
+        return None  # nine values, whose planes are not looked for
     if scheme.parts > 1:
         cut = [on_grid(part) for part in parts.cut(w_NK, scheme)]
         found = [q for q in cut if q is not None and fits(q, scheme)]
@@ -69,8 +71,8 @@ def of_scheme(w_NK: Tensor, scheme: LinearScheme) -> Codes | None:
 def fits(q: Codes, scheme: LinearScheme) -> bool:
     """Whether the codes, and zero-points, are among those that the scheme's weights may have."""
     least, most = int(q.codes_NK.min()), int(q.codes_NK.max())
-    if scheme.weight in ("ternary", "binary"):
-        zeros = scheme.weight == "ternary" or bool(q.codes_NK.all())
+    if scheme.weight in ("ternary", "ternary2", "binary"):
+        zeros = scheme.weight != "binary" or bool(q.codes_NK.all())
         return zeros and least >= -1 and most <= 1
     half: int = 2 ** (int(scheme.weight.removeprefix("int")) - 1)
     if q.zero_NG is not None:

@@ -23,7 +23,7 @@ from onebit.kernels import ops
 from onebit.kernels.cpu import Decoder, Matrix
 from onebit.pack import Unpacked
 from onebit.scheme import KV_BITS, LinearScheme, Scheme, of_config
-from onebit.tensors import Linear, check_spare, linears, norms, shapes
+from onebit.tensors import Linear, check_spare, codes_shape, linears, norms, shapes
 
 FLOATS = ("f32", "f16", "bf16")
 BODIES = ("auto", "t2", "t1_6")
@@ -128,6 +128,13 @@ def _inside(how: LinearScheme, linear: Linear) -> dict[str, Any]:
         ShapeError: its columns make no such parts as the kernels take.
     """
     inside: dict[str, Any] = {}
+    if how.planes > 1:
+        if linear.K % PART_COLUMNS:
+            raise ShapeError(
+                f"{linear.name}: {linear.K} columns in two planes of trits; the kernels take a "
+                f"multiple of {PART_COLUMNS} columns."
+            )
+        inside["planes"] = how.planes
     if how.hadamard != "none":
         inside["hadamard"] = hadamard.signs(how.signs, linear.K)
     if how.norm == "layer":
@@ -161,7 +168,8 @@ def _matrix(
     checkpoint: Checkpoint, linear: Linear, how: LinearScheme, scheme: Scheme, layouts: "_Body"
 ) -> Matrix:
     stored = checkpoint.tensor(f"{linear.name}.weight")
-    _check_shape(stored, (linear.N, linear.K))
+    floats = stored.format not in pack.FORMATS
+    _check_shape(stored, (linear.N, linear.K) if floats else codes_shape(how, *linear[1:3]))
     try:
         learned = how.learned and f"{linear.name}.step" in checkpoint.names()
         matrix = _repack(stored, how, layouts.layout_of(stored), learned)
@@ -202,7 +210,7 @@ def _repack(stored: StoredTensor, how: LinearScheme, ternary: str, learned: bool
             stored.zero,
         )
     w_NK = pack.decode(stored.format, stored.data, stored.shape)
-    on_grid = None if learned else ternary_grid(w_NK, how)
+    on_grid = None if learned or how.planes > 1 else ternary_grid(w_NK, how)
     if on_grid is None:
         raise _Masters
     whole_rows = ternary == "t1_6" and on_grid.scale_NG.shape[1] == 1

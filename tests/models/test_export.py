@@ -406,7 +406,7 @@ def test_a_float_beyond_the_format_is_refused(tokenizer, tmp_path, embed, value)
     [
         ("m.gguf", {"format": "hf_2bit"}, "a gguf file takes t1_6, t2, b1"),
         ("m", {"format": "tq2_0"}, "a safetensors file takes t1_6, t2, b1"),
-        ("m.gguf", {"format": "q3_k"}, "format is 'q3_k'"),
+        ("m.gguf", {"format": "q8_k"}, "format is 'q8_k'"),
         ("m.gguf", {"format": "q4_k"}, "ternary, and q4_k would only make it larger"),
         ("m", {"embed": "q6_k"}, "embed is 'q6_k'"),
         ("m.safetensors", {}, "name a new folder"),

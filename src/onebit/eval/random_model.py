@@ -215,7 +215,7 @@ def _bytes_of(
     if not _apart(drawn):
         return {name: data}
     factor = np.full(scale_shape(how, N, K), scale, np.float32)
-    found = {name: data, packed.scale_name(name): factor}
+    found: dict[str, NDArray[Any]] = {name: data, packed.scale_name(name): factor}
     if how.weight_rule == "zero_point":
         found[packed.zero_name(name)] = _zero(drawn.format, factor.shape)
     return found

@@ -59,8 +59,8 @@ def quantize(
         approximates x.
     """
     if static is not None:
-        codes, scale, minimum = _static(x_TK, activation, *static)
-        return codes.astype(np.int8), scale, minimum
+        codes_TK, scale_T1, minimum_T1 = _static(x_TK, activation, *static)
+        return codes_TK.astype(np.int8), scale_T1, minimum_T1
     each = [_quantize(part, activation) for part in np.split(x_TK, parts, axis=1)]
     codes, scale, minimum = (
         None if found[0] is None else np.concatenate(found, axis=1)

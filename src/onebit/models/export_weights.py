@@ -245,8 +245,8 @@ def _zero(
     q = quant.integer.zero_of_minimum(quant.Codes(codes_NK, scale_NG, minimum_NG=minimum_NG))
     assert q is not None  # as `linear` has found them
     assert q.zero_NG is not None
-    zero_NG = _fitted(name, q.zero_NG.numpy(), shape)
-    zero_RG = zero_NG.reshape(zero_rows(shape), -1)
+    zero_NG: NDArray[np.int8] = q.zero_NG.numpy()
+    zero_RG = _fitted(name, zero_NG, shape).reshape(zero_rows(shape), -1)
     with stored_weight.named(f"{name}, zero-points"):
         data = pack.FORMATS[format].pack(Unpacked(zero_RG, np.ones((len(zero_RG), 1), np.float32)))
     return data.reshape(len(zero_RG), -1)

@@ -86,8 +86,8 @@ class Recorder:
         if self._gram is not None:
             x = x_TK.numpy()
             self._gram += x.T @ x  # NumPy knows the symmetric product, at half the work
-        self._sum += x_TK.sum(dim=0, dtype=torch.float64)
-        self._sum_abs += x_TK.abs().sum(dim=0, dtype=torch.float64)
+        self._sum += x_TK.sum(dim=0).double()  # a part in float32, the parts in float64
+        self._sum_abs += x_TK.abs().sum(dim=0).double()
         self._min = torch.minimum(self._min, x_TK.amin(dim=0))
         self._max = torch.maximum(self._max, x_TK.amax(dim=0))
         self._sample.append(x_TK[list(self._sampled(len(x_TK)))].clone())

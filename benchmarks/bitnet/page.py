@@ -136,11 +136,9 @@ def _arm_table(found: Numbers, names: Sequence[str], base: str) -> str:
                 _number(arm["spread"], ".4f"),
                 "" if against is None else f"{nats(found, against.mean):+.4f}",
                 f"{arm['lr']:g}",
-                _number(arm["rate_tokens_per_s"], ",.0f"),
             )
         )
-    header = ("arm", "what", "bits per byte", "max - min", f"nats per token over `{base}`",
-              "lr", "tokens/s")  # fmt: skip
+    header = ("arm", "what", "bits per byte", "max - min", f"nats per token over `{base}`", "lr")
     return _table(header, rows)
 
 

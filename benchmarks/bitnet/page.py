@@ -38,7 +38,8 @@ def write(out: Path, setup: Setup, folder: Path) -> str:
     """
     found = numbers.collect(out, setup)
     drawn = figures.draw(found, folder / "bitnet")
-    store.write(folder / "bitnet" / "numbers.json", json.loads(json.dumps(found)))
+    shorter = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.7g}"))
+    store.write(folder / "bitnet" / "numbers.json", shorter)
     page = folder / "bitnet.md"
     page.write_text(markdown(found, drawn), encoding="utf-8")
     filled = fill(METHODS, found) if folder.resolve() == Path("docs/results").resolve() else []

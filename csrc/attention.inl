@@ -174,6 +174,11 @@ ONEBIT_INLINE void begin_walk(const Walk& w, const Queries& s, size_t D) {
   }
 }
 
+// 0, or NaN where a score of a step is NaN: its power of two comes out as 0, and their sum must not.
+ONEBIT_INLINE Lanes score_nan(const Lanes (&score)[kSpan / 16]) {
+  return unless_nan(score[0], score[1]) + unless_nan(score[2], score[3]);
+}
+
 // Scores of positions hidden .. seen - 1 to powers of two, for one query.
 ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t hidden, size_t seen) {
   constexpr int kVectors = kSpan / 16;
@@ -187,6 +192,7 @@ ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t hidden, size_t seen) {
     for (int v = 0; v < kVectors; ++v)
       score[v] = lanes_from(score[v], (int32_t)hidden - 16 * v, -__builtin_inff());
   const float here = max_of(max(max(score[0], score[1]), max(score[2], score[3])));
+  const Lanes nan = score_nan(score);
   w.shrink[i] = 1.0f;
   if (here > w.top[i]) {
     float shrink[16];
@@ -199,7 +205,7 @@ ONEBIT_INLINE void soften(const Walk& w, size_t i, size_t hidden, size_t seen) {
     score[v] = exp2_below(score[v] - top);
     store(p + 16 * v, score[v]);
   }
-  const Lanes sum = (score[0] + score[1]) + (score[2] + score[3]);
+  const Lanes sum = ((score[0] + score[1]) + (score[2] + score[3])) + nan;
   store(w.sum + 16 * i, fma(load(w.sum + 16 * i), splat(w.shrink[i]), sum));
 }
 

@@ -14,15 +14,18 @@ constexpr int planes_of(int bits) { return bits == 8 ? 2 : 1; }
 void quantize_range(const float* x, size_t n, int levels, uint8_t* codes, uint16_t* scale,
                     uint16_t* minimum) {
   Lanes low = splat(65504.0f), high = splat(-65504.0f);
+  IntLanes largest = splat((int32_t)0);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
     low = min(count == 16 ? load(x + i) : load_part(x + i, count, 65504.0f), low);
     high = max(count == 16 ? load(x + i) : load_part(x + i, count, -65504.0f), high);
+    largest = max(size_bits(load_up_to(x + i, count)), largest);
   }
   low = max(low, splat(-65504.0f));
   high = min(high, splat(65504.0f));
   const float bottom = -max_of(splat(0.0f) - low), top = max_of(high);
-  float both[16] = {(top - bottom) / (float)levels, bottom};
+  const float size = largest_of(largest), nan = size == size ? 0.0f : size;
+  float both[16] = {(top - bottom) / (float)levels + nan, bottom};
   uint16_t halfs[16];
   store_f16(halfs, load(both));
   *scale = halfs[0];
@@ -133,7 +136,7 @@ ONEBIT_INLINE void begin_code_walk(const CodeWalk& c, const Queries& s, size_t D
     int8_t* to = c.q + i / kTileQueries * (D / 4) * kColumn + i % kTileQueries * 4;
     IntLanes total = splat((int32_t)0);
     for (size_t d = 0; d < D; d += 16, to += 4 * kColumn) {
-      const IntLanes code = round_to_int(load(q + d) * splat(factor));
+      const IntLanes code = round_within(load(q + d) * splat(factor), -127.0f, 127.0f);
       total = total + code;
       int8_t bytes[16];
       store_i8(bytes, code);
@@ -223,7 +226,7 @@ ONEBIT_INLINE float encode(const CodeWalk& c, size_t i, size_t hidden, size_t se
   c.w.top[i] = more ? here : c.w.top[i];
   c.p_scale[i] = weight * (v_largest / P::kSteps);
 
-  Lanes low = splat(0.0f), sum = low;
+  Lanes low = splat(0.0f), sum = score_nan(score);
   IntLanes codes = splat((int32_t)0);
   float first = 0.0f;
   int8_t* to = c.p + i * Planes * kSpan;

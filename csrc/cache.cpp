@@ -20,6 +20,8 @@ constexpr size_t kMostDim = 1024;  // of a head; module.cpp refuses more
   throw std::invalid_argument("cache: " + message);
 }
 
+bool is_nan_half(uint16_t h) { return (h & 0x7fff) > 0x7c00; }
+
 }  // namespace
 
 void Cache::check_bits(int kv_bits) {
@@ -120,6 +122,7 @@ void Cache::write_codes(const Ops& ops, uint8_t* keys, uint8_t* values, uint16_t
   const size_t r = position % 16, at = position / 16 * key_tile_, D = head_dim_;
   float row[kMostDim];
   uint8_t codes[kMostDim];
+  uint16_t* key_scale = reinterpret_cast<uint16_t*>(keys + at + key_tile_ - 64) + r;
   for (const bool is_key : {true, false}) {
     memcpy(row, is_key ? k : v, D * sizeof(float));
     if (is_key) ops.hadamard(turn_, row);
@@ -133,6 +136,11 @@ void Cache::write_codes(const Ops& ops, uint8_t* keys, uint8_t* values, uint16_t
       else
         put_kv_code(tile, kv_bits_, d / 16, d % 16, r, codes[d]);
     }
+    // Scales of values are read together, also by queries that do not see this one: a NaN among
+    // them is said by the key, whose score those queries pass over.
+    if (is_key || !is_nan_half(scale[r])) continue;
+    *key_scale = scale[r];
+    scale[r] = 0;
   }
 }
 

@@ -31,14 +31,14 @@ void exp_f32(const float* x, float* y, size_t n) {
 
 float normalize(const float* x, const float* w, float squares, float eps, float* y, size_t n) {
   const Lanes r = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
-  Lanes largest = splat(0.0f);
+  IntLanes largest = splat((int32_t)0);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
     const Lanes out = (load_up_to(x + i, count) * r) * load_up_to(w + i, count);
     store_up_to(y + i, out, count);
-    largest = max(abs(out), largest);
+    largest = max(size_bits(out), largest);
   }
-  return max_of(largest);
+  return largest_of(largest);
 }
 
 float layer_norm(const float* x, float eps, float* y, size_t n) {
@@ -52,14 +52,15 @@ float layer_norm(const float* x, float eps, float* y, size_t n) {
     squares = squares + (count == 16 ? v * v : first_lanes(v * v, (int32_t)count, 0.0f));
   }
   const Lanes r = splat(1.0f / __builtin_sqrtf(sum_of(squares) / (float)n + eps));
-  Lanes largest = splat(0.0f);
+  IntLanes largest = splat((int32_t)0);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
     const Lanes out = (load_up_to(x + i, count) - mean) * r;
     store_up_to(y + i, out, count);
-    largest = max(abs(count == 16 ? out : first_lanes(out, (int32_t)count, 0.0f)), largest);
+    const Lanes counted = count == 16 ? out : first_lanes(out, (int32_t)count, 0.0f);
+    largest = max(size_bits(counted), largest);
   }
-  return max_of(largest);
+  return largest_of(largest);
 }
 
 float rms_norm(const float* x, const float* w, float eps, float* y, size_t n) {
@@ -92,7 +93,7 @@ float glu_silu(const float* gate, const float* up, float* y, size_t n) {
 
 float glu_relu2(const float* gate, const float* up, float* y, size_t n) {
   return each_pair(gate, up, y, n, [](const Lanes& g, const Lanes& u) {
-    const Lanes positive = max(g, splat(0.0f));
+    const Lanes positive = max(splat(0.0f), g);  // a NaN stays one
     return (positive * positive) * u;
   });
 }

@@ -109,12 +109,12 @@ float hadamard(const Hadamard& plan, float* x) {
     }
   }
   const Lanes scale = splat(plan.scale);
-  Lanes largest = splat(0.0f);
+  IntLanes largest = splat((int32_t)0);
   for (size_t i = 0; i < plan.n; i += 16) {
     const size_t count = plan.n - i < 16 ? plan.n - i : 16;
     const Lanes y = load_up_to(x + i, count) * scale;
     store_up_to(x + i, y, count);
-    largest = max(abs(y), largest);
+    largest = max(size_bits(y), largest);
   }
-  return max_of(largest);
+  return largest_of(largest);
 }

@@ -107,6 +107,11 @@ ONEBIT_INLINE Lanes min(const Lanes& a, const Lanes& b) {
   ONEBIT_EACH r.p[i] = a.p[i] < b.p[i] ? a.p[i] : b.p[i];
   return r;
 }
+ONEBIT_INLINE IntLanes max(const IntLanes& a, const IntLanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = a.p[i] > b.p[i] ? a.p[i] : b.p[i];
+  return r;
+}
 ONEBIT_INLINE Lanes abs(const Lanes& a) {
   Lanes r;
   ONEBIT_EACH r.p[i] = (Piece)((IntPiece)a.p[i] & 0x7fffffff);
@@ -117,6 +122,9 @@ ONEBIT_INLINE IntLanes bits_of(const Lanes& a) {
   ONEBIT_EACH r.p[i] = (IntPiece)a.p[i];
   return r;
 }
+// |a| as integers, which are ordered as the magnitudes are: infinity above numbers, then NaN. The
+// largest of floats would pass over a NaN.
+ONEBIT_INLINE IntLanes size_bits(const Lanes& a) { return bits_of(abs(a)); }
 ONEBIT_INLINE Lanes float_of_bits(const IntLanes& a) {
   Lanes r;
   ONEBIT_EACH r.p[i] = (Piece)a.p[i];
@@ -163,6 +171,12 @@ ONEBIT_INLINE Lanes lanes_from(const Lanes& a, int32_t n, float fill) {
   Lanes r;
   ONEBIT_EACH r.p[i] = lane.p[i] < n - IntPiece{} ? fill - Piece{} : a.p[i];
   return r;
+}
+// 0, or NaN where a or b is one.
+ONEBIT_INLINE Lanes unless_nan(const Lanes& a, const Lanes& b) {
+  IntLanes r;
+  ONEBIT_EACH r.p[i] = (a.p[i] != a.p[i]) | (b.p[i] != b.p[i]);
+  return float_of_bits(r);
 }
 // a where test >= low, else zero.
 ONEBIT_INLINE Lanes zero_below(const Lanes& a, const Lanes& test, float low) {
@@ -237,6 +251,14 @@ ONEBIT_INLINE float max_of(const Lanes& a) {
   m = max(m, swap_lanes<2>(m));
   m = max(m, swap_lanes<1>(m));
   return m.p[0][0];
+}
+// The largest of size_bits, as the float that it stands for.
+ONEBIT_INLINE float largest_of(const IntLanes& a) {
+  IntLanes m = max(a, bits_of(swap_lanes<8>(float_of_bits(a))));
+  m = max(m, bits_of(swap_lanes<4>(float_of_bits(m))));
+  m = max(m, bits_of(swap_lanes<2>(float_of_bits(m))));
+  m = max(m, bits_of(swap_lanes<1>(float_of_bits(m))));
+  return float_of_bits(m).p[0][0];
 }
 
 #undef ONEBIT_EACH

@@ -83,7 +83,8 @@ using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
 // Softmax is online: steps of kSpan positions from 0 on (those that it sees), in base 2, with scale * log2 e taken into q.
 // Per query (a token in a head) and step: score = one chain of fma over d; m = the largest so far;
 // e = 2^(score - m); sum and out, brought to the new m, take the step's positions in order, by fma.
-// So a query's result depends on no other query, and working memory not on the context.
+// So a query's result depends on no other query, and working memory not on the context. A NaN in q, or
+// in a key or value that it sees, comes out as one.
 struct Hadamard;
 struct Attention {
   const float* q = nullptr;  // [T][group][head_dim], tokens `stride` apart
@@ -152,17 +153,18 @@ struct Ops {
   ProductFn gemv_f16_f32, gemm_f16_f32;
   ProductFn gemv_bf16_f32, gemm_bf16_f32;
 
-  // Largest |x[i]|; 0 for n = 0. A NaN counts as 0.
+  // Largest |x[i]|; 0 for n = 0. NaN if any is one.
   float (*absmax)(const float* x, size_t n);
   // The mean of |x[i]|, summed in double.
   float (*absmean)(const float* x, size_t n);
+  // Where a number, or the `size` of all, is NaN or infinite, the quantizers return NaN for a scale;
+  // the codes are then any.
   // m = max(size, 1e-5); codes = round_half_even(x * (steps / m)) within low..high; returns m / steps.
   float (*quantize)(const float* x, size_t n, float size, const Range& range, int8_t* codes);
   // `quantize` to kInt8 for each kBlock columns, with a scale of their own.
   void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
   // low = min x; m = max(max x - low, 1e-5); codes = round_half_even((x - low) * (128 / m)) within
-  // 0..127; returns m / 128. x = codes * that + low. Minimum and maximum pass over
-  // NaNs; without any number, low is 0.
+  // 0..127; returns m / 128. x = codes * that + low.
   float (*quantize_positive)(const float* x, size_t n, int8_t* codes, float* low);
   // m = max(size, 1e-5); codes = x * (12 / m) rounded to 0, 1, 2, 3, 4, 6, 8 or 12, with its sign;
   // ties go to the level of even index. Returns m / 12: E2M1, whose numbers are half of the codes.
@@ -206,7 +208,7 @@ struct Ops {
 
   // Codes of x within its range, for keys and values: minimum = half(min x), scale = half of
   // (max x - min x) / levels, codes = round_half_even((x - minimum) * (1 / scale)) within
-  // 0 .. levels; all 0 for a scale of 0. Halfs beyond 65504 stay there.
+  // 0 .. levels; all 0 for a scale of 0. Halfs beyond 65504 stay there. A NaN makes the scale one.
   void (*quantize_range)(const float* x, size_t n, int levels, uint8_t* codes, uint16_t* scale,
                          uint16_t* minimum);
 

@@ -2,12 +2,19 @@
 // are in ops.h. Needs lanes.inl.
 
 float absmax(const float* x, size_t n) {
-  Lanes m = splat(0.0f);
+  IntLanes m = splat((int32_t)0);
   size_t i = 0;
-  for (; i + 16 <= n; i += 16) m = max(abs(load(x + i)), m);
-  if (i < n) m = max(abs(load_part(x + i, n - i, 0.0f)), m);
-  return max_of(m);
+  for (; i + 16 <= n; i += 16) m = max(size_bits(load(x + i)), m);
+  if (i < n) m = max(size_bits(load_part(x + i, n - i, 0.0f)), m);
+  return largest_of(m);
 }
+
+// What is divided by for rows of this size.
+ONEBIT_INLINE float divisor_of(float size) { return size > 1e-5f ? size : 1e-5f; }
+
+// 0, or NaN where `size` is NaN or infinite: added to a scale, it marks the whole row, whose codes
+// mean nothing then.
+ONEBIT_INLINE float unless_finite(float size) { return size - size; }
 
 // codes = fn(sixteen of x), integers of eight bits.
 template <class Fn>
@@ -19,11 +26,11 @@ ONEBIT_INLINE void each_code(const float* x, size_t n, int8_t* codes, Fn&& fn) {
 }
 
 float quantize(const float* x, size_t n, float size, const Range& range, int8_t* codes) {
-  const float m = size > 1e-5f ? size : 1e-5f;
+  const float m = divisor_of(size);
   const Lanes factor = splat(range.steps / m);
   each_code(x, n, codes,
             [&](const Lanes& a) { return round_within(a * factor, range.low, range.high); });
-  return m / range.steps;
+  return m / range.steps + unless_finite(size);
 }
 
 void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
@@ -67,31 +74,31 @@ ONEBIT_INLINE IntLanes nearest_fp4(const Lanes& v) {
 }
 
 float quantize_fp4(const float* x, size_t n, float size, int8_t* codes) {
-  const float m = size > 1e-5f ? size : 1e-5f;
+  const float m = divisor_of(size);
   const Lanes factor = splat(12.0f / m), most = splat(12.0f), least = splat(-12.0f);
   each_code(x, n, codes,
             [&](const Lanes& a) { return nearest_fp4(max(min(a * factor, most), least)); });
-  return m / 12.0f;
+  return m / 12.0f + unless_finite(size);
 }
 
 float quantize_positive(const float* x, size_t n, int8_t* codes, float* low) {
   constexpr float kLargest = 3.40282347e38f;  // of all floats
   Lanes least = splat(kLargest), most = splat(-kLargest);
+  IntLanes largest = splat((int32_t)0);
   for (size_t i = 0; i < n; i += 16) {
     const size_t count = n - i < 16 ? n - i : 16;
     const Lanes v = load_up_to(x + i, count);
     least = min(count == 16 ? v : first_lanes(v, (int32_t)count, kLargest), least);
     most = max(count == 16 ? v : first_lanes(v, (int32_t)count, -kLargest), most);
+    largest = max(size_bits(v), largest);
   }
-  const float smallest = -max_of(splat(0.0f) - least), top = max_of(most);
-  const float bottom = smallest > top ? 0.0f : smallest;  // where nothing is a number
-  const float range = top - bottom;
-  const float m = range > 1e-5f ? range : 1e-5f;
+  const float bottom = -max_of(splat(0.0f) - least), mark = unless_finite(largest_of(largest));
+  const float m = divisor_of(max_of(most) - bottom);
   const Lanes factor = splat(128.0f / m), from = splat(bottom);
   each_code(x, n, codes,
             [&](const Lanes& a) { return round_within((a - from) * factor, 0.0f, 127.0f); });
-  *low = bottom;
-  return m / 128.0f;
+  *low = bottom - mark;  // where + would lose the sign of -0
+  return m / 128.0f + mark;
 }
 
 // -1 where the magnitude of a, as the integer of its bits, is at least `low`, else 0.
@@ -124,12 +131,12 @@ float quantize_half(const float* x, size_t n, float size, int8_t* codes) {
     (count < kept ? high : low) = middle;
     if (count == kept) break;
   }
-  const float m = size > 1e-5f ? size : 1e-5f;
+  const float m = divisor_of(size);
   const Lanes factor = splat(127.0f / m);
   each_code(x, n, codes, [&](const Lanes& a) {
     return round_within(a * factor, kInt8.low, kInt8.high) & reaches(a, low);
   });
-  return m / 127.0f;
+  return m / 127.0f + unless_finite(size);
 }
 
 void dequantize(const int8_t* codes, float scale, float* y, size_t n) {

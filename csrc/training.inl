@@ -68,19 +68,11 @@ ONEBIT_INLINE void put_up_to(typename To::Stored* y, const Lanes& a, size_t coun
 
 template <class From>
 float quantize(const typename From::Stored* x, size_t K, int8_t* codes, int32_t* sum) {
-  // magnitudes are ordered as their bits are, and those of a NaN come last
   IntLanes most = splat(0);
-  each_sixteen<From>(x, K, [&](size_t, const Lanes& v, size_t) {
-    const IntLanes bits = bits_of(abs(v));
-    for (int i = 0; i < kPieces; ++i) most.p[i] = bits.p[i] > most.p[i] ? bits.p[i] : most.p[i];
-  });
-  int32_t lanes[16], largest = 0;
-  store(lanes, most);
-  for (int32_t lane : lanes) largest = lane > largest ? lane : largest;
-  float m;
-  memcpy(&m, &largest, 4);
-  const float nan = m - m;  // or 0; NaN for infinity too, whose products are no numbers either
-  m = m > 1e-5f ? m : 1e-5f;
+  each_sixteen<From>(x, K, [&](size_t, const Lanes& v, size_t) { most = max(size_bits(v), most); });
+  const float size = largest_of(most);
+  const float nan = size - size;  // or 0; NaN for infinity too, whose products are no numbers either
+  const float m = size > 1e-5f ? size : 1e-5f;
   const Lanes factor = splat(127.0f / m);
   IntLanes all = splat(0);
   each_sixteen<From>(x, K, [&](size_t k, const Lanes& v, size_t count) {
@@ -88,6 +80,7 @@ float quantize(const typename From::Stored* x, size_t K, int8_t* codes, int32_t*
     all = all + code;
     store_i8_up_to(codes + k, code, count);
   });
+  int32_t lanes[16];
   store(lanes, all);
   *sum = 0;
   for (int32_t lane : lanes) *sum += lane;

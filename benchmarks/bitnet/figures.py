@@ -41,6 +41,7 @@ def losses(numbers: Numbers, path: Path) -> bool:
         late = [point for point in curve if point[0] > 0.75 * curve[-1][0]]
         left.plot(*zip(*curve, strict=True), color=color, linewidth=1, label=arm)
         right.plot(*zip(*late, strict=True), color=color, linewidth=1.2)
+    left.set_ylim(top=8)  # a vocabulary of 1,024 is 6.9; the first steps would flatten the rest
     left.set_ylabel("training loss, nats per token", color=_INK)
     left.set_title("training", color=_INK, loc="left")
     right.set_title("its last quarter", color=_INK, loc="left")

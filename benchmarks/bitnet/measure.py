@@ -150,7 +150,9 @@ def engine(subject: Subject) -> dict[str, Any]:
     context = subject.setup.data.context
     model = subject.model()
     found: dict[str, Any] = {}
-    form = None if model.scheme.layers else "f32"  # None: what holds the codes in the fewest bits
+    form = (
+        None if model.scheme.quantized else "f32"
+    )  # None: what holds the codes in the fewest bits
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.gguf"
         try:

@@ -58,7 +58,6 @@ def _arm(out: Path, runs: list[Run], scores: plan.Scores) -> dict[str, Any]:
     bits = {str(run.seed): _finite(scores[run.name]) for run in runs}
     there = [value for value in bits.values() if value is not None]
     results = [out / run.name / "result.json" for run in runs]
-    rates = [store.read(path)["rate_tokens_per_s"] for path in results if path.exists()]
     sizes = [store.read(path)["parameters"] for path in results if path.exists()]
     return {
         "group": arm.group,
@@ -71,7 +70,6 @@ def _arm(out: Path, runs: list[Run], scores: plan.Scores) -> dict[str, Any]:
         "diverged": sum(value is None for value in bits.values()),
         "mean": statistics.fmean(there) if there else None,
         "spread": max(there) - min(there) if there else None,
-        "rate_tokens_per_s": statistics.median(rates) if rates else None,
         "curve": _curve(out / runs[0].name),
         "measures": {
             kind: {str(run.seed): found for run in runs if (found := _measure(out, run, kind))}

@@ -38,7 +38,8 @@ def write(out: Path, setup: Setup, folder: Path) -> str:
     """
     found = numbers.collect(out, setup)
     drawn = figures.draw(found, folder / "bitnet")
-    store.write(folder / "bitnet" / "numbers.json", json.loads(json.dumps(found)))
+    shorter = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.7g}"))
+    store.write(folder / "bitnet" / "numbers.json", shorter)
     page = folder / "bitnet.md"
     page.write_text(markdown(found, drawn), encoding="utf-8")
     filled = fill(METHODS, found) if folder.resolve() == Path("docs/results").resolve() else []
@@ -136,11 +137,9 @@ def _arm_table(found: Numbers, names: Sequence[str], base: str) -> str:
                 _number(arm["spread"], ".4f"),
                 "" if against is None else f"{nats(found, against.mean):+.4f}",
                 f"{arm['lr']:g}",
-                _number(arm["rate_tokens_per_s"], ",.0f"),
             )
         )
-    header = ("arm", "what", "bits per byte", "max - min", f"nats per token over `{base}`",
-              "lr", "tokens/s")  # fmt: skip
+    header = ("arm", "what", "bits per byte", "max - min", f"nats per token over `{base}`", "lr")
     return _table(header, rows)
 
 

@@ -76,7 +76,8 @@ def test_from_nothing_to_the_page_and_again(setup, quick, tmp_path):
     assert (tmp_path / "page" / "bitnet" / "flatness.png").stat().st_size > 1000
     numbers = _read(tmp_path / "page" / "bitnet" / "numbers.json")
     of = numbers["arms"]["b1.58-sub"]
-    assert of["mean"] == store.score(out, store.parse("b1.58-sub-lr0.004-seed0"))
+    score = store.score(out, store.parse("b1.58-sub-lr0.004-seed0"))
+    assert of["mean"] == pytest.approx(score, rel=1e-6)  # the file has seven digits
 
     # again: nothing is trained; a changed arm is, the others not
     before = _made(out, names)
@@ -94,7 +95,7 @@ def test_from_nothing_to_the_page_and_again(setup, quick, tmp_path):
 def test_tables_of_the_methods_are_filled(tmp_path):
     (tmp_path / "b1.md").write_text("A\n<!-- numbers: b1 -->\nold\n<!-- end of numbers -->\nB\n")
     arm = {"words": "w", "mean": 1.5, "spread": 0.01, "diverged": 0, "lr": 0.002,
-           "rate_tokens_per_s": 9.0, "bits_per_byte": {"0": 1.5}}  # fmt: skip
+           "bits_per_byte": {"0": 1.5}}  # fmt: skip
     numbers = {"setup": {"tokens": 1e6, "bytes_per_token": 2.0}, "arms": {"b1": arm}}
     assert page.fill(tmp_path, numbers) == ["b1.md"]
     text = (tmp_path / "b1.md").read_text()

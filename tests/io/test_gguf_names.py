@@ -43,6 +43,7 @@ def test_names_of_gemma3(module):
         ("model.layers.0.self_attn.attn_sub_norm.weight", "blk.0.attn_sub_norm.weight"),
         ("model.layers.12.mlp.ffn_sub_norm.weight", "blk.12.ffn_sub_norm.weight"),
         ("model.layers.1.mlp.up_proj.rms_norm.weight", "blk.1.ffn_up_norm_in.weight"),
+        ("lm_head.rms_norm.weight", "output_norm_in.weight"),
         ("model.layers.1.self_attn.o_proj.weight_scale", "blk.1.attn_output.weight_scale"),
     ],
 )

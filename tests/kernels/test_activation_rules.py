@@ -7,10 +7,18 @@ import pytest
 
 from onebit.errors import OptionError
 from onebit.kernels import cpu, ops, reference
+from onebit.pack.unpacked import Unpacked
 from onebit.scheme import STATIC_ACTIVATIONS
 
 RULES = [*(rule for rule in ops.ACTIVATIONS if rule != "fp"), "dynamic:3.5"]
 WIDTHS = [1, 3, 16, 17, 63, 576, 1020]
+NO_NUMBERS = {
+    "nan": 0x7FC00000,
+    "signaling nan": 0xFF800001,
+    "nan, all ones": 0xFFFFFFFF,
+    "inf": 0x7F800000,
+    "-inf": 0xFF800000,
+}
 
 
 def inputs(K, seed=0):
@@ -122,15 +130,69 @@ def test_the_smallest_the_largest_and_equal_numbers(isa, rule, K):
         np.testing.assert_array_equal(mine, wanted)
 
 
-def test_what_is_no_number_has_no_part_in_a_minimum(isa):
-    x = np.full((3, 20), np.nan, np.float32)
-    x[1, 7:9] = 1, 3
-    x[2, 18:] = np.finfo(np.float32).max
+def test_the_largest_of_all_floats_may_be_a_minimum(isa):
+    x = np.full((1, 20), np.finfo(np.float32).max)
     codes, scale, minimum = ops.quantize(x, "int8_b1_positive")
-    assert minimum[:, 0].tolist() == [0, 1, x[2, 18]]
-    assert codes[1, 7:9].tolist() == [0, 127]
-    assert codes[2, 18] == 0
+    assert minimum[0, 0] == x[0, 0]
+    assert not codes.any()
     assert np.isfinite(scale).all()
+
+
+def with_one(x_TK, row, column, bits):
+    """A copy with the float32 of these bits in one place."""
+    x_TK = x_TK.copy()
+    x_TK.view(np.uint32)[row, column] = bits
+    return x_TK
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bits", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_one_that_is_no_number_takes_its_row_along(isa, rule, bits):
+    for K in (1, 3, 16, 17, 63, 96):
+        for parts in {1, 3} if K % 3 == 0 and rule != "int8_absmax_tensor" else {1}:
+            x = np.random.default_rng(K).standard_normal((3, K)).astype(np.float32)
+            clean = ops.quantize(x, rule, parts)
+            for column in {0, K // 2, K - 1}:
+                codes, scale, minimum = ops.quantize(with_one(x, 1, column, bits), rule, parts)
+                lost = np.zeros(scale.shape, bool)
+                lost[1, column // (K // parts)] = True
+                if rule == "int8_absmax_tensor":  # one scale for all
+                    lost[:] = True
+                assert (np.isnan(scale) == lost).all()
+                assert minimum is None or (np.isnan(minimum) == lost).all()
+                kept = np.repeat(~lost, K // parts, axis=1)
+                np.testing.assert_array_equal(codes[kept], clean[0][kept])
+                np.testing.assert_array_equal(scale[~lost], clean[1][~lost])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bits", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_training_loses_the_same_rows(rule, bits):
+    torch = pytest.importorskip("torch")
+    activation = pytest.importorskip("onebit.quant.activation")
+    x = with_one(inputs(96), 7, 40, bits)
+    shared = rule == "int8_absmax_tensor"
+    for parts in (1, 3) if not shared else (1,):
+        trained = activation.rounded(torch.from_numpy(x), rule, parts, per_token=not shared)
+        lost = activation.dequantize(trained).isnan().numpy()
+        scale = ops.quantize(x, rule, parts)[1]
+        np.testing.assert_array_equal(lost, np.repeat(np.isnan(scale), 96 // parts, axis=1))
+
+
+@pytest.mark.parametrize("rule", ["fp", *RULES])
+@pytest.mark.parametrize("layout", ["t2", "i8", "f32"])
+def test_a_product_is_no_number_for_a_row_with_one_that_is_none(isa, rule, layout):
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((3, 64)).astype("f4"), rng.integers(-1, 2, (5, 64)).astype("i1")
+    w[:, 9] = 1  # a float product with 0 times infinity would be NaN by itself
+    codes = Unpacked(w, np.ones((5, 1), "f4"))
+    matrix = ops.repack_floats(w.astype("f4")) if layout == "f32" else ops.repack(codes, layout)
+    clean = ops.linear(matrix, x, rule)
+    for bits in NO_NUMBERS.values():
+        y = ops.linear(matrix, with_one(x, 1, 9, bits), rule)
+        assert not np.isfinite(y[1]).any()
+        if rule != "int8_absmax_tensor":
+            np.testing.assert_array_equal(y[[0, 2]], clean[[0, 2]])
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
@@ -223,8 +285,7 @@ def test_layer_norm_has_the_same_bits_everywhere(monkeypatch):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_not_a_number_stays_harmless(monkeypatch, rule):
-    """Codes are in range and equal on every instruction set, whatever comes in."""
+def test_what_is_no_number_has_the_same_codes_everywhere(monkeypatch, rule):
     x = np.array([[np.nan, np.inf, -np.inf, 1, 0, np.nan, 3e38, -3e38], [np.nan] * 8], np.float32)
     results = []
     for isa in cpu.isas():

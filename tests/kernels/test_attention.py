@@ -145,6 +145,25 @@ def test_what_is_not_seen_does_not_count(isa):
     np.testing.assert_array_equal(run(q, k, v, 32)[:10], whole[:10])
 
 
+@pytest.mark.parametrize("kv_bits", TOLERANCE)
+@pytest.mark.parametrize("what", ["q", "k", "v"])
+@pytest.mark.parametrize("position", [0, 5, 70, 89])
+def test_a_nan_comes_out_where_it_is_seen(isa, kv_bits, what, position):
+    """In the heads that read it; all else is as it was. Keys and values lie 64 to a step."""
+    q, k, v = random_case(90, 90, 4, 2, 32)
+    whole = run(q, k, v, kv_bits)
+    x = {"q": q, "k": k, "v": v}[what]
+    x[position, 1, 3] = np.nan
+    y = run(q, k, v, kv_bits)
+    lost = np.zeros(y.shape[:2], bool)
+    if what == "q":
+        lost[position, 1] = True
+    else:
+        lost[position:, 2:] = True
+    assert np.isnan(y[lost]).any(axis=-1).all()
+    np.testing.assert_array_equal(y[~lost], whole[~lost])
+
+
 @pytest.mark.parametrize(("kv_bits", "error"), [(16, 1e-3), (8, 0.015), (4, 0.2), (3, 0.4)])
 def test_fewer_bits_cost_precision_as_stated(isa, kv_bits, error):
     """RMS, of that of the output, for normal keys and values: a nearly flat softmax, the worst."""

@@ -85,6 +85,9 @@ CASES = {
         of(LinearScheme("ternary", norm="rms", split="in:2", activation="int4_absmean"))
     ),
     "binary in parts by rows": Case(of(replace(B1.layers["body"], split="out:2"))),
+    "head with a norm": Case(
+        of(LinearScheme("ternary", **INT8), head=LinearScheme("ternary", norm="rms", **INT8))
+    ),
     "dynamic bits": Case(of(LinearScheme("ternary", activation="dynamic:3.2"))),
     **{
         f"int{n} inputs": Case(of(LinearScheme("ternary", activation=f"int{n}_absmax")))
@@ -396,6 +399,7 @@ def test_a_step_marks_masters_even_on_a_grid(architecture, tokenizer, tmp_path):
         "turned weights with signs",
         "each projection its own",
         "learned temperature",
+        "head with a norm",
     ],
 )
 def test_a_folder_and_a_gguf_file_are_one_model(exported, tmp_path, name):
@@ -409,7 +413,9 @@ def test_a_folder_and_a_gguf_file_are_one_model(exported, tmp_path, name):
         np.testing.assert_array_equal(folder.logits(TOKENS), file.logits(TOKENS))
 
 
-@pytest.mark.parametrize("name", ["bitnet-b1", "int4 with a zero-point", "learned temperature"])
+@pytest.mark.parametrize(
+    "name", ["bitnet-b1", "int4 with a zero-point", "learned temperature", "head with a norm"]
+)
 @torch.no_grad()
 def test_what_was_exported_is_the_same_model_in_torch(exported, name):
     model, path = exported(name)

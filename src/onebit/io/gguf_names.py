@@ -1,17 +1,22 @@
 """One table of tensor names: GGUF's ("blk.0.attn_q.weight") and Hugging Face's.
 
 The norm inside a linear layer, which GGUF files of BitNet embedding models call `attn_q_norm_in`,
-is `q_proj.rms_norm` in Hugging Face's BitNet layers. Gemma 3 has norms behind attention and MLP
-too, and Hugging Face's `post_attention_layernorm` is such a one there. A learned temperature of
-attention is nobody's but ours: `attn_temperature.weight` is `self_attn.temperature`, a parameter
-and no module.
+is `q_proj.rms_norm` in Hugging Face's BitNet layers; inside the head it is `output_norm_in`, which
+only our files have. Gemma 3 has norms behind attention and MLP too, and Hugging Face's
+`post_attention_layernorm` is such a one there. A learned temperature of attention is nobody's but
+ours: `attn_temperature.weight` is `self_attn.temperature`, a parameter and no module.
 """
 
 import re
 
 from onebit.errors import UnsupportedError
 
-_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_WHOLE = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "output_norm_in": "lm_head.rms_norm",
+}
 _LINEARS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",

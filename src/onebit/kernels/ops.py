@@ -316,7 +316,8 @@ def quantize_i8(
         block: columns that share a scale; 0 for the whole row. The last block may be shorter.
 
     Returns:
-        codes (T, K) and scale (T, B), for which code * scale approximates x.
+        codes (T, K) and scale (T, B), for which code * scale approximates x. The scale of a block
+        with a NaN or an infinity is NaN.
 
     Raises:
         ShapeError: `x_TK` is not (T, K), or K is 0.
@@ -344,7 +345,8 @@ def quantize(
 
     Returns:
         codes (T, K), scale (T, parts), and the minimum (T, parts) of a rule that has one, else
-        None: code * scale + minimum approximates x.
+        None: code * scale + minimum approximates x. The scale of a part with a NaN or an infinity
+        is NaN.
 
     Raises:
         ShapeError: `x_TK` is not (T, K), K is 0, or the parts are not equal.

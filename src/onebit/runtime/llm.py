@@ -24,7 +24,7 @@ from onebit.runtime.cache import CachedSequence
 from onebit.runtime.generation import Generation
 from onebit.runtime.load import load
 from onebit.runtime.options import GenerateOptions, context_size, kv_width, thread_count
-from onebit.runtime.sampling import log_softmax
+from onebit.runtime.sampling import check_finite, log_softmax
 from onebit.runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class LLM:
         Raises:
             OptionError: an option is unknown or out of range.
             InputError: the prompt is empty, too long, or has ids outside the vocabulary.
+            FormatError: a logit is NaN or infinite.
         """
         return _finish(self.stream(prompt, **options))
 
@@ -156,6 +157,7 @@ class LLM:
         Raises:
             InputError: there are no tokens or more than the context holds, or an id is outside the
                 vocabulary.
+            FormatError: a logit is NaN or infinite.
         """
         ids = self.encode(tokens)
         with self._turn:
@@ -298,7 +300,9 @@ class LLM:
     def _scored(self, ids: list[int], chunk: int) -> Iterator[NDArray[np.float32]]:
         self._check_count(len(ids))
         self.prepare()
-        yield from self._open_sequence().logits(ids, chunk)
+        for logits_TV in self._open_sequence().logits(ids, chunk):
+            check_finite(logits_TV)
+            yield logits_TV
 
     def _check_count(self, count: int) -> None:
         if not 0 < count <= self.context:

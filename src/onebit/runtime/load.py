@@ -253,7 +253,7 @@ def _vector(checkpoint: Checkpoint, name: str, size: int) -> NDArray[np.float32]
         )
     values = pack.decode(stored.format, stored.data, stored.shape)
     if not np.isfinite(values).all() or (name.endswith(".temperature") and not values.all()):
-        raise FormatError(  # inputs that are no numbers round to codes that are
+        raise FormatError(
             f"{checkpoint.path}: {name} holds a value that nothing can be computed with. "
             "The run that made it failed, or the file is damaged."
         )

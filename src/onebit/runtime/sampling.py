@@ -62,11 +62,9 @@ def choose(
         rng: drawn from once per token, and not at all when greedy.
 
     Raises:
-        FormatError: a logit is NaN or infinite; the weights must be damaged.
+        FormatError: a logit is NaN or infinite.
     """
-    least, most = logits_V.min(), logits_V.max()  # either is NaN if any is
-    if not (np.isfinite(least) and np.isfinite(most)):
-        raise FormatError("The model's logits are not finite: its file is damaged. Get it again.")
+    check_finite(logits_V)
     logits = logits_V
     if options.repetition_penalty != 1:
         logits = penalize(logits, seen, options.repetition_penalty)
@@ -83,6 +81,20 @@ def choose(
         weights = keep_min_p(weights, options.min_p)
     token = draw(weights, rng)
     return token if ids is None else int(ids[token])
+
+
+def check_finite(logits: Row) -> None:
+    """Refuse logits from which nothing can be chosen or scored.
+
+    Raises:
+        FormatError: one is NaN or infinite.
+    """
+    least, most = logits.min(), logits.max()  # either is NaN if any is
+    if not (np.isfinite(least) and np.isfinite(most)):
+        raise FormatError(
+            "The model's logits are not finite: a weight is NaN or infinite (`onebit verify` names "
+            "it), or a sum overflowed. Get or train the model again."
+        )
 
 
 def penalize(logits_V: Row, seen: Iterable[int], penalty: float) -> Row:

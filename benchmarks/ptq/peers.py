@@ -102,10 +102,10 @@ def _peer(out: Path, model: str, peer: Peer, setup: Setup) -> dict[str, Any]:
     script = Path(__file__).with_name(peer.script)
     threads = str(setup.threads)
     env = os.environ | dict(peer.env) | {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-    env.pop("PYTHONPATH", None)
+    env.pop("PYTHONPATH", None)  # and -P: this folder's numbers.py is not the library's
     with open(folder / "log.txt", "w") as log:
         subprocess.run(
-            [python, script, floats, tokens, folder / "model", threads],
+            [python, "-P", script, floats, tokens, folder / "model", threads],
             check=True,
             env=env,
             stdout=log,
@@ -148,8 +148,7 @@ def _environment(folder: Path, requirements: Sequence[str]) -> Path:
     if not (folder / "done").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-        index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
-        subprocess.run([*pip, *index, *requirements], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, *requirements], check=True, stdout=sys.stderr)
         (folder / "done").touch()
     return python
 

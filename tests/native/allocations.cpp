@@ -42,7 +42,8 @@ Shape small_shape() {
   s.heads = 4;
   s.kv_heads = 2;
   s.head_dim = 24;
-  s.relu2 = s.sub_norms = s.qk_norm = s.tied = s.learned_temperature = true;
+  s.gate = Shape::Gate::relu2;
+  s.sub_norms = s.qk_norm = s.tied = s.learned_temperature = true;
   s.q_bits = 4;
   s.inv_freq.assign(s.head_dim / 2, 0.01f);
   return s;

@@ -80,8 +80,10 @@ def build(
 
 
 def is_spm(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether the JSON of a `tokenizers` tokenizer is what `build` makes, or Gemma's own, which also
-    cuts at spaces when there are none left."""
+    """Whether the JSON of a `tokenizers` tokenizer is what `build` makes, or Gemma's own.
+
+    That one also cuts at spaces when there are none left.
+    """
     model, cut = tokenizer["model"], tokenizer["pre_tokenizer"]
     steps = tokenizer["normalizer"]
     known = steps == _SPACES or has_space_prefix(tokenizer)

@@ -22,11 +22,11 @@ from onebit.ptq import (
     ternary,
 )
 from onebit.ptq.calibration import WINDOW, WINDOWS, Calibration
-from onebit.ptq.driver import Progress, Status
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.plan import Plan
 from onebit.ptq.report import Report
+from onebit.ptq.walk import Progress, Status
 from onebit.scheme import Scheme
 
 __all__ = ["METHODS", "Calibration", "Method", "Options", "Plan", "Report", "Status", "quantize"]

@@ -24,8 +24,10 @@ from onebit.io import Checkpoint, open_checkpoint
 from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
-from onebit.ptq import calibration, driver, sensitivity, streamed
+from onebit.ptq import calibration, sensitivity, streamed
 from onebit.ptq.calibration import WINDOW, Calibration
+from onebit.ptq.chain import chain
+from onebit.ptq.checks import BLOCK_METHOD
 from onebit.ptq.mixed import Choice, Chosen, choose
 from onebit.ptq.options import Options
 from onebit.ptq.plan import Plan
@@ -78,10 +80,10 @@ def measure(
         OptionError, ShapeError, InputError: as `sensitivity.measure`.
     """
     source = model if isinstance(model, Source) else FileSource(model)
-    name, known = driver.chain(method, ptq.METHODS).rounding
+    name, known = chain(method, ptq.METHODS).rounding
     if isinstance(text, str):
         text = _calibration(source.checkpoint, text, windows, window, options.seed)
-    rounding = (known, ptq.METHODS.get(driver.BLOCK_METHOD), options)
+    rounding = (known, ptq.METHODS.get(BLOCK_METHOD), options)
     if folder is not None:
         table = streamed.measure(source, text, words, *rounding, folder, progress)
     else:

@@ -13,6 +13,8 @@ from torch import Tensor
 from onebit.architecture import Architecture
 from onebit.io import Checkpoint, StoredTensor, mapped, open_checkpoint
 from onebit.models import stored_weight
+from onebit.scheme import role_of
+from onebit.tensors import linears
 
 
 class Source(ABC):
@@ -72,3 +74,9 @@ class FileSource(Source):
 
     def stored(self, name: str) -> StoredTensor | None:
         return self.checkpoint.tensor(name)
+
+
+def layers_of(source: Source) -> dict[str, tuple[int, int]]:
+    """Return name and shape (N, K) of the linears to quantize: all but embedding and head."""
+    found = linears(source.architecture)
+    return {x.name: (x.N, x.K) for x in found if role_of(x.name) not in ("embed", "head")}

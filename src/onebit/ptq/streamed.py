@@ -12,15 +12,18 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from onebit.errors import FileError
-from onebit.ptq import blocks, driver, rtn, sensitivity
-from onebit.ptq.blocks import Flow, Task
+from onebit.ptq import blocks, rtn, sensitivity
+from onebit.ptq.blocks import Task
 from onebit.ptq.calibration import Calibration
+from onebit.ptq.flow import Flow
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, Held
 from onebit.ptq.rows import Rows
 from onebit.ptq.sensitivity_table import Sensitivity
-from onebit.ptq.source import Source
+from onebit.ptq.source import Source, layers_of
+from onebit.ptq.stages import stages
+from onebit.ptq.walk import embed_text
 from onebit.scheme import FP, SCHEMES
 
 
@@ -48,7 +51,7 @@ def measure(
     """
     began = time.monotonic()
     sensitivity.check_words(words)
-    held = dict.fromkeys(driver.layers_of(source), Held(FP, FLOAT))
+    held = dict.fromkeys(layers_of(source), Held(FP, FLOAT))
     task = Task(source, SCHEMES["fp"], held, (), ("rtn", rtn.METHOD), None, options, folder)
     count, entries = source.architecture.num_hidden_layers, []
     (W, T), C = text.tokens_WT.shape, source.architecture.hidden_size
@@ -60,11 +63,11 @@ def measure(
     with ExitStack() as stack:
         stack.callback(_remove, folder)
         states, after = (stack.enter_context(closing(Rows((W, T, C), place))) for place in places)
-        driver.embed_text(source, text, states)
+        embed_text(source, text, states)
         for index in range(count):
             block, rotation = blocks.load(task, index, T)
             flow = Flow(block, rotation, states, folder)
-            for stage in blocks.stages(block.layer):
+            for stage in stages(block.layer):
                 stats = flow.stats(stage, dict.fromkeys(stage.linears, FP))
                 for own in stage.linears:
                     way = f"{block.name}.{own}", block.linear(own).weight.detach(), stats[own]

@@ -1,0 +1,123 @@
+"""What is refused before a weight is read, since it would fail after hours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from onebit import pack
+from onebit.errors import OptionError, ShapeError
+from onebit.models import stored_weight
+from onebit.models.export_plan import EMBED_FORMATS
+from onebit.ptq import size
+from onebit.ptq.chain import Chain
+from onebit.ptq.method import Method
+from onebit.ptq.plan import FLOAT, KEEP, Held
+from onebit.ptq.source import Source
+from onebit.scheme import FP, of_config, role_of
+from onebit.tensors import linears
+
+BLOCK_METHOD = "kquants"
+"""What rounds to block formats of ggml, whichever method rounds the other layers."""
+
+
+def has_blocks(held: Mapping[str, Held]) -> bool:
+    """Return whether a layer goes into a block format of ggml."""
+    return any(h.format not in ("", KEEP, FLOAT) for h in held.values())
+
+
+def has_static(held: Mapping[str, Held]) -> bool:
+    """Return whether a layer's activations are static."""
+    return any(h.scheme.static for h in held.values())
+
+
+def options_taken(
+    methods: Chain, held: Mapping[str, Held], known: Mapping[str, Method]
+) -> set[str]:
+    """Return the names of the options that a run takes.
+
+    Raises:
+        OptionError: the rounding and the way that layers are to be held do not fit each other.
+    """
+    used = [method for _, method in methods.methods]
+    if has_blocks(held):
+        if BLOCK_METHOD not in known:
+            raise OptionError(f"nothing rounds to block formats of ggml; {BLOCK_METHOD} is absent.")
+        used.append(known[BLOCK_METHOD])
+        if methods.rounding[0] != BLOCK_METHOD and all(h.scheme == FP for h in held.values()):
+            raise OptionError(
+                f"{methods.rounding[0]} rounds to no block format of ggml; take {BLOCK_METHOD}, or "
+                "a scheme such as w4a16-g64."
+            )
+    elif methods.rounding[0] == BLOCK_METHOD:
+        raise OptionError(
+            f"{BLOCK_METHOD} rounds to block formats of ggml, for instance q4_k; the scheme names "
+            "none."
+        )
+    own = {"seed", "input_clip"} if has_static(held) else {"seed"}
+    return {name for method in used for name in method.options} | own
+
+
+def check(
+    source: Source,
+    layers: Mapping[str, tuple[int, int]],
+    held: Mapping[str, Held],
+    out: Path,
+    force: bool,
+) -> None:
+    """Refuse what cannot be rounded or written as it is asked.
+
+    Args:
+        source: the float model.
+        layers: name -> (N, K) of its linears.
+        held: name -> how it is to be held.
+        out: where the result goes; `force` says that it may be overwritten.
+
+    Raises:
+        OptionError: the model's own layers have norms or turns, the scheme would put a norm into
+            it, or `out` exists.
+        ShapeError: a layer does not fit its groups or blocks.
+    """
+    own = of_config(source.config)
+    if any(linear.norm != "none" or linear.hadamard != "none" for linear in own.layers.values()):
+        raise OptionError(
+            f"{source.checkpoint.path}: its layers have norms or Hadamard turns inside, of "
+            f"scheme {own.name!r}, which float layers have not. Take the float model."
+        )
+    for name, (N, K) in layers.items():
+        scheme = held[name].scheme
+        if scheme.norm != "none":
+            raise OptionError(
+                f"scheme: norm {scheme.norm!r} of {name} would put a norm into a trained model. "
+                'Quantizing after training takes norm "none".'
+            )
+        if K % (scheme.group or 1):
+            fits = [g for g in (256, 128, 64, 32, 16) if K % g == 0]
+            raise ShapeError(
+                f"{name}: {K} columns do not split into groups of {scheme.group}. Groups that fit: "
+                f'{", ".join(map(str, fits))}, or "row".'
+            )
+        with stored_weight.named(name):
+            if held[name].format != KEEP:
+                size.size_bytes(held[name], N, K)
+    if out.exists() and not force:
+        raise OptionError(f"{out} exists. Name another place with -o, or pass --force.")
+
+
+def check_embed(source: Source, out: Path, embed: str | None) -> None:
+    """Refuse a format of embedding and head that the export would refuse.
+
+    Raises:
+        OptionError: there is no such format, or not in this container.
+        ShapeError: a row does not fit its blocks.
+    """
+    if embed is None:
+        return
+    container = "gguf" if out.suffix == ".gguf" else "safetensors"
+    if embed not in EMBED_FORMATS[container]:
+        raise OptionError(
+            f"embed is {embed!r:.40}; accepted in {container}: "
+            f"{', '.join(EMBED_FORMATS[container])}."
+        )
+    for linear in linears(source.architecture):
+        if role_of(linear.name) in ("embed", "head") and embed in pack.FORMATS:
+            with stored_weight.named(linear.name):
+                pack.find(embed).size_bytes(linear.N, linear.K)

@@ -10,7 +10,7 @@ weights, and every method is told to take these as floats (`kept="force"`)."""
 CALIBRATION = "wiki"
 """Its part that no measurement reads."""
 WINDOWS, WINDOW = 64, 512
-MORE_WINDOWS = 256
+MORE_WINDOWS = 192
 TEXTS = ("wiki", "sotu")
 TASKS = ("piqa", "openbookqa")
 
@@ -62,6 +62,8 @@ _REFERENCE = (
     Row("shipped", "reference", "the file as it came, in the engine"),
 )
 
+_PLAIN = {"clip": "none"}
+"""Ranges of all weights, as the papers have them; by default they are cut for least error."""
 _WEIGHTS = tuple(
     Row(
         f"{method.replace('+', '-')}-w{bits}",
@@ -69,10 +71,11 @@ _WEIGHTS = tuple(
         f"{words}, {bits} bits",
         method,
         f"w{bits}a16-g64",
-        torch=(method, bits) in (("gptq", 4), ("gptq", 3)),
+        _PLAIN if method == "rtn" else {},
+        torch=(method, bits) == ("gptq", 3),
     )
     for method, words, widths in (
-        ("rtn", "RTN", (8, 4, 3, 2)),
+        ("rtn", "RTN, ranges of all weights", (8, 4, 3, 2)),
         ("gptq", "GPTQ", (8, 4, 3, 2)),
         ("awq+rtn", "AWQ, then RTN", (4, 3, 2)),
         ("hqq", "HQQ, no calibration", (4, 3, 2)),
@@ -81,37 +84,25 @@ _WEIGHTS = tuple(
 )
 
 _W3 = Row("", "three", "", "gptq", "w3a16-g64")
+_BEST = {"propagate": 0.5, "iterations": 3}
 _THREE = (
-    replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn",
-            options={"clip": "mse"}),
-    replace(_W3, name="rtn-w3-output", words="RTN, ranges of least output error", method="rtn",
+    replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn"),
+    replace(_W3, name="gptq-w3-plain", words="GPTQ, ranges of all weights", options=_PLAIN),
+    replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
             options={"clip": "output"}),
     replace(_W3, name="gptq-w3-in-order", words="GPTQ without act-order",
             options={"act_order": False}),
     replace(_W3, name="gptq-w3-moving", words="GPTQ, groups that move",
             options={"static_groups": False}),
-    replace(_W3, name="gptq-w3-in-order-moving", words="GPTQ without act-order, groups that move",
-            options={"act_order": False, "static_groups": False}),
-    replace(_W3, name="gptq-w3-mse", words="GPTQ, ranges of least squared error",
-            options={"clip": "mse"}),
-    replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
-            options={"clip": "output"}),
     replace(_W3, name="gptq-w3-refined", words="GPTQ, then 3 rounds of exact scales and sweeps",
             options={"iterations": 3}),
-    replace(_W3, name="gptq-w3-best", windows=MORE_WINDOWS,
-            options={"iterations": 3, "clip": "output"},
-            words=f"GPTQ, least output error, 3 rounds, {MORE_WINDOWS} windows"),
+    replace(_W3, name="gptq-w3-propagate", words="GPTQ that makes up for half of what was changed "
+            "before", options={"propagate": 0.5}),
     replace(_W3, name="awq-gptq-w3", words="AWQ, then GPTQ", method="awq+gptq"),
     replace(_W3, name="quarot-gptq-w3", words="QuaRot, then GPTQ", method="quarot+gptq"),
-    replace(_W3, name="quarot-gptq-w3-output", words="QuaRot, then GPTQ, ranges of least output "
-            "error", method="quarot+gptq", options={"clip": "output"}),
-    replace(_W3, name="spinquant-gptq-w3", words="SpinQuant, then GPTQ", method="spinquant+gptq"),
     replace(_W3, name="gptq-w3-more", words=f"GPTQ, {MORE_WINDOWS} windows", windows=MORE_WINDOWS),
-    replace(_W3, name="gptq-w3-output-more", windows=MORE_WINDOWS, options={"clip": "output"},
-            words=f"GPTQ, ranges of least output error, {MORE_WINDOWS} windows"),
-    replace(_W3, name="quarot-gptq-w3-more", method="quarot+gptq", windows=MORE_WINDOWS,
-            options={"clip": "output", "iterations": 3},
-            words=f"QuaRot, then GPTQ, least output error, 3 rounds, {MORE_WINDOWS} windows"),
+    replace(_W3, name="gptq-w3-best", words=f"GPTQ, half made up for, 3 rounds, {MORE_WINDOWS} "
+            "windows", options=_BEST, windows=MORE_WINDOWS),
 )  # fmt: skip
 
 _FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
@@ -141,7 +132,7 @@ _LOW = tuple(
             "w4a4kv4",
             "w4a4",
             (
-                ("rtn", "RTN", "rtn", True),
+                ("rtn", "RTN", "rtn", False),
                 ("gptq", "GPTQ", "gptq", False),
                 ("smoothquant", "SmoothQuant, then RTN", "smoothquant+rtn", False),
                 ("quarot-rtn", "QuaRot, then RTN", "quarot+rtn", False),
@@ -169,8 +160,9 @@ _TERNARY = (
     Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64"),
     Row("ternary-quarot", "ternary", "QuaRot, then activation-aware", "quarot+ternary",
         "w1.58a16-g64"),
-    Row("ternary-planes", "ternary", "two trit planes", "ternary", "w1.58a16-g64",
-        {"planes": 2}, torch=True),
+    Row("ternary-propagate", "ternary", "activation-aware, half made up for", "ternary",
+        "w1.58a16-g64", {"propagate": 0.5}),
+    Row("ternary-planes", "ternary", "two trit planes", "ternary", "w2x1.58a16-g64", torch=True),
 )  # fmt: skip
 
 _MIXED = (

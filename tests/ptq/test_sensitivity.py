@@ -82,7 +82,8 @@ def test_weight_and_output_error_are_what_they_say():
     with torch.no_grad():
         model(tokens())
     hook.remove()
-    table = sensitivity.measure(model, tokens(), ["w3a16-row", "q8_0"], layers=[DOWN, Q])
+    words, whole = ["w3a16-row", "q8_0"], Options(clip="none")
+    table = sensitivity.measure(model, tokens(), words, options=whole, layers=[DOWN, Q])
     assert [(e.layer, e.word) for e in table.entries] == [
         (layer, word) for layer in (DOWN, Q) for word in ("w3a16-row", "q8_0")
     ]

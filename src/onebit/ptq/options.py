@@ -25,9 +25,10 @@ class Options:
     have become when GPTQ reaches their group."""
     block: int = 128
     """Columns that GPTQ corrects at a time. Speed only: the codes do not depend on it."""
-    clip: str = "none"
-    """How the range that becomes codes is found: "none" (all weights), "mse", "percentile:P",
-    "kl", "output" (least error of the layer's output), or "ratio:R" (that share of the range)."""
+    clip: str = "mse"
+    """How the range that becomes codes is found: "none" (all weights), "mse" (least squared error,
+    columns weighed by their inputs where these are known), "percentile:P", "kl", "output" (least
+    error of the layer's output), or "ratio:R" (that share of the range)."""
     input_clip: str = "none"
     """The same for the range of static activations: all but "output"."""
     grid: int = 20

@@ -37,7 +37,7 @@ def grid(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         w_NK: float32, turned already.
         scheme: integers by "absmax" or "zero_point", or "ternary".
         stats: of the inputs, for clips that weigh columns; None weighs all alike.
-        options: `clip`.
+        options: `clip`; `damping`, added to the weight of a column as GPTQ adds it.
 
     Raises:
         OptionError: the scheme has another rule, or the clip another form.
@@ -60,13 +60,16 @@ def grid(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
         )
     bits, symmetric = bits_of(scheme), scheme.weight_rule == "absmax"
     gram_KK = None if stats is None else stats.gram_KK
+    importance_K = None if gram_KK is None else gram_KK.diagonal()
+    if importance_K is not None:  # a column that this text leaves dead is not free to be cut
+        importance_K = importance_K + options.damping * importance_K.mean()
     scale_S, zero_S = clip.factors(
         w_NK,
         bits,
         quant.group_of(scheme, w_NK.shape[1]),
         symmetric=symmetric,
         rule=options.clip,
-        importance_K=None if gram_KK is None else gram_KK.diagonal(),
+        importance_K=importance_K,
         gram_KK=gram_KK,
     )
     N = len(w_NK)

@@ -140,6 +140,15 @@ def test_log_softmax_is_float64_and_does_not_overflow():
     np.testing.assert_allclose(out, [[-np.log(2), -np.log(2)], [0.0, -1e4]])
 
 
+@pytest.mark.parametrize("V", [5, 1003, 70_000])
+def test_the_chosen_log_probabilities_are_those_of_the_softmax_to_the_bit(V):
+    rng = np.random.default_rng(V)
+    logits_TV = (9 * rng.normal(size=(4, V))).astype(np.float32)
+    chosen_T = rng.integers(0, V, 4)
+    expected = sampling.log_softmax(logits_TV)[np.arange(4), chosen_T]
+    assert sampling.chosen_logprobs(logits_TV, chosen_T).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_refused(bad):
     with pytest.raises(FormatError, match="not finite"):

@@ -184,6 +184,21 @@ def log_softmax(logits: Row) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+def chosen_logprobs(logits_TV: Row, chosen_T: Sequence[int]) -> NDArray[np.float64]:
+    """Return the log-probability of one token a row: what `log_softmax` says of it, to the bit.
+
+    A row is turned at a time, in memory that stays in the cache: over a vocabulary of a hundred
+    thousand that takes a third of the time, which would else be more than the model's own.
+    """
+    out_T = np.empty(len(chosen_T))
+    shifted_V = np.empty(logits_TV.shape[-1])
+    for t, (logits_V, chosen) in enumerate(zip(logits_TV, chosen_T, strict=True)):
+        np.subtract(logits_V, logits_V.max(), out=shifted_V, dtype=np.float64)
+        own = shifted_V[chosen]
+        out_T[t] = own - np.log(np.exp(shifted_V, out=shifted_V).sum())
+    return out_T
+
+
 def token_logprob(logits_V: Row, token: int, top: int) -> TokenLogprob:
     """Return the log-probability of `token` and of the `top` likeliest tokens."""
     logprob_V = log_softmax(logits_V)

@@ -119,7 +119,7 @@ def test_static_groups_keep_the_scales_of_the_weights():
 
 def test_inverse_factor():
     A_KK = stats_of(inputs()).gram()
-    U_KK = inverse_factor(A_KK, 0.01, []).double()
+    U_KK = inverse_factor(A_KK, torch.arange(len(A_KK)), 0.01, []).double()
     damped_KK = A_KK.double() + 0.01 * A_KK.double().diagonal().mean() * torch.eye(64)
     assert torch.equal(U_KK, U_KK.triu())
     torch.testing.assert_close(U_KK.T @ U_KK @ damped_KK, torch.eye(64).double(), atol=1e-4, rtol=0)

@@ -70,7 +70,7 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
     order_K = order(A_KK.diagonal(), k if moving else 1, options.act_order)
     if stats.tokens < K:
         stats.notes.append(f"{stats.tokens} tokens for {K} columns: damping fills up")
-    U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, stats.notes)
+    U_KK = inverse_factor(A_KK, order_K, options.damping, stats.notes)
     if options.propagate and stats.drift_KK is not None:
         w_NK = w_NK + options.propagate * made_up(w_NK, stats.drift_KK, U_KK, order_K)
     grid = ranges.grid(w_NK, scheme, stats, options)
@@ -97,14 +97,16 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
     return quant.descent.improved(w_NK, rounded, gram_KK, codes, options.iterations, free)
 
 
-def inverse_factor(A_KK: Tensor, damping: float, notes: list[str]) -> Tensor:
+def inverse_factor(A_KK: Tensor, order_K: Tensor, damping: float, notes: list[str]) -> Tensor:
     """Return U, upper triangular, float32, with U^T U = (A + damping mean(diag A) I)^-1.
 
     By the Cholesky factor L of A with its columns reversed: then U is L^-1 reversed. That is half
-    the work of inverting A first, and more exact.
+    the work of inverting A first, and more exact. It happens in place: beside A there are never
+    more than two matrices of its size, each half a gigabyte at 11,008 columns.
 
     Args:
         A_KK: a Gram matrix; dead columns, whose diagonal is 0, come out alone.
+        order_K: in which its columns are taken; U has them so.
         damping: see above; tenfold until the factorization succeeds.
         notes: takes what was done.
 
@@ -112,23 +114,27 @@ def inverse_factor(A_KK: Tensor, damping: float, notes: list[str]) -> Tensor:
         InputError: no damping up to 1 is enough.
     """
     K = len(A_KK)
-    A = A_KK.flip(0, 1)
-    A = A.double() if K <= _DOUBLE else A
-    diagonal = A.diagonal()
-    dead_K = diagonal == 0
-    mean = float(diagonal.mean()) or 1.0
+    kind = torch.float64 if K <= _DOUBLE else torch.float32
+    reversed_K = order_K.flip(0)
+    diagonal_K = A_KK.diagonal()[reversed_K].to(kind)
+    dead_K = diagonal_K == 0
+    mean = float(diagonal_K.mean()) or 1.0
     if bool(dead_K.any()):
         notes.append(f"{int(dead_K.sum())} dead columns")
-        diagonal[dead_K] = mean
-    added = 0.0
-    while damping <= _MOST_DAMPING or not added:
-        diagonal += damping * mean - added
-        added = damping * mean
-        L_KK, failed = torch.linalg.cholesky_ex(A)
+        diagonal_K[dead_K] = mean
+    failed = torch.empty((), dtype=torch.int32)
+    while True:
+        # transposed, since LAPACK has its matrices column by column and would copy others
+        L_KK = A_KK[reversed_K[:, None], reversed_K].to(kind).T
+        L_KK.diagonal().copy_(diagonal_K + damping * mean)
+        torch.linalg.cholesky_ex(L_KK, out=(L_KK, failed))
         if not int(failed):
-            unit_KK = torch.eye(K, dtype=A.dtype)
-            inverse_KK: Tensor = torch.linalg.solve_triangular(L_KK, unit_KK, upper=False)
+            inverse_KK = torch.eye(K, dtype=kind).T
+            torch.linalg.solve_triangular(L_KK, inverse_KK, upper=False, out=inverse_KK)
+            del L_KK
             return inverse_KK.float().flip(0, 1)
+        if damping >= _MOST_DAMPING:
+            break
         damping *= 10
         notes.append(f"damping raised to {damping:g}")
     raise InputError(

@@ -99,7 +99,7 @@ class Recorder:
         return iter(range(-self._seen % step, count, step))
 
     def stats(self) -> Stats:
-        """Return what was gathered.
+        """Return what was gathered; once, at the end.
 
         Raises:
             InputError: nothing came, or values that are not finite.
@@ -112,7 +112,9 @@ class Recorder:
                 "the calibration text gives this layer inputs that are not finite. The model "
                 "overflows or holds weights that are not finite; `onebit verify` names them."
             )
-        gram = None if self._gram is None else torch.from_numpy(self._gram / np.float32(self._seen))
+        if self._gram is not None:
+            self._gram /= np.float32(self._seen)  # in place: as large as anything that is held
+        gram = None if self._gram is None else torch.from_numpy(self._gram)
         return Stats(
             self._seen,
             gram,

@@ -91,7 +91,7 @@ def ternary(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Op
                 f"({K}, {K})."
             )
         order_K = order(A_KK.diagonal(), group or K, options.act_order)
-        U_KK = inverse_factor(A_KK[order_K][:, order_K], options.damping, stats.notes)
+        U_KK = inverse_factor(A_KK, order_K, options.damping, stats.notes)
         if options.propagate and stats.drift_KK is not None:
             w_NK = w_NK + options.propagate * made_up(w_NK, stats.drift_KK, U_KK, order_K)
         fitted = _in_loop(w_NK, U_KK, order_K, group, count, iterations)

@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "block_search_module.h"
 #include "body.h"
 #include "cache.h"
 #include "container.h"
@@ -643,6 +644,7 @@ NB_MODULE(cpu, m) {
   m.def("f16_to_f32", &elementwise<uint16_t, float, &Ops::f16_to_f32>, "x_N"_a);
 
   bind_training(m);
+  bind_block_search(m);
 
   nb::class_<Cache>(m, "Cache")
       .def_prop_rw("length", &length, &set_length)

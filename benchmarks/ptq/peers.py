@@ -29,10 +29,12 @@ from benchmarks.ptq import store
 from benchmarks.ptq.job import FILE
 from benchmarks.ptq.rows import CALIBRATION, MODELS, ROWS, WINDOW, WINDOWS, Setup
 
-from onebit import models, quant
+from onebit import models, pack, quant
 from onebit.data import Tokenizer
 from onebit.errors import OnebitError
 from onebit.eval import engines, perplexity, texts
+from onebit.nn import native_blocks
+from onebit.pack import Unpacked
 from onebit.ptq import calibration
 from onebit.ptq.source import FileSource
 from onebit.scheme import role_of
@@ -161,8 +163,8 @@ def _of_floats(model: Path, setup: Setup) -> float:
 
 
 def libgguf(model: str, name: str, setup: Setup) -> dict[str, Any]:
-    """Return relative errors and seconds of ggml's own quantizer and of ours, on the layers whose
-    width its blocks divide, in turns on one thread."""
+    """Return relative errors and seconds of ggml's own quantizer and of ours, from floats to bytes,
+    on the layers whose width its blocks divide, in turns on one thread."""
     import gguf
     import libgguf as peer
 
@@ -183,7 +185,11 @@ def libgguf(model: str, name: str, setup: Setup) -> dict[str, Any]:
         values = gguf.quants.dequantize(raw, kind).reshape(array.shape)
         sums["theirs"][0] += float(np.square(values - array, dtype=np.float64).sum())
         started = time.perf_counter()
-        codes = quant.blockwise.FORMATS[name](w_NK)
+        codes = native_blocks.FORMATS[name](w_NK)
+        minimum_NG = None if codes.minimum_NG is None else codes.minimum_NG.numpy()
+        pack.FORMATS[name].pack(
+            Unpacked(codes.codes_NK.numpy(), codes.scale_NG.numpy(), minimum_NG)
+        )
         sums["ours"][1] += time.perf_counter() - started
         miss = (quant.dequantize(codes) - w_NK).double()
         sums["ours"][0] += float(miss.square().sum())

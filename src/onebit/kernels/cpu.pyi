@@ -195,6 +195,15 @@ def rms_norm_backward(
     dw_K: NDArray[np.float32],  # written
     threads: int,
 ) -> None: ...
+def round_to_blocks(
+    format: str,  # a key of quant.blockwise.FORMATS or TERNARY
+    w_NK: NDArray[np.float32],
+    h_K: NDArray[np.float32] | None,  # importance of columns, above 0
+    codes_NK: NDArray[np.int8],  # written
+    scale_NG: NDArray[np.float32],  # written
+    minimum_NG: NDArray[np.float32] | None,  # written, where the format has one
+    threads: int,
+) -> None: ...
 
 class Cache:
     """Keys and values of one sequence."""

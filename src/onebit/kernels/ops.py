@@ -487,6 +487,29 @@ def dequantize_rows(
     cpu.dequantize_rows(codes, scale, y, threads)
 
 
+def round_to_blocks(
+    format: str,
+    w_NK: NDArray[np.float32],
+    h_K: NDArray[np.float32] | None,
+    codes_NK: NDArray[np.int8],
+    scale_NG: NDArray[np.float32],
+    minimum_NG: NDArray[np.float32] | None,
+    threads: int,
+) -> None:
+    """Round weights to a block format of ggml, to the numbers of `quant.blockwise`.
+
+    Args:
+        format: a name there.
+        w_NK: float weights, finite; K is a multiple of the format's block.
+        h_K: the importance of the columns, above 0; None is all alike.
+        codes_NK: takes the codes.
+        scale_NG: takes the scales, one for each group.
+        minimum_NG: takes the minima; None for a format that has none.
+        threads: to use at most.
+    """
+    cpu.round_to_blocks(format, w_NK, h_K, codes_NK, scale_NG, minimum_NG, threads)
+
+
 def rms_norm(
     x_TK: NDArray[Any],
     w_K: NDArray[np.float32],

@@ -19,6 +19,7 @@ from onebit import pack, quant, tensors
 from onebit.errors import InputError, MissingError, NotTernaryError
 from onebit.io import Checkpoint, StoredTensor, rope_rows
 from onebit.models import stored_weight
+from onebit.nn import native_blocks
 from onebit.pack import Unpacked
 from onebit.scheme import LinearScheme
 
@@ -278,7 +279,7 @@ def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.gene
 
 
 def _rounded(name: str, w_NK: Floats, format: str) -> Unpacked:
-    quantize, part = quant.blockwise.FORMATS[format], max(1, _PART // w_NK.shape[1])
+    quantize, part = native_blocks.FORMATS[format], max(1, _PART // w_NK.shape[1])
     parts = [
         _unpacked(quantize(torch.from_numpy(w_NK[first : first + part])))
         for first in range(0, len(w_NK), part)

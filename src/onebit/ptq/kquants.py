@@ -17,18 +17,19 @@ import torch
 from torch import Tensor
 
 from onebit.errors import InputError, OptionError, ShapeError
+from onebit.nn import native_blocks
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.stats import Stats
-from onebit.quant import Codes, blockwise, descent
+from onebit.quant import Codes, descent
 from onebit.scheme import LinearScheme
 
-FORMATS = {**blockwise.FORMATS, **blockwise.TERNARY}
+FORMATS = {**native_blocks.FORMATS, **native_blocks.TERNARY}
 """Name of a format -> what rounds to it."""
 _RANGE = {
     **{"q8_0": (-127, 127), "q6_k": (-32, 31), "q5_k": (0, 31), "q5_1": (0, 31), "q5_0": (-16, 15)},
     **{"q4_k": (0, 15), "q4_1": (0, 15), "q4_0": (-8, 7), "q3_k": (-4, 3), "q2_k": (0, 3)},
-    **dict.fromkeys(blockwise.TERNARY, (-1, 1)),
+    **dict.fromkeys(native_blocks.TERNARY, (-1, 1)),
 }
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from onebit import quant
 from onebit.errors import OptionError, ShapeError
 from onebit.models import LanguageModel
+from onebit.nn import native_blocks
 from onebit.ptq import fisher, rtn
 from onebit.ptq.layer_name import ATTENTION, MLP
 from onebit.ptq.loss import Prefix
@@ -129,7 +130,7 @@ def rounded(
     if held.format == FLOAT or (not held.format and held.scheme.weight == "fp"):
         return w_NK.half().float()
     if held.format and blocks is None:
-        return quant.dequantize(quant.blockwise.FORMATS[held.format](w_NK))
+        return quant.dequantize(native_blocks.FORMATS[held.format](w_NK))
     chosen = blocks if held.format and blocks else method
     if chosen.kind != "rounding":
         raise OptionError(f"sensitivity: a {chosen.kind} rounds nothing. Name what rounds, as rtn.")

@@ -65,7 +65,7 @@ def symmetric(name: str, half: int) -> BlockQuantizer:
 
     def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
         w_Sk = split(f"blockwise.{name}", w_NK, BLOCK)
-        h_Sk = _importance(importance_K, w_NK, BLOCK)
+        h_Sk = _shares(importance_K, w_NK, BLOCK)
         scale_S = search.scales(w_Sk, half, h_Sk).half().float()
         return join(w_NK.shape, _nearest(w_Sk, scale_S, -half, half - 1), scale_S)
 
@@ -77,7 +77,7 @@ def with_minimum(name: str, most: int) -> BlockQuantizer:
 
     def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
         w_Sk = split(f"blockwise.{name}", w_NK, BLOCK)
-        h_Sk = _importance(importance_K, w_NK, BLOCK)
+        h_Sk = _shares(importance_K, w_NK, BLOCK)
         found = search.scales_and_minima(w_Sk, most, with_zero=False, h_Sk=h_Sk)
         scale_S, minimum_S = (value_S.half().float() for value_S in found)
         codes_Sk = _nearest(w_Sk, scale_S, 0, most, minimum_S)
@@ -93,14 +93,14 @@ def k_quant(name: str, grid: k_factors.Grid) -> BlockQuantizer:
         w_Bgk = split(f"blockwise.{name}", w_NK, K_BLOCK).view(
             -1, K_BLOCK // grid.group, grid.group
         )
-        h_Bk = _importance(importance_K, w_NK, K_BLOCK)
+        h_Bk = _shares(importance_K, w_NK, K_BLOCK)
         h_Bgk = None if h_Bk is None else h_Bk.view(w_Bgk.shape)
         factors = k_factors.fit(w_Bgk, h_Bgk, grid)
-        codes_Bgk = k_factors.nearest(w_Bgk, factors, grid.codes)
+        codes_kBg = k_factors.nearest(w_Bgk.permute(2, 0, 1), factors, grid.codes)
         low_Bg = factors.minimum_Bg
         return join(
             w_NK.shape,
-            codes_Bgk,
+            codes_kBg.permute(1, 2, 0).contiguous(),
             factors.scale_Bg.reshape(-1),
             minimum_S=None if low_Bg is None else low_Bg.reshape(-1),
         )
@@ -117,24 +117,31 @@ def ternary_block(name: str) -> BlockQuantizer:
 
     def rounded(w_NK: Tensor, importance_K: Tensor | None = None) -> Codes:
         w_Sk = split(f"blockwise.{name}", w_NK, K_BLOCK)
-        h_Sk = _importance(importance_K, w_NK, K_BLOCK)
+        h_Sk = _shares(importance_K, w_NK, K_BLOCK)
         scale_S = ternary.best_scale(w_Sk, h_Sk).half().float()
         return join(w_NK.shape, _nearest(w_Sk, scale_S, -1, 1), scale_S)
 
     return rounded
 
 
+GRIDS = {
+    "q6_k": k_factors.Grid(16, (-32, 31), (-128, 127), False),
+    "q5_k": k_factors.Grid(32, (0, 31), (0, 63), True),
+    "q4_k": k_factors.Grid(32, (0, 15), (0, 63), True),
+    "q3_k": k_factors.Grid(16, (-4, 3), (-32, 31), False),
+    "q2_k": k_factors.Grid(16, (0, 3), (0, 15), True),
+}
 FORMATS: dict[str, BlockQuantizer] = {
     "q8_0": q8_0,
-    "q6_k": k_quant("q6_k", k_factors.Grid(16, (-32, 31), (-128, 127), False)),
-    "q5_k": k_quant("q5_k", k_factors.Grid(32, (0, 31), (0, 63), True)),
+    "q6_k": k_quant("q6_k", GRIDS["q6_k"]),
+    "q5_k": k_quant("q5_k", GRIDS["q5_k"]),
     "q5_1": with_minimum("q5_1", 31),
     "q5_0": symmetric("q5_0", 16),
-    "q4_k": k_quant("q4_k", k_factors.Grid(32, (0, 15), (0, 63), True)),
+    "q4_k": k_quant("q4_k", GRIDS["q4_k"]),
     "q4_1": with_minimum("q4_1", 15),
     "q4_0": symmetric("q4_0", 8),
-    "q3_k": k_quant("q3_k", k_factors.Grid(16, (-4, 3), (-32, 31), False)),
-    "q2_k": k_quant("q2_k", k_factors.Grid(16, (0, 3), (0, 15), True)),
+    "q3_k": k_quant("q3_k", GRIDS["q3_k"]),
+    "q2_k": k_quant("q2_k", GRIDS["q2_k"]),
 }
 """Float weights, and the importance of their columns -> what the format of this name holds."""
 
@@ -145,8 +152,8 @@ TERNARY: dict[str, BlockQuantizer] = {
 """The same for the blocks that hold ternary codes."""
 
 
-def _importance(importance_K: Tensor | None, w_NK: Tensor, columns: int) -> Tensor | None:
-    """Return the importance of each weight in shares of `columns`, or None.
+def relative_importance(importance_K: Tensor | None, w_NK: Tensor) -> Tensor | None:
+    """Return the importance (K,) of columns around 1, float32, or None.
 
     Raises:
         ShapeError: it is not one number for each column.
@@ -164,8 +171,13 @@ def _importance(importance_K: Tensor | None, w_NK: Tensor, columns: int) -> Tens
         raise InputError("importance: accepted are finite numbers of 0 or more. Calibrate again.")
     mean = h_K.mean()
     # only ratios count: around 1, no sum of squares leaves float32; and no column counts nothing
-    h_K = h_K / mean + _FLOOR if mean > 0 else torch.ones_like(h_K)
-    return split("importance", h_K.expand(w_NK.shape), columns)
+    return h_K / mean + _FLOOR if mean > 0 else torch.ones_like(h_K)
+
+
+def _shares(importance_K: Tensor | None, w_NK: Tensor, columns: int) -> Tensor | None:
+    """Return the importance of each weight in shares of `columns`, or None."""
+    h_K = relative_importance(importance_K, w_NK)
+    return None if h_K is None else split("importance", h_K.expand(w_NK.shape), columns)
 
 
 def _nearest(

@@ -78,18 +78,19 @@ def fit(w_Bgk: Tensor, h_Bgk: Tensor | None, grid: Grid, rounds: int = 4) -> Fac
     )
 
 
-def nearest(w_Bgk: Tensor, factors: Factors, codes: tuple[int, int]) -> Tensor:
+def nearest(w_kBg: Tensor, factors: Factors, codes: tuple[int, int]) -> Tensor:
     """Return the code whose value is nearest, and that of 0 where the scale is 0."""
-    one = torch.ones_like(factors.scale_Bg)
-    inverse_Bg1 = search.over(one, factors.scale_Bg)[..., None]
-    low = factors.minimum_Bg
-    from_Bgk = w_Bgk if low is None else w_Bgk - low[..., None]
-    return (from_Bgk * inverse_Bg1).round_().clamp_(*codes)
+    inverse_Bg = search.over(torch.ones_like(factors.scale_Bg), factors.scale_Bg)
+    low_Bg = factors.minimum_Bg
+    from_kBg = w_kBg if low_Bg is None else w_kBg - low_Bg
+    return (from_kBg * inverse_Bg).round_().clamp_(*codes)
 
 
 def _fit(w_Bgk: Tensor, h_Bgk: Tensor | None, grid: Grid, rounds: int) -> Factors:
     w_Sk = w_Bgk.reshape(-1, grid.group)
     h_Sk = None if h_Bgk is None else h_Bgk.reshape(-1, grid.group)
+    w_kBg = w_Bgk.permute(2, 0, 1).contiguous()
+    h_kBg = None if h_Bgk is None else h_Bgk.permute(2, 0, 1).contiguous()
     least, most = grid.multiples
     shape = w_Bgk.shape[:2]
     if grid.has_minimum:
@@ -116,8 +117,8 @@ def _fit(w_Bgk: Tensor, h_Bgk: Tensor | None, grid: Grid, rounds: int) -> Factor
         )
         for turn in range(rounds + 1):
             factors = Factors(state.scale_Bg, state.minimum_Bg if grid.has_minimum else None)
-            codes_Bgk = nearest(w_Bgk, factors, grid.codes)
-            error_B = _error(w_Bgk, h_Bgk, codes_Bgk, factors)
+            codes_kBg = nearest(w_kBg, factors, grid.codes)
+            error_B = _error(w_kBg, h_kBg, codes_kBg, factors)
             if best is None:
                 best, best_B = factors, error_B
             else:
@@ -125,7 +126,7 @@ def _fit(w_Bgk: Tensor, h_Bgk: Tensor | None, grid: Grid, rounds: int) -> Factor
                 best_B = torch.where(better_B, error_B, best_B)
                 best = _merged(better_B[:, None], factors, best)
             if turn < rounds:
-                state = _improved(state, w_Bgk, h_Bgk, codes_Bgk, grid)
+                state = _improved(state, w_kBg, h_kBg, codes_kBg, grid)
     assert best is not None
     return best
 
@@ -158,30 +159,38 @@ def _half(x_B1: Tensor, short_B1: Tensor) -> Tensor:
     return (x_B1.half().view(torch.int16) + short_B1.short()).view(torch.float16).float()
 
 
-def _error(w_Bgk: Tensor, h_Bgk: Tensor | None, codes_Bgk: Tensor, factors: Factors) -> Tensor:
-    miss_Bgk = codes_Bgk * factors.scale_Bg[..., None]
+def _error(w_kBg: Tensor, h_kBg: Tensor | None, codes_kBg: Tensor, factors: Factors) -> Tensor:
+    miss_kBg = codes_kBg * factors.scale_Bg
     if factors.minimum_Bg is not None:
-        miss_Bgk = miss_Bgk + factors.minimum_Bg[..., None]
-    squared_Bgk = (miss_Bgk - w_Bgk).square_()
-    return (squared_Bgk if h_Bgk is None else squared_Bgk.mul_(h_Bgk)).sum(dim=(1, 2))
+        miss_kBg = miss_kBg + factors.minimum_Bg
+    squared_kBg = (miss_kBg - w_kBg).square_()
+    return _total(
+        search.by_fours(squared_kBg if h_kBg is None else squared_kBg.mul_(h_kBg))
+    ).squeeze(1)
+
+
+def _total(x_Bg: Tensor) -> Tensor:
+    """Return the sum over the groups of a block, (B, 1), by halves."""
+    while x_Bg.shape[1] > 1:
+        half = x_Bg.shape[1] // 2
+        x_Bg = x_Bg[:, :half] + x_Bg[:, half:]
+    return x_Bg
 
 
 def _improved(
-    state: _State, w_Bgk: Tensor, h_Bgk: Tensor | None, q_Bgk: Tensor, grid: Grid
+    state: _State, w_kBg: Tensor, h_kBg: Tensor | None, q_kBg: Tensor, grid: Grid
 ) -> _State:
     """Return better integers for these codes, and then better float16 for these integers.
 
     The error of a group with scale a and minimum -b is, up to a constant,
     a^2 qq - 2 a wq + 2 b w + b^2 h - 2 a b q.
     """
-    hq_Bgk = q_Bgk if h_Bgk is None else q_Bgk * h_Bgk
+    hq_kBg = q_kBg if h_kBg is None else q_kBg * h_kBg
     q_Bg, qq_Bg, wq_Bg = (
-        hq_Bgk.sum(dim=2),
-        (hq_Bgk * q_Bgk).sum(dim=2),
-        (hq_Bgk * w_Bgk).sum(dim=2),
+        search.by_fours(x_kBg) for x_kBg in (hq_kBg, hq_kBg * q_kBg, hq_kBg * w_kBg)
     )
-    h_Bg = torch.full_like(q_Bg, w_Bgk.shape[2]) if h_Bgk is None else h_Bgk.sum(dim=2)
-    w_Bg = w_Bgk.sum(dim=2) if h_Bgk is None else (w_Bgk * h_Bgk).sum(dim=2)
+    h_Bg = torch.full_like(q_Bg, len(w_kBg)) if h_kBg is None else search.by_fours(h_kBg)
+    w_Bg = search.by_fours(w_kBg if h_kBg is None else w_kBg * h_kBg)
     least, most = grid.multiples
     d_B1, s_Bg, dmin_B1, m_Bg = state
 
@@ -206,11 +215,9 @@ def _improved(
         s_Bg = torch.where(better_Bg, try_s_Bg, s_Bg)
         m_Bg = torch.where(better_Bg, try_m_Bg, m_Bg)
 
-    def total(x_Bg: Tensor) -> Tensor:
-        return x_Bg.sum(dim=1, keepdim=True)
-
-    ss, sm, mm = total(s_Bg * s_Bg * qq_Bg), total(s_Bg * m_Bg * q_Bg), total(m_Bg * m_Bg * h_Bg)
-    sw, mw = total(s_Bg * wq_Bg), total(m_Bg * w_Bg)
+    ss, sm = _total(s_Bg * s_Bg * qq_Bg), _total(s_Bg * m_Bg * q_Bg)
+    mm = _total(m_Bg * m_Bg * h_Bg)
+    sw, mw = _total(s_Bg * wq_Bg), _total(m_Bg * w_Bg)
     spread = ss * mm - sm * sm
     if grid.has_minimum:
         new_d = torch.where(spread > 0, search.over(sw * mm - sm * mw, spread), search.over(sw, ss))

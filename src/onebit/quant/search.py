@@ -8,6 +8,9 @@ over the k weights of a share, which lie in k rows here, so a whole column of sh
 Every weight may have an importance h: then it is h times its squared error that is summed. What is
 smallest is that sum, where ggml blends in the magnitude of the weights.
 
+The native kernels compute the same numbers, bit for bit (csrc/block_search.h): so sums have a fixed
+order here, that of `by_fours`.
+
 Sources: ggml, make_qx_quants and make_qkx2_quants, https://github.com/ggml-org/ggml
 """
 
@@ -62,6 +65,18 @@ def over(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(torch.isfinite(quotient), quotient, 0.0)
 
 
+def by_fours(x_kS: Tensor) -> Tensor:
+    """Return the sum over the first dimension: each fourth in turn, then these four by halves.
+
+    A fixed order, which the native kernels have too. k is a multiple of 4.
+    """
+    sum_4S = x_kS[:4].clone()
+    for first in range(4, len(x_kS), 4):
+        sum_4S += x_kS[first : first + 4]
+    half_2S = sum_4S[:2] + sum_4S[2:]
+    return half_2S[0] + half_2S[1]
+
+
 def _rows(x_Sk: Tensor) -> Tensor:
     return x_Sk.T.contiguous()
 
@@ -85,9 +100,9 @@ def _scales(w_kS: Tensor, half: int, h_kS: Tensor | None) -> Tensor:
 
     def attempt(inverse_S: Tensor) -> None:
         codes_kS = (w_kS * inverse_S).round_().clamp_(-half, half - 1)
-        wq_S = (hw_kS * codes_kS).sum(dim=0)
+        wq_S = by_fours(hw_kS * codes_kS)
         squared_kS = codes_kS.square_()
-        qq_S = (squared_kS if h_kS is None else squared_kS.mul_(h_kS)).sum(dim=0)
+        qq_S = by_fours(squared_kS if h_kS is None else squared_kS.mul_(h_kS))
         scale_S = over(wq_S, qq_S)  # least squares; it lowers the squared error by wq^2 / qq
         better_S = wq_S * scale_S > gain_S
         torch.where(better_S, wq_S * scale_S, gain_S, out=gain_S)
@@ -105,20 +120,20 @@ def _scales(w_kS: Tensor, half: int, h_kS: Tensor | None) -> Tensor:
 def _scales_and_minima(
     w_kS: Tensor, most: int, with_zero: bool, h_kS: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    h_S: Tensor | int = len(w_kS) if h_kS is None else h_kS.sum(dim=0)
+    h_S: Tensor | int = len(w_kS) if h_kS is None else by_fours(h_kS)
     low_S, high_S = w_kS.amin(dim=0), w_kS.amax(dim=0)
     if with_zero:
         low_S = low_S.clamp(max=0)
     hw_kS = w_kS if h_kS is None else w_kS * h_kS
-    w_S = hw_kS.sum(dim=0)
+    w_S = by_fours(hw_kS)
     error_S = torch.full_like(low_S, float("inf"))
     scale_S, minimum_S = torch.zeros_like(low_S), low_S.clone()
 
     def attempt(inverse_S: Tensor, start_S: Tensor) -> None:
         codes_kS = ((w_kS - start_S) * inverse_S).round_().clamp_(0, most)
         hq_kS = codes_kS if h_kS is None else codes_kS * h_kS
-        q_S, qq_S = hq_kS.sum(dim=0), (hq_kS * codes_kS).sum(dim=0)
-        wq_S = (hw_kS * codes_kS).sum(dim=0)
+        q_S, qq_S = by_fours(hq_kS), by_fours(hq_kS * codes_kS)
+        wq_S = by_fours(hw_kS * codes_kS)
         spread_S = h_S * qq_S - q_S * q_S
         slope_S = over(h_S * wq_S - w_S * q_S, spread_S)
         offset_S = torch.where(spread_S > 0, over(qq_S * w_S - q_S * wq_S, spread_S), w_S / h_S)
@@ -128,7 +143,7 @@ def _scales_and_minima(
             slope_S = torch.where(above_S, over(wq_S, qq_S), slope_S)
             offset_S = offset_S.clamp(max=0)
         left_kS = (w_kS - codes_kS * slope_S - offset_S).square_()
-        left_S = (left_kS if h_kS is None else left_kS.mul_(h_kS)).sum(dim=0)
+        left_S = by_fours(left_kS if h_kS is None else left_kS.mul_(h_kS))
         better_S = (left_S < error_S) & (slope_S >= 0)
         for value_S, kept_S in ((left_S, error_S), (slope_S, scale_S), (offset_S, minimum_S)):
             torch.where(better_S, value_S, kept_S, out=kept_S)

@@ -1,6 +1,6 @@
 """ggml's block formats, rounded natively: the numbers of `quant.blockwise`, bit for bit, sooner.
 
-    FORMATS["q4_k"](w, importance)      as quant.blockwise.FORMATS["q4_k"], which also tells the errors
+    FORMATS["q4_k"](w, importance)      as quant.blockwise.FORMATS["q4_k"], whose errors it raises
 
 Where the extension is not built, and on other devices, it is torch that rounds.
 """

@@ -7,6 +7,7 @@ A process that is killed loses at most a block: `ptq.quantize` goes on in the ro
 
 import json
 import shutil
+import statistics
 import sys
 import time
 from dataclasses import asdict
@@ -49,6 +50,7 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
         started = time.perf_counter()
         report = _quantize(out, model, row, folder, setup)
         found["report"] = {key: value for key, value in report.items() if key != "rows"}
+        found["errors"] = _errors(report["rows"])
         found["time_s"] = time.perf_counter() - started
         found["size_bytes"] = path.stat().st_size
         found["bits_per_weight"] = report["bits_per_weight"]
@@ -63,7 +65,7 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
     engine = "torch" if row.name == "float" else "native"
     found |= measured(subject, engine, setup)
     if row.torch:
-        found["torch"] = _texts(*engines.open_model(subject, "torch", setup.threads), setup)
+        found["torch"] = on_texts(*engines.open_model(subject, "torch", setup.threads), setup)
     store.write(folder / "result.json", found)
     shutil.rmtree(folder / "work", ignore_errors=True)
 
@@ -71,14 +73,15 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
 def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
     """Return perplexities and accuracies of a model."""
     opened, tokenizer = engines.open_model(subject, engine, setup.threads)
-    found: dict[str, Any] = {"texts": _texts(opened, tokenizer, setup), "tasks": {}}
+    found: dict[str, Any] = {"texts": on_texts(opened, tokenizer, setup), "tasks": {}}
     for name in TASKS:
         task = questions.read(name, setup.items)
         found["tasks"][name] = choices.accuracy(opened, task, tokenizer=tokenizer).to_dict()
     return found
 
 
-def _texts(opened: Any, tokenizer: Any, setup: Setup) -> dict[str, Any]:
+def on_texts(opened: Any, tokenizer: Any, setup: Setup) -> dict[str, Any]:
+    """Return perplexities of an open model."""
     found = {}
     for name in TEXTS:
         text = texts.read(name, setup.limit_chars)
@@ -113,6 +116,15 @@ def _quantize(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> di
     return report.to_dict()
 
 
+def _errors(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the layers' relative errors in the mean, by kind; None where a layer has none."""
+    found = {}
+    for kind in ("weight", "output"):
+        values = [row[f"{kind}_error"] for row in rows]
+        found[kind] = statistics.fmean(values) if values and None not in values else None
+    return found
+
+
 def _layers(model: str) -> list[Any]:
     found = linears(FileSource(model).architecture)
     return [linear for linear in found if role_of(linear.name) not in ("embed", "head")]
@@ -122,7 +134,7 @@ def _blocks(model: str, row: Row) -> plan.Plan:
     """Return the plan that gives each layer the first of the row's formats that fits its width."""
     words = {}
     for linear in _layers(model):
-        fitting = [name for name in row.blocks if not linear.K % pack.FORMATS[name].block]
+        fitting = [name for name in row.blocks if not linear.K % pack.FORMATS[name].columns]
         words[linear.name] = fitting[0]
     return plan.Plan(row.name, words)
 

@@ -23,7 +23,11 @@ def collect(out: Path, setup: Setup) -> dict[str, Any]:
                 lines[name] = line(ROWS[name], found)
         mark_front(list(lines.values()))
         models[model] = {"called": MODELS[model], "rows": lines}
-        models[model]["peers"] = store.read(out / model / "peers.json") or {}
+        models[model]["peers"] = {
+            name: x
+            for name, x in (store.read(out / model / "peers.json") or {}).items()
+            if x["made_of"]["limit_chars"] == setup.limit_chars
+        }
     return {"setup": {"items": setup.items, "limit_chars": setup.limit_chars}, "models": models}
 
 
@@ -43,6 +47,8 @@ def line(row: Row, found: dict[str, Any]) -> Line:
         "peak_memory_bytes": report.get("peak_memory_bytes"),
         "machine": found["machine"],
     }
+    for kind in ("weight", "output"):
+        made[f"{kind}_error"] = found.get("errors", {}).get(kind)
     for name, text in found["texts"].items():
         made[f"{name}_perplexity"] = text["perplexity"]
         made[f"{name}_bits_per_byte"] = text["bits_per_byte"]

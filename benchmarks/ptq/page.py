@@ -1,7 +1,7 @@
 """The results page, written from the numbers: docs/results/ptq.md, its figures and its JSON."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,18 @@ def markdown(found: Mapping[str, Any], drawn: Sequence[str]) -> str:
         rows = table["rows"]
         if not rows:
             continue
-        parts += [f"## {table['called']}", _claims(model, rows)]
+        parts += [f"## {table['called']}", _claims(model, table)]
         if f"{model}.png" in drawn:
             parts.append(f"![Size against quality](ptq/{model}.png)")
+        front = sorted((x for x in rows.values() if x["front"]), key=lambda x: x["size_bytes"])
+        if front:
+            parts += ["### The front: no smaller file is as good", _table(front)]
         for group, title in GROUPS.items():
             lines = [x for x in rows.values() if x["group"] == group]
             if lines:
                 parts += [f"### {title}", _table(lines)]
         if table["peers"]:
-            parts += ["### Beside others", _peers(table["peers"])]
+            parts += ["### Beside others", *_peers(table["peers"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,34 +58,44 @@ def _protocol(found: Mapping[str, Any]) -> str:
         for x in table["rows"].values()
         if x["machine"]
     }
-    return (
-        "Both models came as files that were quantized already. The reference is their dequantized "
-        "weights in float32, and what every method starts from; no float original was to be had. "
-        "Embedding and head stay as they came, norms stay floats. Calibration: 64 windows of 512 "
-        "tokens of the Wikipedia text before the part that is measured (rows that take more say "
-        "so). Measured by the native engine on the file that was written, but for the reference: "
-        "perplexity per token and bits per byte on two texts of 40,000 characters that no "
-        "calibration reads (Wikipedia; the newest State of the Union address, later than both "
-        "models), in windows of 512 that do not overlap; PIQA and OpenBookQA zero-shot by "
-        "log-likelihood, plain and per byte of the answer, in percent with the standard error. "
-        "Perplexities of different models do not compare (their tokens differ), bits per byte do. "
-        "Bits per weight are those of the layers that are quantized, scales and zero-points "
-        "counted, then of the whole file. Minutes are of quantizing, calibration and writing "
-        f"included. **Bold** rows are on the Pareto front of size and bits per byte (mean of both "
-        f"texts). {'Machine: ' + ', '.join(sorted(machines)) + '.' if machines else ''}"
-    ).strip()
-
-
-def _claims(model: str, rows: claims.Rows) -> str:
     return "\n".join(
-        f"- **{claim.says}** {claims.found(claim, rows)}"
+        (
+            "- **Models.** Both came as files that were quantized already. The reference is their "
+            "dequantized weights in float32, and every method starts from these; no float "
+            "original was to be had. Embedding and head stay as they came, norms stay floats.",
+            "- **Calibration.** 64 windows of 512 tokens of a Wikipedia text, before the part of "
+            "it that is measured; rows that take more say so.",
+            "- **What is measured** is the file that was written, by the native engine (the first "
+            "row: by torch).",
+            "- **wiki, sotu**: perplexity per token, and *bpB*, bits per byte, on two texts of "
+            "40,000 characters that no calibration reads (Wikipedia; the newest State of the Union "
+            "address, later than both models), in windows of 512 that do not overlap. Less is "
+            "better. Perplexities of the two models do not compare, their tokens differ; bits per "
+            "byte do.",
+            "- **PIQA, OpenBookQA**: percent of questions, zero-shot, whose right answer is the "
+            "likeliest, and whose right answer is the likeliest *per byte* of its text; ± the "
+            "standard error. Two rows have to be some errors apart to differ.",
+            "- **bits**: a weight in the layers that are quantized takes, scales and zero-points "
+            "counted; *in all*: the bytes of the file spread over all weights, embedding too.",
+            "- **minutes**: of quantizing, from opening the model to the written file, calibration "
+            "counted.",
+            "- **Bold** rows are on the Pareto front: no other file is as small and as good (bits "
+            "per byte, mean of both texts) at once.",
+            *([f"- **Machine**: {', '.join(sorted(machines))}."] if machines else []),
+        )
+    )
+
+
+def _claims(model: str, table: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"- **{claim.says}** {claims.found(claim, table)}"
         for claim in claims.CLAIMS
         if claim.model in ("", model)
     )
 
 
 def _table(lines: Iterable[numbers.Line]) -> str:
-    header = ("row", "what", "bits", "file", "MB", "minutes", "wiki", "bpB", "sotu", "bpB",
+    header = ("row", "what", "bits", "in all", "MB", "minutes", "wiki", "bpB", "sotu", "bpB",
               "PIQA", "per byte", "OpenBookQA", "per byte")  # fmt: skip
     rows = []
     for x in lines:
@@ -101,29 +114,65 @@ def _table(lines: Iterable[numbers.Line]) -> str:
     return _markdown(header, rows)
 
 
-def _peers(found: Mapping[str, Any]) -> str:
-    header = ("who", "what", "perplexity on wiki", "ours", "minutes", "ours", "weight error",
-              "ours")  # fmt: skip
-    rows = []
-    for who, x in found.items():
-        ours = x.get("ours", {})
-        rows.append(
-            [
-                f"{who} {x['version']}",
-                x["words"],
-                _perplexity(x.get("wiki_perplexity")),
-                _perplexity(ours.get("wiki_perplexity")),
-                _number(x["time_s"] / 60, ".2f"),
-                _number(ours["time_s"] / 60 if "time_s" in ours else None, ".2f"),
-                _number(x.get("weight_error"), ".5f"),
-                _number(ours.get("weight_error"), ".5f"),
-            ]
-        )
-    words = (
-        "The same float weights, the same calibration tokens; all weights measured as floats by "
-        "our torch engine, in one run on this machine."
-    )
-    return f"{words}\n\n{_markdown(header, rows)}"
+def _peers(found: Mapping[str, Any]) -> list[str]:
+    """Return the tables of the peers: GPTQ of others, then ggml's quantizers."""
+    gptq = {name: x for name, x in found.items() if x["project"] != "ggml"}
+    blocks = {name: x for name, x in found.items() if x["project"] == "ggml"}
+    parts = []
+    if gptq:
+        header = ("who", "what", "wiki", "ours", "sotu", "ours", "minutes", "ours", "processor "
+                  "minutes", "ours", "GB", "ours")  # fmt: skip
+        parts += [
+            "GPTQ by others: the same float weights and calibration tokens, one after the other "
+            "on this machine. All values are measured as floats by our torch engine. Their minutes "
+            "are of the quantizer alone, ours of everything from opening the model to the written "
+            "file; GB is the most memory that the process held.",
+            _markdown(
+                header,
+                (
+                    [
+                        f"{x['project']} {x['version']}",
+                        x["words"],
+                        *_both(x, _of_text("wiki")),
+                        *_both(x, _of_text("sotu")),
+                        *_both(x, lambda side: f"{side['time_s'] / 60:.1f}"),
+                        *_both(x, lambda side: f"{side['processor_s'] / 60:.1f}"),
+                        *_both(x, lambda side: f"{side['peak_memory_bytes'] / 1e9:.1f}"),
+                    ]
+                    for x in gptq.values()
+                ),
+            ),
+        ]
+    if blocks:
+        version = next(iter(blocks.values()))["version"]
+        parts += [
+            f"ggml's quantizers ({version}) and ours, on the same float weights; the importance, "
+            "where columns have one, is the same for both. Errors are relative, weighed by the "
+            "importance; seconds are of rounding alone, on one thread each, by turns. Both files "
+            "have the same formats and are measured by the native engine.",
+            _markdown(
+                ("what", "error", "ours", "wiki", "ours", "sotu", "ours", "seconds", "ours"),
+                (
+                    [
+                        x["words"],
+                        *_both(x, lambda side: f"{side['weight_error']:.5f}"),
+                        *_both(x, _of_text("wiki")),
+                        *_both(x, _of_text("sotu")),
+                        *_both(x, lambda side: f"{side['time_s']:.1f}"),
+                    ]
+                    for x in blocks.values()
+                ),
+            ),
+        ]
+    return parts
+
+
+def _both(x: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> tuple[str, str]:
+    return cell(x), cell(x["ours"])
+
+
+def _of_text(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda side: _perplexity(side["texts"][name]["perplexity"])
 
 
 def _perplexity(value: float | None) -> str:

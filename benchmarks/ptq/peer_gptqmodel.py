@@ -1,10 +1,12 @@
-"""GPTQ by GPTQModel: python peer_gptqmodel.py FLOATS CALIBRATION OUT THREADS
+"""GPTQ by GPTQModel: python peer_gptqmodel.py FLOATS CALIBRATION OUT SETTINGS
 
-Runs in an environment of its own, without onebit. 3 bits with zero-points, groups of 64, no
-act-order: as our row gptq-w3-in-order. It is scored after saving and loading, as its users have it.
+SETTINGS is {"bits": ..., "threads": ...}. Runs in an environment of its own, without onebit.
+Zero-points, groups of 64; order ("act_group_aware") and damping (0.05) are its own. Weights stay
+float32: its usual bfloat16 would round them first. It is scored after saving and loading.
 """
 
 import json
+import resource
 import shutil
 import sys
 import time
@@ -18,14 +20,16 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 floats, calibration, out = map(Path, sys.argv[1:4])
-torch.set_num_threads(int(sys.argv[4]))
+settings = json.loads(sys.argv[4])
+torch.set_num_threads(settings["threads"])
 tokens = np.load(calibration)
 rows = [{"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)} for ids in tokens]
-config = QuantizeConfig(bits=3, group_size=64, sym=False, desc_act=False)
-model = GPTQModel.load(str(floats), config, device="cpu")
-started = time.perf_counter()
+config = QuantizeConfig(bits=settings["bits"], group_size=64, sym=False, desc_act=False)
+model = GPTQModel.load(str(floats), config, device="cpu", dtype=torch.float32)
+started, busy = time.perf_counter(), time.process_time()
 model.quantize(rows, batch_size=1)
-time_s = time.perf_counter() - started
+time_s, processor_s = time.perf_counter() - started, time.process_time() - busy
+peak_memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 packed = out.with_name("packed")
 model.save(str(packed))
 model = GPTQModel.load(str(packed), backend=BACKEND.TORCH, device="cpu").model
@@ -41,5 +45,10 @@ for name, w in AutoModelForCausalLM.from_pretrained(floats).named_parameters():
     else:
         state[name] = w.detach().float().contiguous()
 save_file(state, out / "model.safetensors", {"format": "pt"})
-found = {"version": version("gptqmodel"), "time_s": time_s}
+found = {
+    "version": version("gptqmodel"),
+    "time_s": time_s,
+    "processor_s": processor_s,
+    "peak_memory_bytes": peak_memory_bytes,
+}
 (out / "result.json").write_text(json.dumps(found))

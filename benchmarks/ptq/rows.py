@@ -105,7 +105,10 @@ _THREE = (
             "windows", options=_BEST, windows=MORE_WINDOWS),
 )  # fmt: skip
 
-_FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+_FALLBACK = {
+    **{"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"},
+    "tq2_0": "q4_0",
+}
 """What llama.cpp takes where a width is no multiple of 256 (llama-quant.cpp), but for the types
 that we do not write: it has iq4_nl for q2_k and q3_k."""
 _BLOCKS = (

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from benchmarks.ptq.numbers import Line, quality
+from benchmarks.ptq.rows import ROWS
 
 Rows: TypeAlias = Mapping[str, Line]
 Peers: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -114,9 +115,13 @@ def _engine_is_torch(rows: Rows) -> Verdict | None:
     return Verdict(all(abs(value) <= SAME_TEXT for value in off.values()), words)
 
 
+_OF_A_SIZE = [name for name, row in ROWS.items() if row.bits_of]
+
+
 def _mixed_above_uniform(rows: Rows) -> Verdict | None:
     """Whether each row of mixed bits is better than all rows of weights alone of its bits."""
-    words, good, missing = [], True, []
+    words, good = [], True
+    missing = [name for name in _OF_A_SIZE if name not in rows]
     for name, x in rows.items():
         if x["group"] != "mixed":
             continue
@@ -127,8 +132,7 @@ def _mixed_above_uniform(rows: Rows) -> Verdict | None:
             if y["group"] == "weights" and abs(y["layer_bits_per_weight"] / bits - 1) <= SAME_SIZE
         ]
         if not uniform:
-            if name.startswith("mixed-as-"):
-                missing.append(name.removeprefix("mixed-as-"))
+            missing += [name.removeprefix("mixed-as-")] if name in _OF_A_SIZE else []
             continue
         best = min(uniform, key=quality)
         good = good and quality(x) < quality(best)

@@ -101,7 +101,10 @@ def _table(lines: Iterable[numbers.Line]) -> str:
     for x in lines:
         name = f"**`{x['name']}`**" if x["front"] else f"`{x['name']}`"
         cells = [name, x["words"], _number(x["layer_bits_per_weight"], ".2f")]
-        cells += [_number(x["bits_per_weight"], ".2f"), f"{x['size_bytes'] / 1e6:.1f}"]
+        if x["name"] == "float":  # there is no such file
+            cells += ["", ""]
+        else:
+            cells += [_number(x["bits_per_weight"], ".2f"), f"{x['size_bytes'] / 1e6:.1f}"]
         cells.append("" if x["time_s"] is None else f"{x['time_s'] / 60:.1f}")
         for text in ("wiki", "sotu"):
             cells.append(_perplexity(x[f"{text}_perplexity"]))

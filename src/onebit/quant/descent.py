@@ -43,7 +43,13 @@ def damped(gram_KK: Tensor, damping: float) -> Tensor:
     return gram_KK + damping * mean * torch.eye(len(gram_KK))
 
 
-def scales(w_NK: Tensor, codes_PNK: Tensor, gram_KK: Tensor, scale_PNG: Tensor) -> Tensor:
+def scales(
+    w_NK: Tensor,
+    codes_PNK: Tensor,
+    gram_KK: Tensor,
+    scale_PNG: Tensor,
+    through_NK: Tensor | None = None,
+) -> Tensor:
     """Return the scales (P, N, G) of least output error for codes that stay as they are.
 
     Rows keep the scales that they have where the new ones are not all above 0, or are no better.
@@ -53,18 +59,22 @@ def scales(w_NK: Tensor, codes_PNK: Tensor, gram_KK: Tensor, scale_PNG: Tensor) 
         codes_PNK: whole numbers, less their zero-point; float32.
         gram_KK: positive definite; `damped` makes it so.
         scale_PNG: that the codes have by now.
+        through_NK: w_NK @ gram_KK, where it is known.
     """
     P, N, K = codes_PNK.shape
     G = scale_PNG.shape[2]
     k, unknown = K // G, P * G
     codes_NPK = codes_PNK.transpose(0, 1)
     grouped_NUk = codes_NPK.reshape(N, unknown, k)
-    products_NUU = torch.empty(N, unknown, unknown)
-    for u in range(unknown):  # a group's codes through its rows of A meet all other groups'
-        g = u % G
-        through_NK = grouped_NUk[:, u] @ gram_KK[g * k : (g + 1) * k]
-        products_NUU[:, u] = (codes_NPK * through_NK[:, None]).reshape(N, unknown, k).sum(dim=2)
-    target_NPK = codes_NPK * (w_NK @ gram_KK)[:, None]
+    products_NPGPG = torch.empty(N, P, G, P, G)
+    for u in range(unknown):  # a group's codes through its rows of A meet the other groups'
+        p, g = divmod(u, G)
+        row_NK = grouped_NUk[:, u] @ gram_KK[g * k : (g + 1) * k, g * k :]
+        met_NPG = (codes_NPK[..., g * k :] * row_NK[:, None]).view(N, P, G - g, k).sum(dim=3)
+        products_NPGPG[:, p, g, :, g:] = met_NPG
+        products_NPGPG[:, :, g:, p, g] = met_NPG
+    products_NUU = products_NPGPG.view(N, unknown, unknown)
+    target_NPK = codes_NPK * (w_NK @ gram_KK if through_NK is None else through_NK)[:, None]
     target_NU = target_NPK.reshape(N, unknown, k).sum(dim=2)
     diagonal_NU = products_NUU.diagonal(dim1=1, dim2=2)
     ridge_N1 = _RIDGE * diagonal_NU.mean(dim=1, keepdim=True) + torch.finfo(torch.float32).tiny
@@ -74,9 +84,14 @@ def scales(w_NK: Tensor, codes_PNK: Tensor, gram_KK: Tensor, scale_PNG: Tensor) 
     before_NU = scale_PNG.transpose(0, 1).reshape(N, unknown)
     solved_NU = torch.where(dead_NU, before_NU, solved_NU)
     found_PNG = solved_NU.view(N, P, G).transpose(0, 1)
-    better_N = loss(w_NK, values(codes_PNK, found_PNG), gram_KK) < loss(
-        w_NK, values(codes_PNK, scale_PNG), gram_KK
-    )
+
+    def lost(scale_NU: Tensor) -> Tensor:
+        """Return the error of the output, less that of codes of 0."""
+        scale_NU = scale_NU.double()
+        products_NU = (products_NUU.double() @ scale_NU[..., None])[..., 0]
+        return (scale_NU * (products_NU - 2 * target_NU)).sum(dim=1)
+
+    better_N = lost(solved_NU) < lost(before_NU)
     good_N = better_N & torch.isfinite(solved_NU).all(dim=1) & (solved_NU > 0).all(dim=1)
     return torch.where(good_N[:, None], found_PNG, scale_PNG)
 
@@ -107,10 +122,12 @@ def improved(
     step_NK = q.codes_NK.float() - zero_NG.repeat_interleave(k, dim=1)
     scale_NG = q.scale_NG
     least_N = loss(w_NK, values(step_NK[None], scale_NG[None]), gram_KK)
+    through_NK = w_NK @ gram_KK if free_scales else None
     for _ in range(rounds):
         try_NG = scale_NG
         if free_scales:
-            try_NG = span.half(scales(w_NK, step_NK[None], gram_KK, scale_NG[None])[0])
+            found_PNG = scales(w_NK, step_NK[None], gram_KK, scale_NG[None], through_NK)
+            try_NG = span.half(found_PNG[0])
         try_GN = try_NG.T.contiguous()
         inverse_GN = search.over(torch.ones_like(try_GN), try_GN)
 
@@ -122,10 +139,9 @@ def improved(
             return step(j, v_N) * try_GN[j // k]
 
         before_NK = values(step_NK[None], try_NG[None])
-        after_NK = sweep(w_NK, before_NK, gram_KK, value)
-        loss_N = loss(w_NK, after_NK, gram_KK)
+        after_NK, loss_N = swept(w_NK, before_NK, gram_KK, value)
         better_N1 = (loss_N < least_N)[:, None]
-        found_NK = torch.stack([step(j, v_N) for j, v_N in enumerate(after_NK.T)], dim=1)
+        found_NK = _steps(after_NK, inverse_GN.T, zero_NG, codes)
         step_NK = torch.where(better_N1, found_NK, step_NK)
         scale_NG = torch.where(better_N1, try_NG, scale_NG)
         gain = float((least_N - loss_N).clamp(min=0).sum() / least_N.sum().clamp(min=_TINY))
@@ -134,6 +150,13 @@ def improved(
             break
     codes_NK = step_NK + zero_NG.repeat_interleave(k, dim=1)
     return q._replace(codes_NK=codes_NK.to(torch.int8), scale_NG=scale_NG)
+
+
+def _steps(w_NK: Tensor, inverse_NG: Tensor, zero_NG: Tensor, codes: tuple[int, int]) -> Tensor:
+    """Return the nearest codes less their zero-point, float32 (N, K), of all columns at once."""
+    N, G = zero_NG.shape
+    codes_NGk = (w_NK.view(N, G, -1) * inverse_NG[..., None]).round_().add_(zero_NG[..., None])
+    return codes_NGk.clamp_(*codes).sub_(zero_NG[..., None]).view_as(w_NK)
 
 
 def values(codes_PNK: Tensor, scale_PNG: Tensor) -> Tensor:
@@ -145,6 +168,16 @@ def values(codes_PNK: Tensor, scale_PNG: Tensor) -> Tensor:
 
 def sweep(w_NK: Tensor, value_NK: Tensor, gram_KK: Tensor, nearest: Nearest) -> Tensor:
     """Return rounded weights (N, K) after each column was chosen anew, one after the other.
+
+    Arguments as `swept`.
+    """
+    return swept(w_NK, value_NK, gram_KK, nearest)[0]
+
+
+def swept(
+    w_NK: Tensor, value_NK: Tensor, gram_KK: Tensor, nearest: Nearest
+) -> tuple[Tensor, Tensor]:
+    """Return rounded weights (N, K) after each column was chosen anew, and the rows' `loss` (N,).
 
     Args:
         w_NK: the weights that are to be met.
@@ -166,4 +199,5 @@ def sweep(w_NK: Tensor, value_NK: Tensor, gram_KK: Tensor, nearest: Nearest) -> 
             value_KN[first + j] += change_bN[j]
             pull_bN.addr_(own_bb[:, j], change_bN[j], alpha=-1)
         pull_KN.addmm_(gram_KK[:, first:last], change_bN, alpha=-1)
-    return value_KN.T.contiguous()
+    loss_N = (pull_KN * (w_NK.T - value_KN)).sum(dim=0)
+    return value_KN.T.contiguous(), loss_N

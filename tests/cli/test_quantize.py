@@ -127,6 +127,12 @@ def test_a_model_that_was_rounded_before_is_refused_kept_or_forced(model, text, 
         (["--budget", "tiny"], "budget: 'tiny' is no size"),
         (["--bits", "0"], "bits: a mean of 0"),
         (["--embed", "q4_k"], "64 columns"),
+        (["--bits", "1.9"], "a mean of 1.9 bits: too little; at the fewest bits"),
+        (["--budget", "30KB"], "norms and tokenizer take"),
+        (["--budget", "60KB", "--embed", "f32"], "norms and tokenizer take"),
+        (["--bits", "3", "--method", "ternary"], "ternary does not round to them; take gptq"),
+        (["--bits", "3", "--method", "kquants"], "kquants does not round to them"),
+        (["--method", "rtn", "--scheme", "w1a8-row"], 'weight "binary"'),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(model, text, tmp_path, args, message):
@@ -146,6 +152,85 @@ def test_a_file_that_is_there_is_not_overwritten(model, text, tmp_path):
     assert result.exit_code == 1
     assert "out.gguf exists" in result.stderr
     assert out.read_text() == "mine"
+
+
+def test_bits_are_measured_once(model, text, tmp_path, monkeypatch):
+    args = ("--method", "rtn", "--no-text", "--bits")
+    assert quantized(model, text, tmp_path / "a.gguf", *args, 4.5).exit_code == 0
+    made = (tmp_path / "a.plan.toml").read_text()
+
+    def never(*args, **more):
+        raise AssertionError
+
+    monkeypatch.setattr("onebit.ptq.budget.measure", never)
+    first = (tmp_path / "a.gguf").read_bytes()
+    again = quantized(model, text, tmp_path / "a.gguf", *args, 4.5, "--force")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "a.gguf").read_bytes() == first
+    (tmp_path / "a.gguf").unlink()
+    (tmp_path / "a.plan.toml").write_text(f"# mine\n{made}")
+    changed = quantized(model, text, tmp_path / "a.gguf", *args, 4.5)
+    assert changed.exit_code == 1
+    assert "a.plan.toml exists and says something else" in changed.stderr
+    assert (tmp_path / "a.plan.toml").read_text().startswith("# mine")
+
+
+def test_layers_that_are_kept_have_their_bits(model, text, tmp_path):
+    first = tmp_path / "first.gguf"
+    mixed = plan.Plan("mixed", {"*.q_proj": "w8a16-row", "*.up_proj": "q4_0", "*": "f16"})
+    ptq.quantize(model, first, method="rtn", scheme=mixed)
+    args = ("--method", "rtn", "--no-text", "--json")
+    refused = quantized(first, text, tmp_path / "a.gguf", *args, "--bits", 4)
+    assert "4 of 14 layers were rounded before" in refused.stderr
+    kept = quantized(first, text, tmp_path / "a.gguf", *args, "--bits", 4, "--kept", "keep")
+    rows = json.loads(kept.stdout)["rows"]
+    assert sum(row["method"] == "kept" for row in rows) == 4
+    free = [row for row in rows if row["method"] != "kept"]
+    weights = sum(row["shape"][0] * row["shape"][1] for row in free)
+    assert 3.5 < 8 * sum(row["size_bytes"] for row in free) / weights <= 4
+    args = (*args, "--budget", "110KB", "--kept", "keep")
+    assert quantized(first, text, tmp_path / "b.gguf", *args).exit_code == 0
+    assert 80_000 < (tmp_path / "b.gguf").stat().st_size <= 110_000
+    every = quantized(tmp_path / "b.gguf", text, tmp_path / "c.gguf", *args)
+    assert "all layers are kept, and none is left" in every.stderr
+
+
+@pytest.mark.parametrize("args", [["--embed", "f16"], ["--method", "quarot+rtn"]])
+def test_a_budget_counts_what_is_asked_of_embedding_and_head(model, text, tmp_path, args):
+    out = tmp_path / "out.gguf"
+    more = ("--method", "rtn", "--budget", "120KB", "--no-text", "--json", *args)
+    result = quantized(model, text, out, *more)
+    assert result.exit_code == 0, result.stderr
+    assert 80_000 < out.stat().st_size <= 120_000
+    assert json.loads(result.stdout)["notes"] == []
+
+
+def test_what_could_not_be_measured_or_written_is_refused_first(model, text, tmp_path):
+    out, short, mine = tmp_path / "out.gguf", tmp_path / "short.txt", tmp_path / "mine.json"
+    short.write_text("I")
+    mine.write_text('{"years": "of it"}')
+    (tmp_path / "page.html").write_text("mine")
+    for args, message in (
+        (["--text", short], "has fewer than two tokens to measure on"),
+        (["--report", mine], "mine.json exists and is no report"),
+        (["--report", tmp_path / "page.json"], "page.html exists"),
+        (["--report", short / "r.json"], "cannot be made (File exists)"),
+    ):
+        result = quantized(model, text, out, *args)
+        assert result.exit_code == 1
+        assert message in result.stderr
+    assert mine.read_text() == '{"years": "of it"}'
+    assert sorted(place.name for place in tmp_path.iterdir()) == [
+        "mine.json",
+        "page.html",
+        "short.txt",
+    ]
+
+
+def test_a_text_that_was_calibrated_on_is_no_measure(model, text, tmp_path):
+    how = ("--scheme", "w4a16-g32", "--json")
+    notes = json.loads(quantized(model, text, tmp_path / "a.gguf", *how).stdout)["notes"]
+    assert notes == [f"{text} was calibrated on, and is measured: too good a number."]
 
 
 def test_an_empty_text_is_refused(model, text, tmp_path):

@@ -164,7 +164,7 @@ def test_errors_name_layer_and_way_out(model, tmp_path):
         run(model, out, method="rtn+gptq")
     with pytest.raises(OptionError, match="rtn takes no option 'damping'; accepted: clip"):
         run(model, out, method="rtn", options=Options(damping=0.1))
-    with pytest.raises(OptionError, match=r"model exists\. Name another"):
+    with pytest.raises(OptionError, match=r"model is the model that is exported\. Name another"):
         run(model, model)
     with pytest.raises(MissingError, match="has no tokenizer"):
         run(model, out, calibration="wiki")

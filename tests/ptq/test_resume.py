@@ -70,7 +70,10 @@ def test_another_run_is_refused_and_begins_anew_when_told(model, tmp_path):  # n
     out = tmp_path / "out"
     with pytest.raises(Killed):
         run(model, out, progress=stopped_after(1))
-    with pytest.raises(OptionError, match="holds another run: options differ"):
+    with pytest.raises(
+        OptionError,
+        match=r"holds another run: damping is 0.01, not 0.02\. .* begin anew \(--restart",
+    ):
         run(model, out, options=Options(damping=0.02))
     seen = []
     run(model, out, options=Options(damping=0.02), resume=False, progress=seen.append)
@@ -90,7 +93,7 @@ def test_damaged_states_are_refused(model, tmp_path):  # noqa: F811
     with pytest.raises(FileError, match="is cut short"):
         run(model, out)
     states.unlink()
-    with pytest.raises(FileError, match=r"is not there\. Begin anew"):
+    with pytest.raises(FileError, match=r"is not there\. It cannot go on: begin anew"):
         run(model, out)
 
 

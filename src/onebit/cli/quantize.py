@@ -1,6 +1,7 @@
 """`onebit quantize`: a trained model in few bits. What was written goes to stdout."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def quantize(
     from onebit.cli import progress
     from onebit.errors import OptionError
     from onebit.eval import texts
-    from onebit.ptq import budget, quality
+    from onebit.ptq import auto, budget, quality
     from onebit.ptq import options as ptq_options
     from onebit.ptq import plan as plans
     from onebit.runtime.options import thread_count
@@ -114,7 +115,13 @@ def quantize(
     if out.exists() and not force:
         raise OptionError(f"{out} exists. Name another place with -o, or pass --force.")
     options = ptq_options.parse(settings)
-    measured = [] if no_text else [texts.read(name) for name in names or ("wiki",)]
+    size_bytes = None if size is None else budget.read_size(size)
+    measured = [] if no_text else [texts.read(name) for name in dict.fromkeys(names) or ("wiki",)]
+    quality.check_texts(model, measured)
+    stem = out.with_name(out.name.removesuffix(".gguf"))
+    plan_place = save_plan or stem.with_name(f"{stem.name}.plan.toml")
+    _check_places(out, place, *([] if bits is None and size is None else [plan_place]))
+    _check_report(place, force)
     shown = progress.Steps()
     if threads is not None:
         import torch
@@ -123,18 +130,21 @@ def quantize(
     how: str | Plan = scheme or "w4a16-g64"
     if plan_file is not None:
         how = plans.read(plan_file)
-    if bits is not None or size is not None:
-        table = budget.measure(
-            model, calibration, method=method or "gptq", options=options, progress=shown
+    if bits is not None or size_bytes is not None:
+        how, lines = auto.plan(
+            model,
+            calibration,
+            bits=bits,
+            size_bytes=size_bytes,
+            method=method or "gptq",
+            options=options,
+            kept=kept,
+            embed=embed,
+            table_file=stem.with_name(f"{stem.name}.sensitivity.json"),
+            progress=shown,
         )
-        most = (
-            budget.left_for_layers(model, table, budget.read_size(size))
-            if size is not None
-            else budget.bytes_of_bits(bits or 0, table)
-        )
-        how, chosen = budget.plan(table, most)
-        path = save_plan or out.with_name(f"{out.name.removesuffix('.gguf')}.plan.toml")
-        how.write(path, budget.comments(table, chosen))
+        _check_plan(plan_place, how.to_toml(lines), force)
+        how.write(plan_place, lines)
     report = ptq.quantize(
         model,
         out,
@@ -149,14 +159,66 @@ def quantize(
         force=force,
         kept=kept,
         embed=embed,
-        progress=lambda s: shown(f"quantize{_left(s.left_s)}: block", s.done, s.blocks),
+        progress=lambda s: shown(
+            f"quantize{_left(s.left_s)}: {s.words + '; ' if s.words else ''}block", s.done, s.blocks
+        ),
     )
+    if size_bytes is not None and report.size_bytes > size_bytes:
+        over = report.size_bytes - size_bytes
+        report.notes.append(f"The file is {over:,} bytes over the budget of {size_bytes:,}.")
+    looks = any(ptq.METHODS[word].calibrates for word in report.method.split("+"))
+    if looks and calibration in (t.name for t in measured) and calibration not in texts.REST:
+        report.notes.append(f"{calibration} was calibrated on, and is measured: too good a number.")
     report.write(place)  # measuring takes a while, and may be stopped
     before = quality.of_model(model, measured, "torch", threads, shown)
     after = quality.of_model(out, measured, "native", threads, shown)
     report.texts += quality.compared(measured, before, after)
     report.write(place)
     click.echo(json.dumps(report.to_dict()) if as_json else _lines(report, place))
+
+
+def _check_places(out: Path, *places: Path) -> None:
+    """Refuse now what could not be written after hours; make the folders that are missing."""
+    from onebit.errors import FileError, OptionError
+
+    for place in places:
+        if place.is_dir() or out.resolve() in (place.resolve(), *place.resolve().parents):
+            raise OptionError(f"{place}: is a folder, or in OUT, which is written whole.")
+        folder = place.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{folder}: cannot be made ({error.strerror}).") from error
+        if not os.access(folder, os.W_OK):
+            raise FileError(f"{folder}: cannot be written to. Name another place for {place.name}.")
+
+
+def _check_report(place: Path, force: bool) -> None:
+    """Refuse to write over what is no report."""
+    from onebit.errors import OnebitError, OptionError
+    from onebit.ptq import report
+
+    page = place.with_suffix(".html")
+    if place.exists():
+        try:
+            report.read(place)
+        except OnebitError as error:
+            raise OptionError(
+                f"{place} exists and is no report. Name another by --report."
+            ) from error
+    elif page.exists() and not force:
+        raise OptionError(f"{page} exists. Name another place by --report, or pass --force.")
+
+
+def _check_plan(place: Path, text: str, force: bool) -> None:
+    """Refuse to write over a plan that someone has changed."""
+    from onebit.errors import OptionError
+
+    if place.exists() and not force and place.read_bytes() != text.encode():
+        raise OptionError(
+            f"{place} exists and says something else than was chosen now. Replay it by --plan, "
+            "name another place by --save-plan, or pass --force."
+        )
 
 
 def _left(left_s: float | None) -> str:

@@ -99,10 +99,7 @@ def export(
     out = Path(out)
     container = "gguf" if out.suffix == ".gguf" else "safetensors"
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
-    try:
-        _check_out(out, checkpoint.path, container, force)
-    except OSError as error:
-        raise FileError(f"{out}: cannot be written ({error.strerror}). Name another.") from error
+    check_out(out, checkpoint.path, force)
     skeleton(checkpoint)  # refuses a file that does not hold the model of its config
     scheme = schemes.of_config(checkpoint.config)
     planned = plan(checkpoint, scheme, container, format, embed, formats or {})
@@ -120,10 +117,24 @@ def export(
     return _report(out, container, written, planned, sizes)
 
 
+def check_out(out: Path, origin: Path, force: bool) -> None:
+    """Refuse a place that must not be overwritten.
+
+    Raises:
+        OptionError: it is taken, is the model at `origin`, or is no name for a model.
+        FileError: the system refused to look.
+    """
+    try:
+        _check_out(out, origin, "gguf" if out.suffix == ".gguf" else "safetensors", force)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written ({error.strerror}). Name another.") from error
+
+
 def _check_out(out: Path, origin: Path, container: str, force: bool) -> None:
-    """Refuse a place that must not be overwritten."""
     if out.suffix in (".safetensors", ".bin", ".pt") or out.name in ("", ".."):
         raise OptionError(f"{out}: name a new folder for safetensors, or a file ending in .gguf.")
+    if out.suffix != ".gguf" == out.suffix.lower():
+        raise OptionError(f"{out}: write .gguf in small letters, or name a folder.")
     if not out.exists():
         return
     if origin.exists() and out.resolve() in (origin.resolve(), origin.resolve().parent):
@@ -180,13 +191,14 @@ def _report(
     embeds = {entry.format for entry in planned if entry.part in ("embed", "head")}
     body = sum(counts[entry.name] for entry in planned if entry.part == "body")
     files = out.iterdir() if out.is_dir() else [out]
+    static = (".input_scale", ".input_zero")
     return ExportReport(
         path=str(out),
         container=container,
         scheme=scheme,
         format=", ".join(sorted(bodies)),
         embed=", ".join(sorted(embeds)),
-        parameters=sum(counts.values()),
+        parameters=sum(n for name, n in counts.items() if not name.endswith(static)),
         size_bytes=sum(file.stat().st_size for file in files),
         body_weights=body,
         body_bits_per_weight=8 * parts["body"] / body if body else 0.0,

@@ -80,6 +80,20 @@ def write(
     return sizes
 
 
+def check(checkpoint: Checkpoint) -> None:
+    """Refuse a model now whose file could not be written after hours of work on it.
+
+    Raises:
+        MissingError, FormatError: it has no tokenizer, or that of another model.
+        UnsupportedError: GGUF cannot say what the model is, or has no name for a tensor.
+    """
+    config_to_metadata(checkpoint.config)
+    for name in checkpoint.names():
+        if not name.endswith((".inv_freq", ".step")):  # which no file gets
+            gguf_names.to_gguf(name, checkpoint.config["model_type"])
+    _tokenizer(checkpoint, int(checkpoint.config["vocab_size"]))
+
+
 def _metadata(
     checkpoint: Checkpoint, config: Mapping[str, Any], planned: list[Planned], format: str | None
 ) -> dict[str, Any]:

@@ -23,24 +23,22 @@ import torch
 from torch import Tensor, nn
 
 from onebit import quant
-from onebit.errors import UnsupportedError
 from onebit.io import StoredTensor
 from onebit.models import FAMILIES, stored_weight
 from onebit.nn import BitLinear, Rope, Rotation
-from onebit.ptq import packing
+from onebit.ptq import packing, probe
 from onebit.ptq.flow import Flow
 from onebit.ptq.method import Block, Method, Rounding, Stage, Transform
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held
 from onebit.ptq.report import Row
 from onebit.ptq.rows import Rows
-from onebit.ptq.source import Source
+from onebit.ptq.source import Source, finite
 from onebit.ptq.stages import linears, stages
 from onebit.ptq.stats import Stats
 from onebit.quant import Codes
 from onebit.quant.activation import Static
 from onebit.scheme import FP, LinearScheme, Scheme
-from onebit.tensors import codes_shape
 
 
 @dataclass(frozen=True)
@@ -150,8 +148,8 @@ def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
     name = f"model.layers.{index}"
     for own, _ in list(layer.named_parameters()):
         module, _, leaf = own.rpartition(".")
-        values = nn.Parameter(task.source.tensor(f"{name}.{own}"), requires_grad=False)
-        setattr(layer.get_submodule(module), leaf, values)
+        values = finite(task.source, f"{name}.{own}")
+        setattr(layer.get_submodule(module), leaf, nn.Parameter(values, requires_grad=False))
     layer.self_attn.kv_bits, layer.self_attn.q_bits = task.scheme.kv_bits, task.scheme.q_bits
     targets = {own: task.held[f"{name}.{own}"].scheme for own in linears(layer)}
     rope = Rope(a.inv_freq(local=a.is_local(index)))
@@ -178,14 +176,15 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
     full, linear = f"{block.name}.{name}", block.linear(name)
     held, w_NK, started = task.held[full], linear.weight.detach(), time.perf_counter()
     shape = (linear.out_features, linear.in_features)
-    if held.scheme == FP and held.format in (KEEP, FLOAT):
-        stored = task.source.stored(f"{full}.weight") if held.format == KEEP else None
-        if stored is None:
-            stored = packing.floats(f"{full}.weight", w_NK, half=True)
-            done.tensors.append(stored)
-        word = "kept" if held.format == KEEP else "float"
-        size = packing.size_bytes(stored)
-        done.rows.append(Row(full, word, stored.format, shape, size, 0.0))
+    if held.format == KEEP:
+        _keep(task, block, name, stats, done)
+        return
+    if held.format == FLOAT:
+        stored = packing.floats(f"{full}.weight", w_NK, half=True)
+        held_NK = torch.from_numpy(stored_weight.values(stored))
+        errors, size = _errors(w_NK, held_NK.view(shape), stats), packing.size_bytes(stored)
+        done.tensors.append(stored)
+        done.rows.append(Row(full, "float", stored.format, shape, size, *errors))
         return
     word, method = (task.block_rounding if held.format else None) or task.rounding
     said = len(stats.notes) if stats else 0
@@ -193,11 +192,7 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
         q = cast(Rounding, method.run)(
             w_NK, held.scheme, stats, replace(task.options, format=held.format)
         )
-        if q.codes_NK.shape != codes_shape(held.scheme, *w_NK.shape):
-            raise UnsupportedError(
-                "two planes of trits, which the scheme does not say. Take one that does, for "
-                "instance w2x1.58a16-g64."
-            )
+        probe.check_shape(q, held.scheme, *w_NK.shape)
         tensor = packing.stored(f"{full}.weight", q, held)
     time_s = time.perf_counter() - started
     turned_NK = quant.hadamard.turned(w_NK, held.scheme)
@@ -214,6 +209,26 @@ def _round(task: Task, block: Block, name: str, stats: Stats | None, done: Done)
         if factors.zero is not None:
             done.tensors.append(packing.floats(f"{full}.input_zero", factors.zero))
     block.layer.set_submodule(name, _in_place(linear, held.scheme, q, factors))
+
+
+def _keep(task: Task, block: Block, name: str, stats: Stats | None, done: Done) -> None:
+    """Leave a layer as the file has it; under the scheme that the file says it computes."""
+    full, linear = f"{block.name}.{name}", block.linear(name)
+    scheme, w_NK = task.held[full].scheme, linear.weight.detach()
+    stored = task.source.stored(f"{full}.weight")
+    assert stored is not None  # what is kept no rotation turns
+    shape = (linear.out_features, linear.in_features)
+    errors: tuple[float, float | None] = (0.0, None)
+    if scheme != FP:
+        found = stored_weight.codes(stored, scheme)
+        q = quant.quantize_weight(w_NK, scheme) if found is None else found  # of masters
+        errors = _errors(w_NK, quant.values(q, scheme), stats)
+        factors = None
+        if scheme.static:
+            zero = task.source.tensor(f"{full}.input_zero") if scheme.static_zero else None
+            factors = Static(task.source.tensor(f"{full}.input_scale"), zero)
+        block.layer.set_submodule(name, _in_place(linear, scheme, q, factors))
+    done.rows.append(Row(full, "kept", stored.format, shape, packing.size_bytes(stored), *errors))
 
 
 def _in_place(

@@ -10,8 +10,9 @@ A mean of bits is that of the layers in the table, as they lie in the file: scal
 counted, embedding and head not. A size is that of the whole file.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,11 +21,12 @@ from torch import nn
 from onebit import pack, ptq
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
-from onebit.io import Checkpoint, open_checkpoint
+from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
-from onebit.ptq import calibration, sensitivity, streamed
+from onebit.pack import plain
+from onebit.ptq import calibration, packing, sensitivity, streamed
 from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.chain import chain
 from onebit.ptq.checks import BLOCK_METHOD
@@ -55,6 +57,7 @@ def measure(
     windows: int = WINDOWS,
     window: int = WINDOW,
     losses: int = 0,
+    layers: Collection[str] | None = None,
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Sensitivity:
@@ -72,7 +75,8 @@ def measure(
         options: of the method.
         windows, window: how much of the text.
         losses: windows over which the loss of each row is measured as well; see `sensitivity`.
-        folder: for hidden states, to measure one block at a time.
+        layers: which; None for all linears of attention and MLP.
+        folder: for hidden states, to measure one block at a time; of all layers.
         progress: called with (what, done, of).
 
     Raises:
@@ -82,14 +86,20 @@ def measure(
     source = model if isinstance(model, Source) else FileSource(model)
     name, known = chain(method, ptq.METHODS).rounding
     if isinstance(text, str):
-        text = _calibration(source.checkpoint, text, windows, window, options.seed)
+        text = calibration_of(source.checkpoint, text, windows, window, options.seed)
     rounding = (known, ptq.METHODS.get(BLOCK_METHOD), options)
     if folder is not None:
         table = streamed.measure(source, text, words, *rounding, folder, progress)
     else:
         tokens_WT = torch.from_numpy(text.tokens_WT)
         table = sensitivity.measure(
-            float_model(source), tokens_WT, words, *rounding, losses=losses, progress=progress
+            float_model(source),
+            tokens_WT,
+            words,
+            *rounding,
+            layers=layers,
+            losses=losses,
+            progress=progress,
         )
     table.made |= {"model": str(source.checkpoint.path.name), "method": name}
     table.made |= {"calibration": text.description}
@@ -109,18 +119,35 @@ def float_model(source: Source) -> LanguageModel:
     return model.eval()
 
 
-def left_for_layers(model: str | Path | Checkpoint, table: Sensitivity, size_bytes: int) -> int:
+def left_for_layers(
+    model: str | Path | Checkpoint,
+    table: Sensitivity | Collection[str],
+    size_bytes: int,
+    *,
+    embed: str | None = None,
+    unties: bool = False,
+    as_floats: bool = False,
+) -> int:
     """Return the bytes of a file of this size that are left for the layers of a table.
 
-    Embedding and head are counted as an export writes them if nothing is said: blocks that are
-    there already, else q8_0 (f16 where it does not fit); norms as float32; the head of the file as
-    in the source, and each layer's entries in it.
+    Embedding and head are counted as an export writes them: as `embed`, or if nothing is said,
+    blocks that are there already, else q8_0 (f16 where it does not fit); norms as float32; the head
+    of the file as in the source, and each layer's entries in it. Layers that are not in the table
+    are counted as they lie there.
+
+    Args:
+        model: what `io.open_checkpoint` takes, or an open checkpoint.
+        table: or the names of its layers.
+        size_bytes: of the file.
+        embed: format of embedding and head.
+        unties: whether a rotation will give a tied head a matrix of its own.
+        as_floats: whether a rotation makes floats of an embedding in blocks.
 
     Raises:
         OptionError: nothing is left.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model)
-    layers = table.of_layers()
+    layers = table.of_layers() if isinstance(table, Sensitivity) else set(table)
     rest, stored = _ENTRY_BYTES * len(layers), 0
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
     for name in checkpoint.names():
@@ -129,17 +156,13 @@ def left_for_layers(model: str | Path | Checkpoint, table: Sensitivity, size_byt
         module = name.removesuffix(".weight")
         if module in layers or (tied and name == "lm_head.weight"):
             continue
-        count = 1
-        for width in tensor.shape:
-            count *= width
-        if role_of(module) not in ("embed", "head"):
-            rest += 4 * count
-        elif tensor.format in BLOCKS:
-            rest += tensor.data.nbytes
-        elif tensor.shape[1] % pack.FORMATS[DEFAULT_EMBED].columns:
-            rest += 2 * count
+        role = role_of(module)
+        if role in ("embed", "head"):
+            rest += (2 if unties else 1) * _embed_bytes(tensor, embed, as_floats)
+        elif role and tensor.format in pack.FORMATS:
+            rest += packing.size_bytes(tensor) + _ENTRY_BYTES
         else:
-            rest += pack.FORMATS[DEFAULT_EMBED].size_bytes(*tensor.shape)
+            rest += 4 * math.prod(tensor.shape)
     rest += _head_bytes(checkpoint, stored)
     if rest >= size_bytes:
         raise OptionError(
@@ -147,6 +170,17 @@ def left_for_layers(model: str | Path | Checkpoint, table: Sensitivity, size_byt
             f"{rest:,} of them. Raise the budget, or store the embedding in fewer bits."
         )
     return size_bytes - rest
+
+
+def _embed_bytes(tensor: StoredTensor, embed: str | None, as_floats: bool) -> int:
+    """Return what an export takes for embedding or head."""
+    N, K = tensor.shape
+    if embed is None and tensor.format in BLOCKS and not as_floats:
+        return tensor.data.nbytes
+    form = embed or ("f16" if K % pack.FORMATS[DEFAULT_EMBED].columns else DEFAULT_EMBED)
+    if form in pack.FORMATS:
+        return pack.FORMATS[form].size_bytes(N, K)
+    return plain.SIZE_BYTES[form] * N * K
 
 
 def _head_bytes(checkpoint: Checkpoint, stored: int) -> int:
@@ -158,9 +192,19 @@ def _head_bytes(checkpoint: Checkpoint, stored: int) -> int:
     return sum(file.stat().st_size for file in texts)
 
 
-def _calibration(
-    checkpoint: Checkpoint, text: str, windows: int, window: int, seed: int
+def calibration_of(
+    checkpoint: Checkpoint,
+    text: str,
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+    seed: int = 0,
 ) -> Calibration:
+    """Return the windows of a text that a model is measured on.
+
+    Raises:
+        MissingError: the model has no tokenizer.
+        OnebitError: as `calibration.read`.
+    """
     if checkpoint.tokenizer is None:
         raise MissingError(
             f"{checkpoint.path}: has no tokenizer, and a calibration text needs one. Put the "
@@ -221,15 +265,15 @@ def weights_of(table: Sensitivity) -> int:
     return sum(entries[0].shape[0] * entries[0].shape[1] for entries in table.of_layers().values())
 
 
-def bytes_of_bits(bits: float, table: Sensitivity) -> int:
-    """Return the bytes that a mean of `bits` per weight allows the layers of a table.
+def bytes_of_bits(bits: float, table: Sensitivity | int) -> int:
+    """Return the bytes that a mean of `bits` allows the layers of a table, or so many weights.
 
     Raises:
         OptionError: bits is not above 0 and at most 32.
     """
     if not 0 < bits <= 32:
         raise OptionError(f"bits: a mean of {bits!r:.20}; accepted: above 0, at most 32.")
-    return int(bits * weights_of(table) / 8)
+    return int(bits * (table if isinstance(table, int) else weights_of(table)) / 8)
 
 
 def read_size(text: str) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.data import Tokenizer, corpus
-from onebit.errors import InputError, OptionError
+from onebit.errors import InputError, MissingError, OptionError
 from onebit.eval import texts
 
 WINDOWS = 64
@@ -60,7 +60,10 @@ def read(
         raise OptionError(
             f"calibration: {windows} windows of {length} tokens; accepted: at least 1 of 2."
         )
-    ids = np.asarray(tokenizer.encode(_text(name)), np.int64)
+    text = _text(name)
+    if "\0" in text:
+        raise InputError(f"calibration: {name} holds zero bytes, so it is no text. Give a text.")
+    ids = np.asarray(tokenizer.encode(text), np.int64)
     step = length - (bos is not None)
     there = len(ids) // step
     if not there:
@@ -81,4 +84,13 @@ def _text(name: str) -> str:
     """Return the text that may be calibrated on: what `eval.texts` measures is not in it."""
     if name in texts.REST:
         return texts.REST[name]()
-    return texts.BETWEEN.join(d.text for d in corpus.documents(name))
+    try:
+        return texts.BETWEEN.join(d.text for d in corpus.documents(name))
+    except MissingError as error:
+        if name.startswith("package:"):
+            raise
+        raise MissingError(
+            f"calibration: {name}: there is no such file, and no text of that name "
+            f"({', '.join(texts.NAMED)}, package:NAME). A folder or glob must have .txt, .jsonl "
+            "or .parquet files."
+        ) from error

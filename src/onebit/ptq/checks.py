@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onebit import pack
-from onebit.errors import OptionError, ShapeError
-from onebit.models import stored_weight
-from onebit.models.export_plan import EMBED_FORMATS
-from onebit.ptq import size
+from onebit.errors import InputError, OptionError, ShapeError
+from onebit.models import export_gguf, stored_weight
+from onebit.models.export import check_out
+from onebit.models.export_plan import EMBED_FORMATS, FORMATS
+from onebit.ptq import probe, size
+from onebit.ptq.calibration import Calibration
 from onebit.ptq.chain import Chain
 from onebit.ptq.method import Method
+from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held
-from onebit.ptq.source import Source
+from onebit.ptq.source import Source, finite
 from onebit.scheme import FP, of_config, role_of
 from onebit.tensors import linears
 
@@ -26,7 +29,7 @@ def has_blocks(held: Mapping[str, Held]) -> bool:
 
 def has_static(held: Mapping[str, Held]) -> bool:
     """Return whether a layer's activations are static."""
-    return any(h.scheme.static for h in held.values())
+    return any(h.scheme.static and h.format != KEEP for h in held.values())
 
 
 def options_taken(
@@ -73,7 +76,8 @@ def check(
 
     Raises:
         OptionError: the model's own layers have norms or turns, the scheme would put a norm into
-            it, or `out` exists.
+            it, `out` exists or is the model, or its container has no such format.
+        MissingError, UnsupportedError: GGUF cannot say what the model is.
         ShapeError: a layer does not fit its groups or blocks.
     """
     own = of_config(source.config)
@@ -98,8 +102,75 @@ def check(
         with stored_weight.named(name):
             if held[name].format != KEEP:
                 size.size_bytes(held[name], N, K)
-    if out.exists() and not force:
-        raise OptionError(f"{out} exists. Name another place with -o, or pass --force.")
+    check_out(out, source.checkpoint.path, force)
+    if _container(out) == "gguf":
+        export_gguf.check(source.checkpoint)
+    accepted = FORMATS[_container(out)]
+    for name, layer in held.items():
+        if layer.format not in ("", KEEP, *accepted):
+            raise OptionError(
+                f"{name}: a folder of safetensors holds no {layer.format}; accepted: "
+                f"{', '.join(accepted)}, or an OUT that ends in .gguf."
+            )
+
+
+def _container(out: Path) -> str:
+    return "gguf" if out.suffix == ".gguf" else "safetensors"
+
+
+def check_methods(
+    methods: Chain,
+    held: Mapping[str, Held],
+    settings: Options,
+    calibrated: bool,
+    known: Mapping[str, Method],
+) -> None:
+    """Refuse a rounding that does not know the grid of a layer.
+
+    Raises:
+        OnebitError: what the method has against it, the layer's name in front.
+    """
+    asked = set()
+    for name, layer in held.items():
+        if layer.format in (KEEP, FLOAT) or layer in asked:
+            continue
+        asked.add(layer)
+        method = known[BLOCK_METHOD] if layer.format else methods.rounding[1]
+        with stored_weight.named(name):
+            probe.check(method, layer, settings, calibrated)
+
+
+def check_finite(source: Source) -> None:
+    """Refuse what is not rounded, and so seen by no method: embedding, head, last norm.
+
+    Raises:
+        InputError: a value is not finite.
+    """
+    for name in source.names():
+        if not name.startswith("model.layers."):
+            finite(source, name)
+
+
+def check_tokens(text: Calibration, source: Source) -> Calibration:
+    """Return the calibration windows.
+
+    Raises:
+        OptionError: they are no windows, or longer than the model's context.
+        InputError: the model has not these tokens.
+    """
+    a, ids_WT = source.architecture, text.tokens_WT
+    if ids_WT.ndim != 2 or 0 in ids_WT.shape or ids_WT.shape[1] > a.max_position_embeddings:
+        raise OptionError(
+            f"calibration: tokens of shape {ids_WT.shape}; accepted: (windows, tokens), at most "
+            f"{a.max_position_embeddings} tokens, the model's context."
+        )
+    low, high = int(ids_WT.min()), int(ids_WT.max())
+    if low < 0 or high >= a.vocab_size:
+        raise InputError(
+            f"calibration: token {low if low < 0 else high}, and the model has {a.vocab_size}. "
+            "Take the tokenizer that the model was trained with."
+        )
+    return text
 
 
 def check_embed(source: Source, out: Path, embed: str | None) -> None:
@@ -111,7 +182,7 @@ def check_embed(source: Source, out: Path, embed: str | None) -> None:
     """
     if embed is None:
         return
-    container = "gguf" if out.suffix == ".gguf" else "safetensors"
+    container = _container(out)
     if embed not in EMBED_FORMATS[container]:
         raise OptionError(
             f"embed is {embed!r:.40}; accepted in {container}: "

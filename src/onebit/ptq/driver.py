@@ -1,13 +1,16 @@
 """From a model on disk to a quantized one: checks, the blocks one by one, the file, the report."""
 
+import glob
 import hashlib
+import shutil
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from onebit import pack
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
 from onebit.eval.fresh_process import peak_memory_bytes
@@ -24,7 +27,7 @@ from onebit.ptq.report import Report
 from onebit.ptq.source import FileSource, Source, layers_of
 from onebit.ptq.walk import Progress, Status
 from onebit.ptq.work import Work
-from onebit.scheme import FP, Scheme
+from onebit.scheme import FP, Scheme, of_config
 
 
 def quantize(
@@ -56,10 +59,14 @@ def quantize(
     checks.check(base, layers, held, out, force)
     checks.check_embed(base, out, embed)
     keeping = _keep(base, held, kept, methods, str(model))
-    held, wanted = _without(held, wanted, keeping, methods)
+    held, wanted = _without(base, held, wanted, keeping, methods)
     tokens = _calibration(base, text, windows, window, settings, methods, held, known)
+    checks.check_methods(methods, held, settings, tokens is not None, known)
+    checks.check_finite(base)
     run = _run(base, methods.name, wanted, held, tokens, settings)
-    with closing(Work(work or out.with_name(f"{out.name}.work"), run, resume)) as folder:
+    with closing(Work(_work(work, out), run, resume)) as folder:
+        if folder.found == base.architecture.num_hidden_layers:
+            _sweep(out)
         source, wanted = _rotated(base, wanted, methods, tokens, settings, folder, progress)
         held = {name: h._replace(scheme=wanted.linear(name)) for name, h in held.items()}
         task = Task(
@@ -78,7 +85,7 @@ def quantize(
             made, out, embed=embed, force=force, formats=_formats(held, made, keeping)
         )
         report = _report(base, exported, folder, methods.name, wanted, tokens, settings, keeping)
-        report.time_s = time.monotonic() - began
+        report.time_s = time.monotonic() - began + folder.time_before_s()
         folder.remove()
     return report
 
@@ -97,27 +104,49 @@ def _usual(held: Mapping[str, Held]) -> str:
     return "gptq" if codes or not has_blocks(held) else BLOCK_METHOD
 
 
+def _work(work: Path | None, out: Path) -> Path:
+    """Return the run's folder."""
+    if work is not None and work.resolve() == out.resolve():
+        raise OptionError(f"the work folder is {work}, and so is OUT. Name another work folder.")
+    return work or out.with_name(f"{out.name}.work")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a run that was killed while it wrote `out` has left of that beside it."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def _keep(
     source: Source, held: Mapping[str, Held], kept: str, methods: Chain, model: str
 ) -> frozenset[str]:
     """Return the layers that stay as they are because they were rounded before."""
     asked = [name for name, h in held.items() if h.format not in (KEEP, FLOAT)]
+    if kept == "force":
+        guards.refuse_masters(source, asked)
     found = {} if kept == "force" else guards.rounded_before(source, asked)
     return guards.settle(found, len(asked), kept, model, bool(methods.rotations))
 
 
 def _without(
-    held: Mapping[str, Held], scheme: Scheme, keeping: frozenset[str], methods: Chain
+    source: Source,
+    held: Mapping[str, Held],
+    scheme: Scheme,
+    keeping: frozenset[str],
+    methods: Chain,
 ) -> tuple[dict[str, Held], Scheme]:
-    """Return the layers, and the scheme, with some of them kept."""
+    """Return layers and scheme with some of them kept, under the scheme that the source has."""
     keeping |= {name for name, h in held.items() if h.format == KEEP}
     if keeping and methods.rotations:
         raise OptionError(
             f"{min(keeping)} is to be kept as it is, and {methods.rotations[0][0]} turns its "
             "weights. Keep none, or choose a method that turns none."
         )
-    layers = dict.fromkeys(sorted(keeping), FP) | dict(scheme.layers)
-    held = {name: Held(FP, KEEP) if name in keeping else h for name, h in held.items()}
+    own = of_config(source.config)
+    layers = {name: own.linear(name) for name in sorted(keeping)}
+    layers |= {name: linear for name, linear in scheme.layers.items() if name not in layers}
+    held = {n: Held(own.linear(n), KEEP) if n in keeping else h for n, h in held.items()}
     return held, replace(scheme, layers=layers) if keeping else scheme
 
 
@@ -132,7 +161,7 @@ def _calibration(
     known: Mapping[str, Method],
 ) -> Calibration | None:
     if isinstance(text, Calibration):
-        return text
+        return checks.check_tokens(text, source)
     if text is None and has_static(held):
         raise OptionError(
             "static activations have the range that a text shows. Name a calibration text: wiki, "
@@ -154,7 +183,7 @@ def _calibration(
         )
     tokenizer = Tokenizer.load(source.checkpoint.tokenizer.source)
     longest = source.architecture.max_position_embeddings
-    return calibration.read(
+    found = calibration.read(
         text,
         tokenizer,
         windows=windows,
@@ -162,6 +191,7 @@ def _calibration(
         seed=settings.seed,
         bos=tokenizer.bos_id if tokenizer.add_bos else None,
     )
+    return checks.check_tokens(found, source)
 
 
 def _rotated(
@@ -198,18 +228,27 @@ def _run(
     settings: Options,
 ) -> dict[str, Any]:
     """Return all that the result depends on."""
-    path = source.checkpoint.path
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
     ids = b"" if tokens is None else tokens.tokens_WT.tobytes()
     return {
         "version": 1,
-        "model": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+        "model": files_of(source),
         "method": method,
         "scheme": scheme.to_dict(),
         "formats": {name: h.format for name, h in held.items() if h.format},
         "calibration": hashlib.sha256(ids).hexdigest(),
         "options": asdict(settings),
     }
+
+
+def files_of(source: Source) -> list[list[str | int]]:
+    """Return name, size and time of the files that hold a model's config and tensors."""
+    path = source.checkpoint.path
+    files = [path]
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name == "config.json"]
+        files += path.glob("*.safetensors")
+    times = [(file.name, file.stat()) for file in sorted(files)]
+    return [[name, found.st_size, found.st_mtime_ns] for name, found in times]
 
 
 def _formats(
@@ -220,8 +259,12 @@ def _formats(
     for name, h in held.items():
         if h.scheme == FP and not h.format:
             found[name] = FLOAT
+        elif h.format == KEEP:
+            form = made.tensor(f"{name}.weight").format
+            if h.scheme == FP or form in pack.FORMATS:  # else masters, which the export rounds
+                found[name] = form
         elif h.format:
-            found[name] = made.tensor(f"{name}.weight").format if h.format == KEEP else h.format
+            found[name] = h.format
     return found
 
 

@@ -16,9 +16,11 @@ from torch import Tensor
 from onebit import pack
 from onebit.errors import InputError, OptionError
 from onebit.io import StoredTensor
+from onebit.models import stored_weight
 from onebit.pack import plain
 from onebit.ptq.source import Source
 from onebit.quant import levels
+from onebit.scheme import of_config
 
 KEPT = ("refuse", "keep", "force")
 """What to do with layers that were rounded before: refuse the model, leave these layers as they
@@ -38,14 +40,35 @@ def rounded_before(source: Source, layers: Iterable[str]) -> dict[str, str]:
     Raises:
         MissingError, FormatError: a layer is not there, or damaged.
     """
-    found = {}
+    found, own = {}, of_config(source.config)
     for layer in layers:
         name = f"{layer}.weight"
         stored = source.stored(name)
         words = _of_floats(source.tensor(name)) if stored is None else _of_stored(stored)
+        if not words and own.linear(layer).weight != "fp":
+            words = f"masters that scheme {own.name!r:.60} rounds to {own.linear(layer).weight}"
         if words:
             found[layer] = words
     return found
+
+
+def refuse_masters(source: Source, layers: Iterable[str]) -> None:
+    """Refuse masters to be taken for the weights of a model that rounds them.
+
+    Raises:
+        InputError: the model's scheme rounds a layer, and the file has it as it was before.
+    """
+    own = of_config(source.config)
+    for layer in layers:
+        linear, stored = own.linear(layer), source.stored(f"{layer}.weight")
+        if linear.weight == "fp" or stored is None or stored.format in pack.FORMATS:
+            continue
+        if stored_weight.find_codes(stored, linear) is None:
+            raise InputError(
+                f"{layer}: its floats are masters, and the model's scheme {own.name!r:.60} rounds "
+                f"them to {linear.weight}: they are not its weights. Write it by `onebit export` "
+                "first, and quantize that."
+            )
 
 
 def settle(

@@ -222,7 +222,8 @@ def _meaning(layer: str, word: str, kv_bits: int) -> Held:
             "the scheme without them, and set kv_bits above [layers]."
         )
     inner = role_of(layer) not in ("", "embed", "head")
-    return Held(found.linear(layer) if inner else found.layers.get("body", FP))
+    linear = found.linear(layer) if inner else found.layers.get("body", FP)
+    return Held(linear, FLOAT if inner and linear == FP else "")
 
 
 def _is_block(word: str) -> bool:

@@ -7,9 +7,12 @@ engine, as it will run. Both read the same windows of texts that no calibration 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from onebit.data import Tokenizer
+from onebit.errors import InputError, MissingError
 from onebit.eval import engines, perplexity
 from onebit.eval.perplexity import Perplexity
 from onebit.eval.texts import Text as EvalText
+from onebit.io import open_checkpoint
 from onebit.ptq.report import Text
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +47,27 @@ def of_model(
 
         found.append(perplexity(opened, text.text, None, tokenizer, tell))
     return found
+
+
+def check_texts(model: str | Path, texts: Sequence[EvalText]) -> None:
+    """Refuse a text now that could not be measured after hours.
+
+    Raises:
+        MissingError: the model has no tokenizer.
+        InputError: a text has fewer than two tokens.
+    """
+    if not texts:
+        return
+    checkpoint = open_checkpoint(model)
+    if checkpoint.tokenizer is None:
+        raise MissingError(
+            f"{checkpoint.path}: has no tokenizer, and perplexity on a text needs one. Put the "
+            "model's tokenizer files beside it, or measure nothing (--no-text)."
+        )
+    tokenizer = Tokenizer.load(checkpoint.tokenizer.source)
+    for text in texts:
+        if len(tokenizer.encode(text.text[:1000])) < 2:
+            raise InputError(f"{text.name}: has fewer than two tokens to measure on. Give more.")
 
 
 def compared(

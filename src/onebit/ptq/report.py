@@ -96,7 +96,8 @@ class Report:
     options: dict[str, Any] = field(default_factory=dict)
     """Those of the method that differ from the defaults."""
     time_s: float = 0.0
-    """Of everything, from opening the source to the file."""
+    """Of everything, from opening the source to the file; blocks that an earlier process did before
+    it was stopped are counted."""
     peak_memory_bytes: int = 0
     """The most memory that the process held."""
     notes: list[str] = field(default_factory=list)

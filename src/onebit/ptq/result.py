@@ -10,6 +10,7 @@ from onebit.ptq.source import Source
 from onebit.ptq.work import Work
 from onebit.scheme import Scheme
 
+_STATIC = (".input_scale", ".input_zero")
 _LAYER = re.compile(r"model\.layers\.([0-9]+)\.")
 
 
@@ -24,10 +25,11 @@ class Result(Checkpoint):
         self.tokenizer = source.checkpoint.tokenizer
         self._source, self._work = source, work
         found = tensors.shapes(source.architecture, scheme)
-        self._static = [name for name in found if name.endswith((".input_scale", ".input_zero"))]
+        self._static = [name for name in found if name.endswith(_STATIC)]
 
     def names(self) -> list[str]:
-        return [*self._source.names(), *self._static]
+        own = (name for name in self._source.names() if not name.endswith(_STATIC))
+        return [*own, *self._static]
 
     def tensor(self, name: str) -> StoredTensor:
         found = _LAYER.match(name)

@@ -51,7 +51,9 @@ class Rows:
         while done < raw.size:
             count = self._file.readinto(raw[done:].data)
             if not count:
-                raise FileError(f"{self.path}: is cut short. Begin anew with resume off.")
+                raise FileError(
+                    f"{self.path}: is cut short. Begin anew (--restart, or resume=False)."
+                )
             done += count
         return x_WTC
 
@@ -87,7 +89,7 @@ class Rows:
         if found != checksum:
             raise FileError(
                 f"{self.path}: is not what was written there; the machine went down, or the file "
-                "is damaged. Begin anew with resume off."
+                "is damaged. Begin anew (--restart, or resume=False)."
             )
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onebit.architecture import Architecture
+from onebit.errors import InputError
 from onebit.io import Checkpoint, StoredTensor, mapped, open_checkpoint
 from onebit.models import stored_weight
 from onebit.scheme import role_of
@@ -80,3 +81,19 @@ def layers_of(source: Source) -> dict[str, tuple[int, int]]:
     """Return name and shape (N, K) of the linears to quantize: all but embedding and head."""
     found = linears(source.architecture)
     return {x.name: (x.N, x.K) for x in found if role_of(x.name) not in ("embed", "head")}
+
+
+def finite(source: Source, name: str) -> Tensor:
+    """Return a tensor of the source.
+
+    Raises:
+        InputError: a value is not finite.
+    """
+    values = source.tensor(name)
+    if not bool(torch.isfinite(values).all()):
+        module, _, leaf = name.rpartition(".")
+        raise InputError(
+            f"{module}: {leaf}s that are not finite. The file is damaged, or the run that made it "
+            "failed; take an earlier one."
+        )
+    return values

@@ -64,7 +64,7 @@ def all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: P
                     if rows is not None:
                         embed_text(task.source, tokens, rows)
         for index in range(first, count):
-            after = None
+            after, block_began = None, time.monotonic()
             if tokens is not None and index + 1 < count:
                 states_after = _states(folder, index + 1, shape, task.options)
                 after = files.enter_context(closing(states_after))
@@ -72,7 +72,8 @@ def all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: P
             checksums = {} if after is None else {"hidden": after.rounded.checksum}
             if after is not None and after.floats is not None:
                 checksums["float"] = after.floats.checksum
-            folder.finish(index, done.tensors, done.rows, peak_memory_bytes(), checksums)
+            block_s = time.monotonic() - block_began
+            folder.finish(index, done.tensors, done.rows, peak_memory_bytes(), checksums, block_s)
             if states is not None:
                 states.close()
             states = after

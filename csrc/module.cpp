@@ -20,6 +20,7 @@
 #include "block_search_module.h"
 #include "body.h"
 #include "cache.h"
+#include "columns_module.h"
 #include "container.h"
 #include "decoder.h"
 #include "dispatch.h"
@@ -645,6 +646,7 @@ NB_MODULE(cpu, m) {
 
   bind_training(m);
   bind_block_search(m);
+  bind_columns(m);
 
   nb::class_<Cache>(m, "Cache")
       .def_prop_rw("length", &length, &set_length)

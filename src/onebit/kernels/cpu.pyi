@@ -204,6 +204,32 @@ def round_to_blocks(
     minimum_NG: NDArray[np.float32] | None,  # written, where the format has one
     threads: int,
 ) -> None: ...
+def round_columns(
+    w_bN: NDArray[np.float32],  # at most 256 columns
+    U_bb: NDArray[np.float32],
+    scale_GN: NDArray[np.float32],
+    zero_GN: NDArray[np.float32],
+    group_b: NDArray[np.int32],
+    low: float,
+    high: float,
+    codes_bN: NDArray[np.float32],  # written
+    error_bN: NDArray[np.float32],  # written
+    threads: int,
+) -> None: ...
+def sweep_columns(
+    value_bN: NDArray[np.float32],  # at most 256 columns; changed
+    pull_bN: NDArray[np.float32],
+    A_bb: NDArray[np.float32],
+    inverse_diagonal_b: NDArray[np.float32],
+    scale_GN: NDArray[np.float32],
+    inverse_GN: NDArray[np.float32],
+    zero_GN: NDArray[np.float32],
+    group_b: NDArray[np.int32],
+    low: float,
+    high: float,
+    change_bN: NDArray[np.float32],  # written
+    threads: int,
+) -> None: ...
 
 class Cache:
     """Keys and values of one sequence."""

@@ -510,6 +510,78 @@ def round_to_blocks(
     cpu.round_to_blocks(format, w_NK, h_K, codes_NK, scale_NG, minimum_NG, threads)
 
 
+def round_columns(
+    w_bN: NDArray[np.float32],
+    U_bb: NDArray[np.float32],
+    scale_GN: NDArray[np.float32],
+    zero_GN: NDArray[np.float32],
+    group_b: NDArray[np.int32],
+    codes: tuple[int, int],
+    codes_bN: NDArray[np.float32],
+    error_bN: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Round columns in turn, GPTQ's way: what each misses, over U's diagonal, goes on by its row.
+
+    Args:
+        w_bN: a block of at most 256 columns, each a row in memory.
+        U_bb: the block of the factor.
+        scale_GN, zero_GN: of the groups; value = (code - zero) * scale.
+        group_b: the group of each column.
+        codes: the least and the greatest.
+        codes_bN: takes the codes.
+        error_bN: takes what each missed, over the diagonal.
+        threads: to use at most.
+    """
+    low, high = codes
+    cpu.round_columns(
+        w_bN, U_bb, scale_GN, zero_GN, group_b, low, high, codes_bN, error_bN, threads
+    )
+
+
+def sweep_columns(
+    value_bN: NDArray[np.float32],
+    pull_bN: NDArray[np.float32],
+    A_bb: NDArray[np.float32],
+    inverse_diagonal_b: NDArray[np.float32],
+    scale_GN: NDArray[np.float32],
+    inverse_GN: NDArray[np.float32],
+    zero_GN: NDArray[np.float32],
+    group_b: NDArray[np.int32],
+    codes: tuple[int, int],
+    change_bN: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Choose columns anew in turn: the value nearest to value + pull * inverse_diagonal.
+
+    Args:
+        value_bN: a block of at most 256 columns, each a row in memory; takes the new values.
+        pull_bN: minus half the gradient, to begin with.
+        A_bb: the block of the Gram matrix.
+        inverse_diagonal_b: one over A's diagonal.
+        scale_GN, inverse_GN, zero_GN: of the groups; inverse is one over scale, or 0.
+        group_b: the group of each column.
+        codes: the least and the greatest.
+        change_bN: takes new value less old.
+        threads: to use at most.
+    """
+    low, high = codes
+    cpu.sweep_columns(
+        value_bN,
+        pull_bN,
+        A_bb,
+        inverse_diagonal_b,
+        scale_GN,
+        inverse_GN,
+        zero_GN,
+        group_b,
+        low,
+        high,
+        change_bN,
+        threads,
+    )
+
+
 def rms_norm(
     x_TK: NDArray[Any],
     w_K: NDArray[np.float32],

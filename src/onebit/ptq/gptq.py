@@ -27,7 +27,7 @@ from torch import Tensor
 
 from onebit import quant
 from onebit.errors import InputError, ShapeError
-from onebit.ptq import ranges
+from onebit.ptq import native_columns, ranges
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.ranges import Grid
@@ -91,10 +91,11 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
     if not options.iterations:
         return rounded
     gram_KK = quant.descent.damped(A_KK, options.damping)
-    most = 2 ** (grid.bits - 1) - 1
-    codes = (-most if grid.symmetric else -most - 1, most)
+    codes = span.ends(grid.bits, grid.symmetric)
     free = scheme.weight_scale != "tensor"
-    return quant.descent.improved(w_NK, rounded, gram_KK, codes, options.iterations, free)
+    return quant.descent.improved(
+        w_NK, rounded, gram_KK, codes, options.iterations, free, native_columns.sweeping()
+    )
 
 
 def inverse_factor(A_KK: Tensor, order_K: Tensor, damping: float, notes: list[str]) -> Tensor:
@@ -184,10 +185,18 @@ def _rounded(
     scale_GN, zero_GN = grid.scale_NG.T, grid.zero_NG.T  # views: `regrid` writes into them
     group_of = group_K.tolist()
     K, k = len(w_KN), len(w_KN) // len(scale_GN)
+    ends = span.ends(grid.bits, grid.symmetric)
+    native = None
+    if regrid is None:
+        native = native_columns.rounding(grid.scale_NG, grid.zero_NG, group_K, ends, block)
     for first in range(0, K, block):
         last = min(first + block, K)
         w_bN, U_bb = w_KN[first:last], U_KK[first:last, first:last]
         error_bN = torch.empty_like(w_bN)
+        if native is not None:
+            codes_KN[first:last], error_bN = native(first, w_bN, U_bb)
+            w_KN[last:].addmm_(U_KK[first:last, last:].T, error_bN, alpha=-1)
+            continue
         for j, pivot in enumerate(U_bb.diagonal().tolist()):
             if regrid is not None and (first + j) % k == 0:
                 regrid(w_bN[j : j + k], first + j)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from onebit.errors import InputError, OptionError, ShapeError
 from onebit.nn import native_blocks
+from onebit.ptq import native_columns
 from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.stats import Stats
@@ -86,7 +87,9 @@ def _swept(w_NK: Tensor, rounded: Codes, stats: Stats, options: Options) -> Code
         )
     gram_KK = descent.damped(stats.gram(), options.damping)
     codes = _RANGE[options.format]
-    return descent.improved(w_NK, rounded, gram_KK, codes, options.iterations, free_scales=False)
+    return descent.improved(
+        w_NK, rounded, gram_KK, codes, options.iterations, False, native_columns.sweeping()
+    )
 
 
 METHOD = Method("rounding", kquants, frozenset({"format", "damping", "iterations"}), gram=True)

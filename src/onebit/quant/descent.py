@@ -16,6 +16,8 @@ Sources: the normal equations of PT2-LLM's activation-aware stage, https://arxiv
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +27,26 @@ from onebit.quant.codes import Codes
 
 Nearest = Callable[[int, Tensor], Tensor]
 """(column, values (N,)) -> the values nearest to them that the column's codes can say."""
+Block = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(first column, values (b, N), pull (b, N), own (b, b), 1 / A's diagonal (b,)) -> change (b, N).
+
+What the loop in `swept` does inside a block; values are changed."""
+
+
+class ColumnGrid(NamedTuple):
+    """What columns can be: (code - zero) * scale."""
+
+    scale_GN: Tensor
+    inverse_GN: Tensor
+    """One over the scale, and 0 where that is 0."""
+    zero_GN: Tensor
+    codes: tuple[int, int]
+    group: int
+    """Columns that share a scale."""
+
+
+SweepBlock = Callable[[ColumnGrid, int, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""A `Block` for any grid."""
 _BLOCK = 64
 _RIDGE = 1e-6
 _WORTH = 1e-3
@@ -103,6 +125,7 @@ def improved(
     codes: tuple[int, int],
     rounds: int,
     free_scales: bool = True,
+    sweep_block: SweepBlock | None = None,
 ) -> Codes:
     """Return codes, and scales, with no larger an output error: scales and sweep, some times.
 
@@ -113,6 +136,7 @@ def improved(
         codes: the least and the greatest code.
         rounds: at most; it ends before where a round lowers the error by less than 0.1 %.
         free_scales: whether scales may change too; they come out as float16 values.
+        sweep_block: does the sweeps' inner loop, to the same numbers; None is torch.
     """
     k = w_NK.shape[1] // q.scale_NG.shape[1]
     if q.minimum_NG is not None:
@@ -139,7 +163,9 @@ def improved(
             return step(j, v_N) * try_GN[j // k]
 
         before_NK = values(step_NK[None], try_NG[None])
-        after_NK, loss_N = swept(w_NK, before_NK, gram_KK, value)
+        grid = ColumnGrid(try_GN, inverse_GN, zero_GN, codes, k)
+        block = None if sweep_block is None else partial(sweep_block, grid)
+        after_NK, loss_N = swept(w_NK, before_NK, gram_KK, value, block)
         better_N1 = (loss_N < least_N)[:, None]
         found_NK = _steps(after_NK, inverse_GN.T, zero_NG, codes)
         step_NK = torch.where(better_N1, found_NK, step_NK)
@@ -175,7 +201,11 @@ def sweep(w_NK: Tensor, value_NK: Tensor, gram_KK: Tensor, nearest: Nearest) -> 
 
 
 def swept(
-    w_NK: Tensor, value_NK: Tensor, gram_KK: Tensor, nearest: Nearest
+    w_NK: Tensor,
+    value_NK: Tensor,
+    gram_KK: Tensor,
+    nearest: Nearest,
+    block: Block | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return rounded weights (N, K) after each column was chosen anew, and the rows' `loss` (N,).
 
@@ -184,20 +214,30 @@ def swept(
         value_NK: how they are rounded by now.
         gram_KK: with a positive diagonal.
         nearest: what a column can be.
+        block: does the inner loop instead, to the same numbers.
     """
     K = len(gram_KK)
     value_KN = value_NK.T.contiguous()
     pull_KN = gram_KK @ (w_NK.T - value_KN)  # minus half the gradient
-    inverse = gram_KK.diagonal().reciprocal().tolist()
+    inverse_K = gram_KK.diagonal().reciprocal()
+
+    def in_torch(
+        first: int, value_bN: Tensor, pull_bN: Tensor, own_bb: Tensor, inverse_b: Tensor
+    ) -> Tensor:
+        pull_bN = pull_bN.clone()
+        change_bN = torch.empty_like(pull_bN)
+        for j, inverse in enumerate(inverse_b.tolist()):
+            change_bN[j] = nearest(first + j, value_bN[j] + pull_bN[j] * inverse) - value_bN[j]
+            value_bN[j] += change_bN[j]
+            pull_bN.addr_(own_bb[:, j], change_bN[j], alpha=-1)
+        return change_bN
+
     for first in range(0, K, _BLOCK):
         last = min(first + _BLOCK, K)
-        pull_bN, own_bb = pull_KN[first:last].clone(), gram_KK[first:last, first:last]
-        change_bN = torch.empty_like(pull_bN)
-        for j in range(last - first):
-            now_N = value_KN[first + j]
-            change_bN[j] = nearest(first + j, now_N + pull_bN[j] * inverse[first + j]) - now_N
-            value_KN[first + j] += change_bN[j]
-            pull_bN.addr_(own_bb[:, j], change_bN[j], alpha=-1)
+        own_bb, inverse_b = gram_KK[first:last, first:last], inverse_K[first:last]
+        change_bN = (block or in_torch)(
+            first, value_KN[first:last], pull_KN[first:last], own_bb, inverse_b
+        )
         pull_KN.addmm_(gram_KK[:, first:last], change_bN, alpha=-1)
     loss_N = (pull_KN * (w_NK.T - value_KN)).sum(dim=0)
     return value_KN.T.contiguous(), loss_N

@@ -57,6 +57,11 @@ def nearest(
 
     value = (code - zero) * scale
     """
-    most = 2 ** (bits - 1) - 1
     codes_Sk = (w_Sk / scale_S[:, None]).round_() + zero_S[:, None]
-    return codes_Sk.clamp_(-most if symmetric else -most - 1, most)
+    return codes_Sk.clamp_(*ends(bits, symmetric))
+
+
+def ends(bits: int, symmetric: bool) -> tuple[int, int]:
+    """Return the least and the greatest code."""
+    most = 2 ** (bits - 1) - 1
+    return -most if symmetric else -most - 1, most

@@ -86,8 +86,9 @@ def gptq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Optio
 
     if moving:  # blocks of whole groups: all corrections are there when a group's turn comes
         block = max(k, block // k * k)
-    codes_NK = _rounded(w_NK[:, order_K], U_KK, grid, group_K, block, regrid if moving else None)
-    rounded = ranges.with_factors(codes_NK[:, order_K.argsort()], grid)
+    w_KN = w_NK.T.index_select(0, order_K)  # a copy, and the only one
+    codes_NK = _rounded(w_KN, U_KK, grid, group_K, block, regrid if moving else None).T
+    rounded = ranges.with_factors(codes_NK[:, order_K.argsort()].contiguous(), grid)
     if not options.iterations:
         return rounded
     gram_KK = quant.descent.damped(A_KK, options.damping)
@@ -168,20 +169,19 @@ def order(importance_K: Tensor, k: int, act_order: bool) -> Tensor:
 
 
 def _rounded(
-    w_NK: Tensor,
+    w_KN: Tensor,
     U_KK: Tensor,
     grid: Grid,
     group_K: Tensor,
     block: int,
     regrid: Callable[[Tensor, int], None] | None,
 ) -> Tensor:
-    """Return codes, float32, of columns as they stand; column j has the scale of group_K[j].
+    """Return codes (K, N), int8, of columns as they stand; column j has the scale of group_K[j].
 
-    Corrections inside a block are made column by column, those behind it by one product. `regrid`
-    is called with the weights (k, N) of each group before its first column.
+    The weights are overwritten, a column by its codes as soon as it is done. Corrections inside a
+    block are made column by column, those behind it by one product. `regrid` is called with the
+    weights (k, N) of each group before its first column.
     """
-    w_KN = w_NK.T.contiguous()
-    codes_KN = torch.empty_like(w_KN)
     scale_GN, zero_GN = grid.scale_NG.T, grid.zero_NG.T  # views: `regrid` writes into them
     group_of = group_K.tolist()
     K, k = len(w_KN), len(w_KN) // len(scale_GN)
@@ -203,11 +203,11 @@ def _rounded(
             scale_N, zero_N = scale_GN[group_of[first + j]], zero_GN[group_of[first + j]]
             code_N = span.nearest(w_bN[j][:, None], scale_N, zero_N, grid.bits, grid.symmetric)
             code_N = code_N[:, 0]
-            codes_KN[first + j] = code_N
             error_bN[j] = (w_bN[j] - (code_N - zero_N) * scale_N) / pivot
+            w_bN[j] = code_N
             w_bN[j + 1 :].addr_(U_bb[j, j + 1 :], error_bN[j], alpha=-1)
         w_KN[last:].addmm_(U_KK[first:last, last:].T, error_bN, alpha=-1)
-    return codes_KN.T
+    return w_KN.to(torch.int8)
 
 
 METHOD = Method(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from tests.ptq.test_driver import TOKENS, model  # noqa: F401  a fixture
 
@@ -151,3 +152,29 @@ def test_memory_is_that_of_a_block_however_many_there_are():
         found[layers] = int(run.stdout) / 1024
     # the other 12 blocks are 85 MB of floats, and 13 of codes
     assert found[14] - found[2] < 10
+
+
+_FREED = """
+import torch
+from onebit.ptq import memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+pieces = [torch.ones(100_000) for _ in range(400)]  # 160 MB, below what glibc returns by itself
+last, before = pieces[-1], resident()
+del pieces
+assert memory.give_back()
+print((before - resident()) * 4096 / 1e6)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_freed_memory_goes_back_to_the_system():
+    kept = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+    run = subprocess.run(
+        [sys.executable, "-c", _FREED], capture_output=True, text=True, env=os.environ | kept
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) > 100

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onebit import quant
 from onebit.models import stored_weight
 from onebit.nn import Rotation, inputs
-from onebit.ptq import static
+from onebit.ptq import memory, static
 from onebit.ptq.method import Block, Stage
 from onebit.ptq.rows import Rows, scratch
 from onebit.ptq.stages import DOWN, OUT
@@ -85,6 +85,7 @@ class Flow:
         for key, recorder in recorders.items():
             with stored_weight.named(f"the {stage.name} inputs"):
                 found[key] = replace(recorder.stats(), static=fixed[key])
+        memory.give_back()  # what comes next needs the most
         return {name: found[_taking(schemes[name])] for name in stage.linears}
 
     @torch.no_grad()

@@ -19,6 +19,9 @@ SAME_SIZE = 0.005
 SAME_TEXT = 0.003
 """By which two perplexities may differ, as a share, and count as the same."""
 
+LOST = 10_000
+"""A perplexity beyond which a model says nothing any more, nor which of two is the lower."""
+
 
 class Verdict(NamedTuple):
     """Whether a claim holds."""
@@ -150,9 +153,12 @@ def _peers_text(project: str, tolerance: float = 0.0) -> Judge:
         words, good = [], True
         for name, x in _of(peers, project):
             theirs, ours = (_mean_nats(side["texts"]) for side in (x, x["ours"]))
-            good = good and ours <= theirs + tolerance
-            numbers = [side["texts"]["wiki"]["perplexity"] for side in (x["ours"], x)]
-            words.append(f"{name} {numbers[1]:.4g}, ours {numbers[0]:.4g}")
+            numbers = [side["texts"]["wiki"]["perplexity"] for side in (x, x["ours"])]
+            lost = min(numbers) > LOST
+            good = good and (lost or ours <= theirs + tolerance)
+            words.append(
+                f"{name} {numbers[0]:.4g}, ours {numbers[1]:.4g}" + (" (both lost)" if lost else "")
+            )
         return Verdict(good, "; ".join(words)) if words else None
 
     return judge

@@ -184,6 +184,10 @@ def test_peers_are_claimed_and_shown(out, tmp_path):
     assert verdict(out, "ggml's quantizers: our perplexity").startswith("yes")
     assert verdict(out, "ggml's quantizers, same") == "NO: ggml-q4_k 0.25, ours 0.2505"
     assert verdict(out, "ggml's quantizers: our seconds") == "NO: ggml-q4_k 8.0, ours 9.0"
+    peers["ggml-tq2_0"] = beside("ggml", (2e6, 2), (6e6, 1))
+    store.write(out / "smollm2" / "peers.json", peers)
+    said = verdict(out, "ggml's quantizers: our perplexity")
+    assert said.startswith("yes: ggml-q4_k 25, ours 25.05; ggml-tq2_0 2e+06, ours 6e+06 (both lost")
     page.write(out, SETUP, tmp_path / "docs")
     text = (tmp_path / "docs" / "ptq.md").read_text()
     assert "| llm-compressor 1.2 | how | 44.50 | 33.00 | 44.50 | 33.00 | 7.8 | 2.3 |" in text

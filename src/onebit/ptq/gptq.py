@@ -194,7 +194,7 @@ def _rounded(
         w_bN, U_bb = w_KN[first:last], U_KK[first:last, first:last]
         error_bN = torch.empty_like(w_bN)
         if native is not None:
-            codes_KN[first:last], error_bN = native(first, w_bN, U_bb)
+            w_KN[first:last], error_bN = native(first, w_bN, U_bb)
             w_KN[last:].addmm_(U_KK[first:last, last:].T, error_bN, alpha=-1)
             continue
         for j, pivot in enumerate(U_bb.diagonal().tolist()):

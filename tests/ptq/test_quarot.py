@@ -7,10 +7,10 @@ import torch
 from onebit import LLM, models, ptq, quant
 from onebit.nn import BitLinear
 from onebit.ptq.calibration import Calibration
+from onebit.ptq.float_model import float_model
 from onebit.ptq.options import Options
 from onebit.ptq.quarot import online, quarot, random_turns, randomized
 from onebit.ptq.rotate import Rotated, Turns
-from onebit.ptq.turned_model import read_model
 from onebit.scheme import Scheme, find
 
 TOKENS = torch.arange(40).view(2, 20) * 7 % 50
@@ -67,8 +67,8 @@ def test_float_function_stays_with_online_turns(tiny_source):
     source = tiny_source()
     rotated, scheme = quarot(source, find("w8a16-row"), None, Options(seed=7))
     with torch.no_grad():
-        before = read_model(source, find("fp"))(TOKENS)
-        after = read_model(rotated, scheme)(TOKENS)
+        before = float_model(source, find("fp"))(TOKENS)
+        after = float_model(rotated, scheme)(TOKENS)
     assert (after - before).norm() / before.norm() < 0.05
 
 

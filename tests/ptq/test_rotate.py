@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from onebit.errors import ShapeError, UnsupportedError
+from onebit.ptq.float_model import float_model
 from onebit.ptq.quarot import random_turns, randomized
 from onebit.ptq.rotate import HEAD, NORM, Rotated, Turns, split
-from onebit.ptq.turned_model import read_model
 from onebit.scheme import find
 
 TOKENS = torch.arange(40).view(2, 20) * 7 % 50
@@ -14,7 +14,7 @@ TOKENS = torch.arange(40).view(2, 20) * 7 % 50
 
 def logits(source):
     with torch.no_grad():
-        return read_model(source, find("fp"))(TOKENS)
+        return float_model(source, find("fp"))(TOKENS)
 
 
 FAMILIES = {

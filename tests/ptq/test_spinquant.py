@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from onebit import models, ptq
 from onebit.errors import OptionError
 from onebit.ptq.calibration import Calibration
+from onebit.ptq.float_model import float_model
 from onebit.ptq.options import Options
 from onebit.ptq.quarot import quarot, random_turns
 from onebit.ptq.rotate import Rotated, Turns
 from onebit.ptq.spinquant import cayley_step, learn, spinquant
-from onebit.ptq.turned_model import read_model
 from onebit.scheme import find
 
 TOKENS = torch.randint(50, (4, 24), generator=torch.Generator().manual_seed(5))
@@ -25,7 +25,7 @@ def orthogonal(size):
 @torch.no_grad()
 def text_of(source):
     """Text that the float model knows best: its own."""
-    model, tokens = read_model(source, find("fp")), TOKENS[:, :1].repeat(4, 1)
+    model, tokens = float_model(source, find("fp")), TOKENS[:, :1].repeat(4, 1)
     random = torch.Generator().manual_seed(0)
     for _ in range(24):
         share = model(tokens)[:, -1].softmax(dim=1)
@@ -110,8 +110,8 @@ def test_the_function_stays(tiny_source):
     assert (Q - start.residual_CC).abs().max() > 1e-3
     assert all(not torch.equal(R, S) for R, S in zip(turns.values_DD, start.values_DD, strict=True))
     with torch.no_grad():
-        before = read_model(source, find("fp"))(TOKENS)
-        after = read_model(Rotated(source, turns), find("fp"))(TOKENS)
+        before = float_model(source, find("fp"))(TOKENS)
+        after = float_model(Rotated(source, turns), find("fp"))(TOKENS)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_the_network_it_learns_on_is_the_one_that_comes_out(tiny_source):
     )
     rotated, scheme = quarot(source, find("w8a8kv8-row"), None, options)
     with torch.no_grad():
-        logits = read_model(rotated, scheme)(TOKENS[:1])
+        logits = float_model(rotated, scheme)(TOKENS[:1])
     right = F.cross_entropy(logits[0, :-1], TOKENS[0, 1:])
     assert first[0] == pytest.approx(float(right), rel=0.01)
 

@@ -16,13 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from onebit import pack, ptq
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
-from onebit.models import LanguageModel
 from onebit.models.export_plan import DEFAULT_EMBED
 from onebit.models.export_weights import BLOCKS
 from onebit.pack import plain
@@ -30,12 +28,13 @@ from onebit.ptq import calibration, packing, sensitivity, streamed
 from onebit.ptq.calibration import WINDOW, Calibration
 from onebit.ptq.chain import chain
 from onebit.ptq.checks import BLOCK_METHOD
+from onebit.ptq.float_model import float_model
 from onebit.ptq.mixed import Choice, Chosen, choose
 from onebit.ptq.options import Options
 from onebit.ptq.plan import Plan
 from onebit.ptq.sensitivity import Entry, Sensitivity
 from onebit.ptq.source import FileSource, Source
-from onebit.scheme import SCHEMES, role_of
+from onebit.scheme import role_of
 
 WORDS = ("w2a16-g64", "w3a16-g64", "w4a16-g64", "w5a16-g64", "w6a16-g64", "w8a16-g64")
 """What is offered to every layer if nothing is said."""
@@ -104,19 +103,6 @@ def measure(
     table.made |= {"model": str(source.checkpoint.path.name), "method": name}
     table.made |= {"calibration": text.description}
     return table
-
-
-def float_model(source: Source) -> LanguageModel:
-    """Return the float model of a source, packed weights dequantized, in evaluation mode."""
-    a = source.architecture
-    with torch.device("meta"):
-        model = LanguageModel(a, SCHEMES["fp"])
-    model.model.set_ropes(a)
-    for name, _ in list(model.named_parameters()):
-        module, _, leaf = name.rpartition(".")
-        values = nn.Parameter(source.tensor(name), requires_grad=False)
-        setattr(model.get_submodule(module), leaf, values)
-    return model.eval()
 
 
 def left_for_layers(

@@ -254,7 +254,7 @@ def _check_float(model: nn.Module, layers: Iterable[str]) -> None:
         if type(model.get_submodule(layer)) is not nn.Linear:
             raise OptionError(
                 f"sensitivity: {layer} is no float linear layer. Load the model with the weights "
-                "dequantized, as `budget.float_model` does."
+                "dequantized, as `float_model` does."
             )
 
 

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from onebit import quant
 from onebit.errors import OptionError
-from onebit.models.language_model import LanguageModel
 from onebit.ptq import channel_scales
+from onebit.ptq.float_model import float_model
 from onebit.ptq.rotate import Rotated, Turns, turned, turns_stream
 from onebit.ptq.source import Source
 from onebit.scheme import LinearScheme, Scheme
@@ -51,7 +51,7 @@ class TurnedModel:
             )
         layers = {name: _learning(linear) for name, linear in rounds.items()} if inputs else None
         how = scheme if layers is None else replace(scheme, layers=layers)
-        self._model = read_model(source, how)
+        self._model = float_model(source, how)
         self._layers = [
             _TurnedLayer(layer, i, rounds if inputs else {})
             for i, layer in enumerate(self._model.model.layers)
@@ -113,16 +113,3 @@ def _learning(linear: LinearScheme) -> LinearScheme:
     # a static scale is measured on the rotated model; until then each token has its own
     activation = channel_scales.per_token(linear.activation)
     return LinearScheme(activation=activation, hadamard=turn, signs=linear.signs)
-
-
-def read_model(source: Source, scheme: Scheme) -> LanguageModel:
-    """Return the model of a source, without gradients."""
-    a = source.architecture
-    with torch.device("meta"):
-        model = LanguageModel(a, scheme)
-    model.model.set_ropes(a)
-    for name, _ in list(model.named_parameters()):
-        module, _, leaf = name.rpartition(".")
-        values = nn.Parameter(source.tensor(name), requires_grad=False)
-        setattr(model.get_submodule(module), leaf, values)
-    return model.eval()

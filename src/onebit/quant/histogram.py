@@ -58,9 +58,8 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._cover(max(-low, high))
         bins = len(self.counts_B)
-        at = (
-            x * (bins / 2 / (self.reach or 1.0))
-        ).floor_().long() + bins // 2  # exact, as powers of 2
+        scaled = x * (bins / 2 / (self.reach or 1.0))  # exact, by a power of 2
+        at = scaled.floor_().long() + bins // 2
         self.counts_B += torch.bincount(at, minlength=bins)
 
     def _cover(self, largest: float) -> None:

@@ -86,6 +86,20 @@ def test_a_file_that_could_not_be_written_is_refused_before_anything(model, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_overflows_is_named_in_a_line(model, tmp_path):
+    broken = load(model)
+    with torch.no_grad():
+        broken.get_parameter("model.layers.0.self_attn.v_proj.weight").mul_(1e25)
+        broken.get_parameter("model.layers.0.mlp.up_proj.weight").mul_(1e20)
+    save(broken, tmp_path / "broken")
+    how = {"method": "awq+gptq", "scheme": "w3a16-g32"}
+    with pytest.raises(InputError, match=r"layers\.0: the o inputs: .* squares are not finite"):
+        run(tmp_path / "broken", tmp_path / "out", **how)
+    with pytest.raises(InputError, match=r"v_proj: .* does not fit float16, .* by a plan\."):
+        run(tmp_path / "broken", tmp_path / "other", method="rtn", calibration=None)
+
+
 def test_the_source_is_never_written_over(model, tmp_path):
     before = files(model)
     with pytest.raises(OptionError, match="is the model that is exported"):

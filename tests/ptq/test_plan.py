@@ -101,11 +101,12 @@ def test_slips_of_the_pen_are_refused(layers, message):
     [
         ("x = [", "not valid TOML"),
         ("layers = 3", "layers or made"),
-        ("name = 'p'", "layers or made"),
+        ("name = 'p'", r"p\.toml: has no \[layers\]"),
+        ("", r"p\.toml: has no \[layers\]"),
         ("[layers]\n[colour]\n", "'colour'"),
         ("[layers]\n", "is empty"),
-        ("[layers]\n'*' = 3", "3 is no name"),
-        ("[layers]\n'*' = 'w9a16'", "'w9a16' is not a scheme"),
+        ("[layers]\n'*' = 3", r"p\.toml: line .* = 3: accepted is the name of"),
+        ("[layers]\n'*' = 'w9a16'", r"p\.toml: line .*: 'w9a16' is not a scheme"),
         ("[layers]\n'*' = 'w4a4kv4'", "kv_bits is 16"),
         ("kv_bits = 5\n[layers]\n'*' = 'w4a16'", "kv_bits is 5"),
         ("name = 5\n[layers]\n'*' = 'w4a16'", "5 is no name"),
@@ -116,6 +117,16 @@ def test_what_is_no_plan_is_one_line(tmp_path, text, message):
     with pytest.raises((OptionError, FormatError), match=message) as error:
         plan.read(tmp_path / "p.toml")
     assert "\n" not in str(error.value)
+
+
+def test_a_mark_of_the_editor_and_a_name_from_the_file(tmp_path):
+    (tmp_path / "mine.toml").write_text("[layers]\r\n'*' = 'w4a16-g64'\r\n", "utf-8-sig")
+    assert plan.read(tmp_path / "mine.toml").name == "mine"
+
+
+def test_a_line_for_the_embedding_says_where_that_goes():
+    with pytest.raises(OptionError, match=r"are not in a plan; --embed says their format"):
+        Plan("p", {"model.embed_tokens": "q8_0", "*": "w4a16"}).scheme(LAYERS)
 
 
 def test_files_that_are_not_there_or_too_large(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def quantize(
     """
     from onebit import ptq
     from onebit.cli import progress
-    from onebit.errors import OptionError
+    from onebit.errors import OnebitError, OptionError
     from onebit.eval import texts
     from onebit.ptq import auto, budget, quality
     from onebit.ptq import options as ptq_options
@@ -171,7 +171,10 @@ def quantize(
         report.notes.append(f"{calibration} was calibrated on, and is measured: too good a number.")
     report.write(place)  # measuring takes a while, and may be stopped
     before = quality.of_model(model, measured, "torch", threads, shown)
-    after = quality.of_model(out, measured, "native", threads, shown)
+    try:
+        after = quality.of_model(out, measured, "native", threads, shown)
+    except OnebitError as error:
+        raise OnebitError(f"{out} is written, and cannot be measured: {error}") from error
     report.texts += quality.compared(measured, before, after)
     report.write(place)
     click.echo(json.dumps(report.to_dict()) if as_json else _lines(report, place))

@@ -141,14 +141,13 @@ def check_methods(
 
 
 def check_finite(source: Source) -> None:
-    """Refuse what is not rounded, and so seen by no method: embedding, head, last norm.
+    """Refuse a model that holds a number that is not finite, wherever it is.
 
     Raises:
         InputError: a value is not finite.
     """
     for name in source.names():
-        if not name.startswith("model.layers."):
-            finite(source, name)
+        finite(source, name)
 
 
 def check_tokens(text: Calibration, source: Source) -> Calibration:

@@ -40,6 +40,7 @@ class Flow:
         prefix: str = "",
     ) -> None:
         self.layer, self.rotation, self.states = block.layer, rotation, states
+        self.name = block.name
         W, T, C = states.shape
         self._step = max(1, TOKENS // T)
         width_o = block.linear(OUT).in_features
@@ -83,7 +84,7 @@ class Flow:
                 recorders[key].add(entering(x_WTK, scheme, fixed[key]), turned)
         found = {}
         for key, recorder in recorders.items():
-            with stored_weight.named(f"the {stage.name} inputs"):
+            with stored_weight.named(f"{self.name}: the {stage.name} inputs"):
                 found[key] = replace(recorder.stats(), static=fixed[key])
         memory.give_back()  # what comes next needs the most
         return {name: found[_taking(schemes[name])] for name in stage.linears}

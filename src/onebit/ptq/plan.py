@@ -61,6 +61,12 @@ class Plan:
             raise OptionError(
                 'plan: [layers] is empty. Add a line, for instance "*" = "w4a16-g64".'
             )
+        for glob, word in self.layers.items():
+            if not isinstance(word, str):
+                raise OptionError(
+                    f'line "{glob!s:.80}" = {word!r:.40}: accepted is the name of a scheme or '
+                    'format in quotes, such as "w4a16-g64".'
+                )
         for text in (self.name, *self.layers, *self.layers.values(), *self.made):
             if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable():
                 raise OptionError(
@@ -68,7 +74,10 @@ class Plan:
                 )
         Scheme(self.name, kv_bits=self.kv_bits)  # raises
         for glob, word in self.layers.items():
-            _meaning(glob, word, self.kv_bits)
+            try:
+                _meaning(glob, word, self.kv_bits)
+            except OptionError as error:
+                raise OptionError(f'line "{glob}" = "{word}": {error}') from error
 
     def word(self, layer: str) -> str:
         """Return what the plan says of a layer.
@@ -129,6 +138,8 @@ class Plan:
                 continue
             fits = [layer for layer in layers if fnmatchcase(layer, glob)]
             why = f"lines above it take {fits[0]} already" if fits else "no layer is called so"
+            if role_of(glob) in ("embed", "head"):
+                why = "embedding and head are not in a plan; --embed says their format"
             raise OptionError(
                 f"plan {self.name}: the line {glob!r:.80} does nothing: {why}. Move or remove it."
             )
@@ -177,10 +188,10 @@ def read(path: str | Path) -> Plan:
     if len(raw) > MAX_BYTES:
         raise FormatError(f"{path}: over {MAX_BYTES} bytes; that is no plan.")
     try:
-        data = tomllib.loads(raw.decode())
+        data = tomllib.loads(raw.decode("utf-8-sig"))  # editors put a mark in front
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid TOML ({error!s:.120}).") from error
-    return from_dict(data, str(path))
+    return from_dict({"name": path.stem, **data}, str(path))
 
 
 def from_dict(data: Mapping[str, Any], where: str = "plan") -> Plan:
@@ -191,12 +202,19 @@ def from_dict(data: Mapping[str, Any], where: str = "plan") -> Plan:
     """
     layers, made = data.get("layers"), data.get("made", {})
     unknown = sorted(set(data) - {"name", "kv_bits", "layers", "made"})
+    if layers is None:
+        raise OptionError(
+            f'{where}: has no [layers]. Add it, with a line such as "*" = "w4a16-g64".'
+        )
     if unknown or not isinstance(layers, Mapping) or not isinstance(made, Mapping):
         raise OptionError(
             f"{where}: {unknown[0] if unknown else 'layers or made'!r:.40} is not a part of a plan "
             "in this form; accepted: name, kv_bits, [layers] with a line for each, [made]."
         )
-    return Plan(data.get("name", "plan"), dict(layers), data.get("kv_bits", 16), dict(made))
+    try:
+        return Plan(data.get("name", "plan"), dict(layers), data.get("kv_bits", 16), dict(made))
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from error
 
 
 def uniform(name: str) -> Plan:

@@ -85,7 +85,8 @@ class Recorder:
             self._drift.addmm_((float_TK.reshape(x_TK.shape) - x_TK).T, x_TK)
         if self._gram is not None:
             x = x_TK.numpy()
-            self._gram += x.T @ x  # NumPy knows the symmetric product, at half the work
+            with np.errstate(over="ignore", invalid="ignore"):  # `stats` says it in words
+                self._gram += x.T @ x  # NumPy knows the symmetric product, at half the work
         self._sum += x_TK.sum(dim=0).double()  # a part in float32, the parts in float64
         self._sum_abs += x_TK.abs().sum(dim=0).double()
         self._min = torch.minimum(self._min, x_TK.amin(dim=0))
@@ -114,6 +115,12 @@ class Recorder:
             )
         if self._gram is not None:
             self._gram /= np.float32(self._seen)  # in place: as large as anything that is held
+            if not np.isfinite(self._gram.diagonal()).all():
+                raise InputError(
+                    "the calibration text gives this layer inputs of up to "
+                    f"{float(largest.max()):.3g}, whose squares are not finite in float32. The model "
+                    "overflows; take another."
+                )
         gram = None if self._gram is None else torch.from_numpy(self._gram)
         return Stats(
             self._seen,

@@ -44,8 +44,9 @@ def half(scale: Tensor) -> Tensor:
     largest = float(scale.max()) if scale.numel() else 0.0
     if not largest < _LARGEST_HALF:  # or nan
         raise InputError(
-            f"quantize: a scale of {largest:g} does not fit float16, which ends at 65504. Are the "
-            "weights finite?"
+            f"quantize: a scale of {largest:g} does not fit float16, which ends at 65504. Weights "
+            "of a sound model are far smaller: take an earlier file, or leave the layer float by a "
+            "plan."
         )
     return scale.half().to(scale.dtype).clamp(min=_SMALLEST_HALF)
 

@@ -118,8 +118,8 @@ class Recorder:
             if not np.isfinite(self._gram.diagonal()).all():
                 raise InputError(
                     "the calibration text gives this layer inputs of up to "
-                    f"{float(largest.max()):.3g}, whose squares are not finite in float32. The model "
-                    "overflows; take another."
+                    f"{float(largest.max()):.3g}, whose squares are not finite in float32. The "
+                    "model overflows; take another."
                 )
         gram = None if self._gram is None else torch.from_numpy(self._gram)
         return Stats(

@@ -230,7 +230,7 @@ def _run(
     """Return all that the result depends on."""
     ids = b"" if tokens is None else tokens.tokens_WT.tobytes()
     return {
-        "version": 1,
+        "version": 2,  # of the folder's files
         "model": files_of(source),
         "method": method,
         "scheme": scheme.to_dict(),

@@ -13,7 +13,7 @@ from tests.ptq.test_driver import TEXT, model, run  # noqa: F401  a fixture
 from tests.ptq.test_resume import Killed, files, stopped_after
 
 from onebit import ptq
-from onebit.errors import InputError, MissingError, OptionError
+from onebit.errors import InputError, MissingError, OptionError, ShapeError
 from onebit.io import open_checkpoint
 from onebit.models import load, save
 from onebit.models.stored_weight import values
@@ -238,3 +238,11 @@ def test_masters_are_no_weights(save_tiny, tmp_path):
     q = quantize_weight(w.weight, SCHEMES["bitnet-b1.58"].linear(name))
     assert torch.equal(w_hat.codes().codes_NK, q.codes_NK)
     guards.refuse_masters(FileSource(tmp_path / "out"), [name])
+
+
+def test_what_the_engine_would_not_load_is_refused_before_anything(save_tiny, tmp_path):
+    shape = {"hidden_size": 48, "intermediate_size": 96, "head_dim": 24}
+    folder = save_tiny("words of a text, and of no other. " * 8, **shape)
+    with pytest.raises(ShapeError, match=r"q_proj: 48 columns in two planes of trits; the engine"):
+        ptq.quantize(folder, tmp_path / "out", method="ternary", scheme="w2x1.58a16-g16")
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from onebit.ptq.method import Method
 from onebit.ptq.options import Options
 from onebit.ptq.plan import FLOAT, KEEP, Held
 from onebit.ptq.source import Source, finite
+from onebit.runtime.load import PART_COLUMNS
 from onebit.scheme import FP, of_config, role_of
 from onebit.tensors import linears
 
@@ -98,6 +99,11 @@ def check(
             raise ShapeError(
                 f"{name}: {K} columns do not split into groups of {scheme.group}. Groups that fit: "
                 f'{", ".join(map(str, fits))}, or "row".'
+            )
+        if scheme.planes > 1 and K % PART_COLUMNS:
+            raise ShapeError(
+                f"{name}: {K} columns in two planes of trits; the engine takes a multiple of "
+                f"{PART_COLUMNS} columns. Give this layer another scheme by a plan."
             )
         with stored_weight.named(name):
             if held[name].format != KEEP:

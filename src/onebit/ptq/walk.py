@@ -74,6 +74,7 @@ def all_blocks(task: Task, folder: Work, tokens: Calibration | None, progress: P
                 checksums["float"] = after.floats.checksum
             block_s = time.monotonic() - block_began
             folder.finish(index, done.tensors, done.rows, peak_memory_bytes(), checksums, block_s)
+            del done  # codes of a whole block, which the next one has no use for
             if states is not None:
                 states.close()
             states = after

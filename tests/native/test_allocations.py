@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 # files that a decoder on scalar code lacks
-OTHER = r"module|training|dispatch|machine|body|unpack|avx|neon"
+OTHER = r"(\w+_)?module|training|dispatch|machine|body|unpack|avx|neon"
 FLAGS = ["-std=c++17", "-pthread", "-fwrapv", "-ffp-contract=off", "-w", f"-iquote{CSRC}"]
 
 

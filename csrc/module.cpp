@@ -30,6 +30,7 @@
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
+#include "recurrence_module.h"
 #include "training_module.h"
 #include "unpack.h"
 
@@ -647,6 +648,7 @@ NB_MODULE(cpu, m) {
   bind_training(m);
   bind_block_search(m);
   bind_columns(m);
+  bind_recurrence(m);
 
   nb::class_<Cache>(m, "Cache")
       .def_prop_rw("length", &length, &set_length)

@@ -195,6 +195,25 @@ def rms_norm_backward(
     dw_K: NDArray[np.float32],  # written
     threads: int,
 ) -> None: ...
+def recurrence(
+    f_BTD: NDArray[np.float32],
+    i_BTD: NDArray[np.float32],
+    h0_BD: NDArray[np.float32] | None,  # zeros
+    h_BTD: NDArray[np.float32],  # written
+    last_BD: NDArray[np.float32],  # written
+    threads: int,
+) -> None: ...
+def recurrence_backward(
+    f_BTD: NDArray[np.float32],
+    h_BTD: NDArray[np.float32],
+    h0_BD: NDArray[np.float32] | None,  # zeros
+    dh_BTD: NDArray[np.float32] | None,  # zeros
+    dlast_BD: NDArray[np.float32] | None,  # zeros
+    df_BTD: NDArray[np.float32],  # written
+    di_BTD: NDArray[np.float32],  # written
+    dh0_BD: NDArray[np.float32] | None,  # written, where it is given
+    threads: int,
+) -> None: ...
 def round_to_blocks(
     format: str,  # a key of quant.blockwise.FORMATS or TERNARY
     w_NK: NDArray[np.float32],

@@ -43,6 +43,8 @@ __all__ = [
     "linear",
     "quantize",
     "quantize_i8",
+    "recurrence",
+    "recurrence_backward",
     "repack",
     "repack_floats",
     "repack_stored",
@@ -608,6 +610,36 @@ def rms_norm_backward(
 ) -> None:
     """Write the gradients of `rms_norm` to `dx_TK`, of x's dtype as `dy_TK` is, and `dw_K`."""
     cpu.rms_norm_backward(x_TK, w_K, r_T, dy_TK, dx_TK, dw_K, threads)
+
+
+def recurrence(
+    f_BTD: NDArray[np.float32],
+    i_BTD: NDArray[np.float32],
+    h0_BD: NDArray[np.float32] | None,
+    h_BTD: NDArray[np.float32],
+    last_BD: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Write h[t] = f[t] * h[t-1] + i[t] of B sequences, T tokens and D channels to `h_BTD`.
+
+    The state before the first token is `h0_BD`, or zeros; the last one is written to `last_BD`.
+    """
+    cpu.recurrence(f_BTD, i_BTD, h0_BD, h_BTD, last_BD, threads)
+
+
+def recurrence_backward(
+    f_BTD: NDArray[np.float32],
+    h_BTD: NDArray[np.float32],
+    h0_BD: NDArray[np.float32] | None,
+    dh_BTD: NDArray[np.float32] | None,
+    dlast_BD: NDArray[np.float32] | None,
+    df_BTD: NDArray[np.float32],
+    di_BTD: NDArray[np.float32],
+    dh0_BD: NDArray[np.float32] | None,
+    threads: int,
+) -> None:
+    """Write the gradients of `recurrence` to the last three; of those given, None is zeros."""
+    cpu.recurrence_backward(f_BTD, h_BTD, h0_BD, dh_BTD, dlast_BD, df_BTD, di_BTD, dh0_BD, threads)
 
 
 def _check_activation(

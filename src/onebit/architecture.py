@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from onebit.errors import OptionError, UnsupportedError
 
-MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet", "gemma3_text")
+RECURRENT = "hgrn_bit"
+"""The model type of MatMul-free language models: layers with a state in place of attention."""
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "bitnet", "gemma3_text", RECURRENT)
 ACTIVATIONS = ("silu", "relu2", "gelu_pytorch_tanh")
 ROPE_TYPES = ("default", "linear", "llama3")
+MLGRU_FORMS = ("code", "paper")
 
 # A config from a stranger may ask for any size; beyond these it is damage, not a model.
 LIMITS = {
@@ -29,8 +32,14 @@ LIMITS = {
     "head_dim": 1024,
     "max_position_embeddings": 1 << 26,
 }
+_OF_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim")
 MAX_TOKEN = (1 << 31) - 1
-_OURS = {"pre_norms": True, "softmax_temperature": 1.0, "learned_temperature": False}
+_OURS = {
+    "pre_norms": True,
+    "softmax_temperature": 1.0,
+    "learned_temperature": False,
+    "mlgru": "code",
+}
 FLAGS = (
     "tie_word_embeddings",
     "qkv_bias",
@@ -41,6 +50,7 @@ FLAGS = (
     "pre_norms",
     "post_norms",
     "learned_temperature",
+    "lower_bounds",
 )
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """Hugging Face's words in `layer_types` and in Gemma 3's `rope_parameters`."""
@@ -48,13 +58,15 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer: the llama family, BitNet b1.58 2B4T, Gemma 3's text models."""
+    """A decoder-only transformer (the llama family, BitNet b1.58 2B4T, Gemma 3's text models), or a
+    MatMul-free language model, whose layers have a state in place of attention."""
 
     vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    """0, as the next two, where there is no attention."""
     num_key_value_heads: int
     head_dim: int
     model_type: str = "llama"
@@ -89,12 +101,24 @@ class Architecture:
     """Scores are divided by it before the softmax, on top of sqrt(head_dim)."""
     learned_temperature: bool = False
     """Whether each head learns its own, `self_attn.temperature`, beginning at that."""
+    lower_bounds: bool = True
+    """Whether forget gates of deeper layers stay above learned bounds (MatMul-free)."""
+    mlgru: str = "code"
+    """Of a MatMul-free model's recurrent layers: "code" as published, or "paper"; `nn.MLGRU` has
+    both."""
     bos_token_id: int | None = None
     eos_token_id: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
             value = getattr(self, name)
+            if self.recurrent and name in _OF_ATTENTION:
+                if type(value) is not int or value:
+                    raise OptionError(
+                        f"config: {name} is {value!r:.80}; a {RECURRENT} model has no attention "
+                        "and has it 0."
+                    )
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
                 raise OptionError(
                     f"config: {name} is {value!r:.80}; it must be a whole number from 1 to {limit}."
@@ -108,12 +132,15 @@ class Architecture:
         _whole("sliding_window", self.sliding_window, 0)
         _whole("global_every", self.global_every, 1)
         _number("softmax_temperature", self.softmax_temperature, 1e-3, 1e3)
+        _one_of("mlgru", self.mlgru, MLGRU_FORMS)
         for name in FLAGS:
             _flag(name, getattr(self, name))
         for token in (self.bos_token_id, *self.eos_token_id):
             if token is not None and (type(token) is not int or not 0 <= token <= MAX_TOKEN):
                 raise OptionError(f"config: {token!r:.80} is no id of a begin or end token.")
         self._check_family()
+        if self.recurrent:
+            return
         if self.num_attention_heads % self.num_key_value_heads:
             raise OptionError(
                 f"config: {self.num_attention_heads} attention heads do not divide among "
@@ -138,6 +165,13 @@ class Architecture:
                     f"config: {name} is {getattr(self, name)}; a {self.model_type} model with "
                     f"qkv_bias {self.qkv_bias} has it {wanted}."
                 )
+        only = _ONLY_RECURRENT if self.recurrent else _NEVER_RECURRENT
+        for name, usual in only.items():
+            if getattr(self, name) != usual:
+                raise UnsupportedError(
+                    f"config: {name} is {getattr(self, name)!r:.80}; a {self.model_type} model "
+                    f"has it {usual!r}."
+                )
         if bool(self.sliding_window) != gemma3:
             raise OptionError(
                 f"config: sliding_window is {self.sliding_window}; a gemma3_text model has one of "
@@ -158,6 +192,8 @@ class Architecture:
             raise UnsupportedError(
                 f"config: model_type is {model_type!r:.80}; supported: {', '.join(MODEL_TYPES)}."
             )
+        if model_type == RECURRENT:
+            return cls(**_recurrent(config))
         if config.get("use_sliding_window"):
             raise UnsupportedError("config: sliding-window attention is not supported.")
         if config.get("pretraining_tp", 1) not in (None, 1):
@@ -178,7 +214,6 @@ class Architecture:
                 )
             head_dim = hidden // heads
         theta, scaling = _rope(_rope_of_layers(config, GLOBAL) if gemma3 else config)
-        eos = config.get("eos_token_id")
         eps = config.get("rms_norm_eps")
         if eps is None:
             eps = 1e-5 if model_type == "bitnet" else 1e-6
@@ -210,17 +245,22 @@ class Architecture:
             post_norms=gemma3,
             softmax_temperature=_temperature(config, head_dim if gemma3 else None),
             learned_temperature=config.get("learned_temperature", False),
+            lower_bounds=config.get("use_lower_bound", True),
+            mlgru=config.get("mlgru", "code"),
             bos_token_id=config.get("bos_token_id"),
-            eos_token_id=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+            eos_token_id=_tokens(config.get("eos_token_id")),
             **(_local_layers(config) if gemma3 else {}),
         )
 
     def to_config(self) -> dict[str, Any]:
         """Return the `config.json` fields that `from_config` reads back to an equal value."""
+        if self.recurrent:
+            return _recurrent_config(self)
         config = asdict(self)
         bias = {"qkv": config.pop("qkv_bias"), "out": config.pop("out_bias")}
         for name in ("qk_norm", "sub_norms", "post_norms"):  # follow from the model type
             del config[name]
+        del config["lower_bounds"]
         every, local_theta = config.pop("global_every"), config.pop("local_rope_theta")
         theta, scaling = config.pop("rope_theta"), dict(config.pop("rope_scaling"))
         eos = config.pop("eos_token_id")
@@ -253,6 +293,11 @@ class Architecture:
         }
 
     @property
+    def recurrent(self) -> bool:
+        """Whether layers have a state of `hidden_size` numbers in place of attention."""
+        return self.model_type == RECURRENT
+
+    @property
     def embedding_scale(self) -> float:
         """What embeddings are multiplied by on their way into the stream: sqrt(hidden_size) in
         Gemma, as float32 has it."""
@@ -261,7 +306,7 @@ class Architecture:
 
     def native(self) -> dict[str, Any]:
         """Return the fields as the native decoder takes them: RoPE is frequencies, ready to use."""
-        fields = asdict(self)
+        fields = asdict(self) | {"recurrent": self.recurrent}
         for name in ("rope_theta", "rope_scaling", "local_rope_theta"):
             del fields[name]
         if self.sliding_window:
@@ -273,7 +318,8 @@ class Architecture:
         return self.sliding_window > 0 and (layer + 1) % self.global_every != 0
 
     def inv_freq(self, local: bool = False) -> NDArray[np.float32]:
-        """Return the angles that the pairs of a head turn per position (RoPE), [head_dim / 2].
+        """Return the angles that the pairs of a head turn per position (RoPE), [head_dim / 2]; none
+        where there is no attention.
 
         Args:
             local: those of the local layers, where there are any.
@@ -284,6 +330,8 @@ class Architecture:
         Source: RoFormer, section 3.2.2, https://arxiv.org/abs/2104.09864; linear and llama3 scaling
             as in transformers, `modeling_rope_utils.py`.
         """
+        if self.recurrent:
+            return np.empty(0, np.float32)
         exponent = np.arange(0, self.head_dim, 2) / self.head_dim
         freq = 1.0 / (self.local_rope_theta if local else self.rope_theta) ** exponent
         kind = "default" if local else self.rope_scaling.get("rope_type")
@@ -322,11 +370,101 @@ _HF_CLASS = {
     "qwen3": "Qwen3ForCausalLM",
     "bitnet": "BitNetForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    RECURRENT: "HGRNBitForCausalLM",
 }
+# What no other model type has, and what this one has not.
+_NEVER_RECURRENT = {"lower_bounds": True, "mlgru": "code"}
+_ONLY_RECURRENT = {
+    "qkv_bias": False,
+    "hidden_act": "silu",
+    "mlp_bias": False,
+    "pre_norms": True,
+    "softmax_temperature": 1.0,
+    "learned_temperature": False,
+    "rope_scaling": {"rope_type": "default"},
+}
+# Of the published `HGRNBitConfig`: what onebit builds in one form only.
+_HGRN_FIXED = {"expand_ratio": 1, "use_short_conv": False}
 _USUAL_ACT = {"bitnet": "relu2", "gemma3_text": "gelu_pytorch_tanh"}
 # What transformers takes where a config of Gemma 3 is silent: `configuration_gemma3.py`.
 _GEMMA3 = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096, "every": 6}
 _GEMMA3_THETAS = {GLOBAL: 1e6, LOCAL: 1e4}
+
+
+def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a MatMul-free model, from a published `HGRNBitConfig` or one of ours.
+
+    `num_heads` and `attn_mode` are read over: the state is updated channel by channel, so neither
+    changes a number.
+
+    Source: ridgerchu/matmulfreellm, `configuration_hgrn_bit.py` and `modeling_hgrn_bit.py`.
+    """
+    for name, fixed in _HGRN_FIXED.items():
+        if config.get(name, fixed) not in (fixed, None):
+            raise UnsupportedError(f"config: {name} is {config[name]!r:.80}; supported: {fixed!r}.")
+    hidden = _need(config, "hidden_size")
+    _positive("hidden_size", hidden)
+    width = config.get("intermediate_size")
+    if width is None:
+        ratio = config.get("hidden_ratio")
+        _positive("hidden_ratio", ratio := 4 if ratio is None else ratio)
+        width = 256 * -(-int(hidden * ratio * 2 / 3) // 256)
+    act = config.get("hidden_act") or "swish"
+    positions, eps = config.get("max_position_embeddings"), config.get("rms_norm_eps")
+    ours = {name: config[name] for name in ("pre_norms", "learned_temperature") if name in config}
+    return ours | {
+        "vocab_size": _need(config, "vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": width,
+        "num_hidden_layers": _need(config, "num_hidden_layers"),
+        **{name: config.get(name) or 0 for name in _OF_ATTENTION},
+        "model_type": RECURRENT,
+        "hidden_act": "silu" if act == "swish" else act,
+        "rms_norm_eps": _number("rms_norm_eps", 1e-6 if eps is None else eps, 0, 1),
+        # a state has no length: where nothing is claimed, nothing ends
+        "max_position_embeddings": LIMITS["max_position_embeddings"]
+        if positions is None
+        else positions,
+        "tie_word_embeddings": config.get("tie_word_embeddings") or False,
+        "qkv_bias": config.get("attention_bias") or False,
+        "out_bias": config.get("attention_bias") or False,
+        "mlp_bias": config.get("mlp_bias") or False,
+        "softmax_temperature": _temperature(config, None),
+        "lower_bounds": config.get("use_lower_bound", True),
+        "mlgru": config.get("mlgru", "code"),
+        "bos_token_id": config.get("bos_token_id"),
+        "eos_token_id": _tokens(config.get("eos_token_id")),
+    }
+
+
+def _recurrent_config(a: Architecture) -> dict[str, Any]:
+    """Return a MatMul-free model's config in the words of the published one; `mlgru` is ours."""
+    same = (
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+        "bos_token_id",
+    )
+    config: dict[str, Any] = {name: getattr(a, name) for name in same}
+    eos = a.eos_token_id
+    config |= _HGRN_FIXED | {
+        "architectures": [_HF_CLASS[a.model_type]],
+        "attn_mode": "fused_recurrent",
+        "num_heads": 1,
+        "hidden_act": "swish",
+        "use_lower_bound": a.lower_bounds,
+        "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else list(eos),
+    }
+    return config if a.mlgru == "code" else config | {"mlgru": a.mlgru}
+
+
+def _tokens(eos: Any) -> tuple[Any, ...]:
+    return () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:

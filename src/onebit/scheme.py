@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from onebit.errors import OptionError
+from onebit.errors import OptionError, UnsupportedError
 
 WEIGHTS = (
     "fp",
@@ -52,7 +52,7 @@ STATIC_ACTIVATIONS = tuple(
 with a zero-point, `<layer>.input_zero`."""
 NORMS = ("none", "rms", "layer")
 HADAMARDS = ("none", "input", "both")
-ROLES = ("q", "k", "v", "qkv", "o", "up", "gate", "down", "embed", "head")
+ROLES = ("q", "k", "v", "qkv", "i", "f", "g", "o", "up", "gate", "down", "embed", "head")
 KV_BITS = (32, 16, 8, 4, 3)
 """Bits of a key or value in the engine's cache."""
 TRAINED_KV_BITS = (*KV_BITS, 2)
@@ -68,6 +68,9 @@ _ROLE_OF = {
     "q_proj": "q",
     "k_proj": "k",
     "v_proj": "v",
+    "i_proj": "i",
+    "f_proj": "f",
+    "g_proj": "g",
     "o_proj": "o",
     "gate_proj": "gate",
     "up_proj": "up",
@@ -347,7 +350,8 @@ def _spelled(name: str, found: re.Match[str]) -> Scheme:
 def of_config(config: Mapping[str, Any]) -> Scheme:
     """Return the scheme of a `config.json`: ours, or the one its quantization_config implies.
 
-    A Hugging Face `quant_method: bitnet` is b1.58 on every linear that it does not exempt.
+    A Hugging Face `quant_method: bitnet` is b1.58 on every linear that it does not exempt. A
+    published MatMul-free model rounds by its code, and its config says nothing of it.
     """
     if "onebit_scheme" in config:
         return Scheme.from_dict(config["onebit_scheme"])
@@ -356,6 +360,8 @@ def of_config(config: Mapping[str, Any]) -> Scheme:
         raise OptionError(
             f"quantization_config: {hf!r:.80} is not one we read; accepted: quant_method bitnet."
         )
+    if config.get("model_type") == "hgrn_bit" and not hf:
+        return _matmulfree(config)
     if hf.get("quant_method") != "bitnet":
         return SCHEMES["fp"]
     inner = hf.get("use_rms_norm") or False
@@ -364,6 +370,17 @@ def of_config(config: Mapping[str, Any]) -> Scheme:
     body = LinearScheme("ternary", activation="int8_absmax", norm="rms" if inner else "none")
     exempt = {glob: FP for name in _exempt(hf) for glob in (f"*{name}", f"{name}.*")}
     return Scheme("bitnet-b1.58", {**exempt, "body": body})
+
+
+def _matmulfree(config: Mapping[str, Any]) -> Scheme:
+    """Return the scheme of a published MatMul-free model. Norms inside its linear layers have an
+    epsilon of their own, 1e-6, and here they take the model's."""
+    if config.get("rms_norm_eps", 1e-6) != 1e-6:
+        raise UnsupportedError(
+            f"config: rms_norm_eps is {config['rms_norm_eps']!r:.80}; supported in a published "
+            "hgrn_bit model is 1e-06, that of the norms inside its linear layers."
+        )
+    return SCHEMES["matmulfree"]
 
 
 def _exempt(hf: Mapping[str, Any]) -> list[str]:
@@ -453,6 +470,14 @@ SCHEMES = {
         Scheme(
             "ternary-attention",
             {"qkv": _ternary("int8_absmax"), "o": _ternary("int8_absmax", norm="rms")},
+        ),
+        # https://arxiv.org/abs/2406.02528 (MatMul-free): a norm inside every layer, the head too
+        Scheme(
+            "matmulfree",
+            {
+                "body": _ternary("int8_absmax", norm="rms"),
+                "head": _ternary("int8_absmax", norm="rms"),
+            },
         ),
         # no activation quantization: what a plain ternary TQ1_0 / TQ2_0 file promises
         Scheme("ternary-weights", {"body": LinearScheme("ternary")}),

@@ -13,6 +13,8 @@ from onebit.architecture import Architecture
 from onebit.errors import UnsupportedError
 from onebit.scheme import LinearScheme, Scheme
 
+LOWER_BOUNDS = "model.lower_bounds"
+"""Of a MatMul-free model's forget gates, (layers, width): a matrix that nothing multiplies with."""
 _DERIVED = ("rotary_emb.inv_freq",)  # old checkpoints also hold what the config says
 
 
@@ -30,7 +32,9 @@ def linears(a: Architecture) -> Iterator[Linear]:
     q, kv = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
     d, ff = a.hidden_size, a.intermediate_size
     yield Linear("model.embed_tokens", a.vocab_size, d)
-    for layer in range(a.num_hidden_layers):
+    if a.recurrent:
+        yield from _recurrent_linears(a)
+    for layer in () if a.recurrent else range(a.num_hidden_layers):
         attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
         yield Linear(f"{attention}.q_proj", q, d, a.qkv_bias)
         yield Linear(f"{attention}.k_proj", kv, d, a.qkv_bias)
@@ -43,10 +47,30 @@ def linears(a: Architecture) -> Iterator[Linear]:
         yield Linear("lm_head", a.vocab_size, d)
 
 
+def _recurrent_linears(a: Architecture) -> Iterator[Linear]:
+    """Yield those of the layers of a MatMul-free model; gate and up are one matrix, in this order.
+
+    Source: ridgerchu/matmulfreellm, `layers/hgrn_bit.py` and `modeling_hgrn_bit.py`.
+    """
+    d, ff = a.hidden_size, a.intermediate_size
+    for layer in range(a.num_hidden_layers):
+        block = f"model.layers.{layer}"
+        for name in "ifgo":
+            yield Linear(f"{block}.attn.{name}_proj", d, d)
+        yield Linear(f"{block}.mlp.gate_proj", 2 * ff, d)
+        yield Linear(f"{block}.mlp.down_proj", d, ff)
+
+
 def norms(a: Architecture) -> Iterator[tuple[str, int]]:
     """Yield the name and width of every RMSNorm that stands on its own."""
     for layer in range(a.num_hidden_layers):
         block = f"model.layers.{layer}"
+        if a.recurrent:
+            yield f"{block}.attn_norm", a.hidden_size
+            if a.mlgru == "code":
+                yield f"{block}.attn.g_norm", a.hidden_size
+            yield f"{block}.{mlp_norm(a)}", a.hidden_size
+            continue
         if a.pre_norms:
             yield f"{block}.input_layernorm", a.hidden_size
             yield f"{block}.{mlp_norm(a)}", a.hidden_size
@@ -65,6 +89,8 @@ def norms(a: Architecture) -> Iterator[tuple[str, int]]:
 def mlp_norm(a: Architecture) -> str:
     """Return the name, in a layer, of the norm before the MLP. Llama's is called after where it
     stands; where attention has a norm behind it (Gemma 3), that one is."""
+    if a.recurrent:
+        return "mlp_norm"
     return "pre_feedforward_layernorm" if a.post_norms else "post_attention_layernorm"
 
 
@@ -84,6 +110,8 @@ def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
             found[f"{linear.name}.input_zero"] = (1,)
         if how.learned:
             found[f"{linear.name}.step"] = step_shape(how, linear.N, linear.K)
+    if a.recurrent and a.lower_bounds:
+        found[LOWER_BOUNDS] = (a.num_hidden_layers, a.hidden_size)
     if a.learned_temperature:
         for layer in range(a.num_hidden_layers):
             name = f"model.layers.{layer}.self_attn.temperature"

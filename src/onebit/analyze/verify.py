@@ -22,12 +22,14 @@ from onebit import scheme as schemes
 from onebit.analyze import claims, parts
 from onebit.analyze.claims import Finding, Storage
 from onebit.analyze.grid import Grid, of_tensor
+from onebit.architecture import RECURRENT
 from onebit.errors import FormatError, OptionError
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
 from onebit.pack import plain
 from onebit.scheme import SCHEMES, Scheme
+from onebit.tensors import LOWER_BOUNDS
 
-_LINEAR_BODY = ("q", "k", "v", "o", "gate", "up", "down")
+_LINEAR_BODY = ("q", "k", "v", "i", "f", "g", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def verify(
         size_bytes += _size_bytes(tensor)
     if not parameters:
         raise FormatError(f"{checkpoint.path}: holds no weights. The file is damaged.")
-    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    matrices = [n for n, shape in shapes.items() if len(shape) == 2 and n != LOWER_BOUNDS]
     storage = _storage(checkpoint, scheme, matrices)
     tensors = []
     for name in matrices:
@@ -187,7 +189,8 @@ def verify(
 
 def _claimed(config: Mapping[str, Any]) -> Scheme | None:
     """Return the scheme that a config carries, or None: claiming nothing is not claiming "fp"."""
-    if "onebit_scheme" in config or _quantization(config).get("quant_method") == "bitnet":
+    hf = _quantization(config).get("quant_method") == "bitnet"
+    if "onebit_scheme" in config or hf or config.get("model_type") == RECURRENT:
         return schemes.of_config(config)
     return None
 

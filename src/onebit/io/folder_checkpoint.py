@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onebit.errors import FormatError, MissingError, UnsupportedError
-from onebit.io import norm_offset, packed, safetensors
+from onebit.io import hgrn_names, norm_offset, packed, safetensors
 from onebit.io.json_file import read_json
 from onebit.io.stored import Checkpoint, StoredTensor, TokenizerSource
 
@@ -40,16 +40,22 @@ class FolderCheckpoint(Checkpoint):
         self.config = read_json(folder / "config.json")
         if path.is_dir():
             opened = safetensors.Folder(path)
-            self._reader_of = {name: opened.reader(name) for name in opened.names()}
+            reader_of = {name: opened.reader(name) for name in opened.names()}
             readers = opened.readers
         else:
             readers = [safetensors.Reader(path)]
-            self._reader_of = dict.fromkeys(readers[0].tensors, readers[0])
+            reader_of = dict.fromkeys(readers[0].tensors, readers[0])
+        self._in_file = {self._ours(name): name for name in reader_of}
+        if len(self._in_file) < len(reader_of):
+            twice = next(name for name in reader_of if self._in_file[self._ours(name)] != name)
+            raise FormatError(f"{path}: {twice} is there under two names. The file is damaged.")
+        self._reader_of = {ours: reader_of[name] for ours, name in self._in_file.items()}
         self.metadata = {key: text for r in readers for key, text in r.metadata.items()}
         self._packed: dict[str, packed.Packed] = {}
         for reader in readers:
             found = {t.name: (t.dtype, t.shape) for t in reader.tensors.values()}
-            self._packed |= packed.read(reader.metadata, found, "U8", str(reader.path))
+            form_of = packed.read(reader.metadata, found, "U8", str(reader.path))
+            self._packed |= {self._ours(name): form for name, form in form_of.items()}
         self._hf_packed = self._find_hf_packed()
         self._factors = {packed.scale_name(n) for n in self._hf_packed}
         self._factors |= {beside for n in self._packed for beside in packed.beside(n)}
@@ -64,8 +70,8 @@ class FolderCheckpoint(Checkpoint):
         """Return one tensor."""
         if name not in self._reader_of or name in self._factors:
             raise MissingError(f"{self.path}: there is no tensor {name}.")
-        reader = self._reader_of[name]
-        info, data = reader.tensors[name], reader.data(name)
+        reader, in_file = self._reader_of[name], self._in_file[name]
+        info, data = reader.tensors[in_file], reader.data(in_file)
         if name in self._packed:
             form, shape = self._packed[name]
             scale = self._scale(name, shape)
@@ -104,7 +110,7 @@ class FolderCheckpoint(Checkpoint):
             for name, reader in self._reader_of.items()
             if name.endswith(".weight")
             and name not in self._packed
-            and reader.tensors[name].dtype == "U8"
+            and reader.tensors[self._in_file[name]].dtype == "U8"
         }
 
     def _hf_shape(self, name: str, stored: tuple[int, ...]) -> tuple[int, int]:
@@ -154,17 +160,22 @@ class FolderCheckpoint(Checkpoint):
         own = packed.zero_name(name)
         if (reader := self._reader_of.get(own)) is None:
             return None
-        info = reader.tensors[own]
+        in_file = self._in_file[own]
+        info = reader.tensors[in_file]
         whole = info.dtype == "U8"
-        return packed.read_zero(own, whole, reader.data(own), info.shape, shape[0])
+        return packed.read_zero(own, whole, reader.data(in_file), info.shape, shape[0])
 
-    @staticmethod
     def _factor(
-        own: str, reader: safetensors.Reader, shape: tuple[int, int]
+        self, own: str, reader: safetensors.Reader, shape: tuple[int, int]
     ) -> NDArray[np.float32]:
-        info = reader.tensors[own]
+        in_file = self._in_file[own]
+        info = reader.tensors[in_file]
         form = _FORMAT_OF.get(info.dtype, info.dtype)
-        return packed.read_factor(own, form, reader.data(own), info.shape, shape)
+        return packed.read_factor(own, form, reader.data(in_file), info.shape, shape)
+
+    def _ours(self, in_file: str) -> str:
+        """Return the name here of a tensor of the file, or of what stands beside one."""
+        return hgrn_names.ours(self.config, in_file)
 
     def _inverse(self, name: str, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn 1 / mean|W|, as "bitlinear" stores it, into the factor mean|W|."""

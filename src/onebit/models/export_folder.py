@@ -19,7 +19,7 @@ import numpy as np
 from onebit import pack
 from onebit.data import Tokenizer
 from onebit.errors import FileError
-from onebit.io import Checkpoint, norm_offset, packed, safetensors
+from onebit.io import Checkpoint, hgrn_names, norm_offset, packed, safetensors
 from onebit.io.atomic import write_bytes
 from onebit.models import export_weights
 from onebit.models.export_plan import Planned, Progress
@@ -77,12 +77,16 @@ def _write_tensors(
     progress: Progress,
 ) -> dict[str, int]:
     ours = {
-        entry.name: packed.Packed(entry.format, entry.matrix)
+        hgrn_names.published(config, entry.name): packed.Packed(entry.format, entry.matrix)
         for entry in planned
         if entry.format in export_weights.OURS
     }
     metadata = {"format": "pt"} | ({packed.TENSORS_KEY: packed.to_json(ours)} if ours else {})
-    declared = [d for entry in planned for d in _declared(entry)]
+    declared = [
+        d._replace(name=hgrn_names.published(config, d.name))
+        for entry in planned
+        for d in _declared(entry)
+    ]
     sizes = {}
     with safetensors.Writer(path, declared, metadata) as file:
         for entry in planned:
@@ -93,11 +97,12 @@ def _write_tensors(
                 weights = norm_offset.less_one(weights)
             factors = entry.scale_shape, entry.scale_type
             encoded = export_weights.encode(entry.name, weights, entry.format, *factors)
-            file.write(entry.name, encoded.data)
+            in_file = hgrn_names.published(config, entry.name)
+            file.write(in_file, encoded.data)
             if encoded.scale is not None:
-                file.write(packed.scale_name(entry.name), encoded.scale)
+                file.write(packed.scale_name(in_file), encoded.scale)
             if encoded.zero is not None:
-                file.write(packed.zero_name(entry.name), encoded.zero)
+                file.write(packed.zero_name(in_file), encoded.zero)
             sizes[entry.name] = encoded.size_bytes
             progress(len(sizes), len(planned))
     return sizes

@@ -1,9 +1,9 @@
-"""A decoder-only language model, tokens to logits, built from an `Architecture` and a `Scheme`.
+"""A language model, tokens to logits, built from an `Architecture` and a `Scheme`.
 
 Shape letters: B batch, T tokens, C model width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from onebit.architecture import Architecture
 from onebit.errors import OptionError
-from onebit.models import bitnet, gemma3, llama
+from onebit.models import bitnet, gemma3, hgrn_bit, llama
+from onebit.models.hgrn_bit import HgrnBitLayer
 from onebit.models.layer import Layer
 from onebit.nn import RMSNorm, Rope, Rotation, convert
 from onebit.scheme import FP, Scheme
 
 # model_type of config.json -> the function that builds a layer, by its number from 0
-FAMILIES: dict[str, Callable[[Architecture, int], Layer]] = {
+FAMILIES: dict[str, Callable[[Architecture, int], Layer | HgrnBitLayer]] = {
     "llama": llama.layer,
     "qwen2": llama.layer,
     "qwen3": llama.layer,
     "bitnet": bitnet.layer,
     "gemma3_text": gemma3.layer,
+    "hgrn_bit": hgrn_bit.layer,
 }
 
 
@@ -42,11 +44,16 @@ class Body(nn.Module):
         self.norm = RMSNorm(a.hidden_size, a.rms_norm_eps)
         self.embedding_scale = a.embedding_scale
         self.local = [a.is_local(index) for index in range(a.num_hidden_layers)]
+        self.lower_bounds = (
+            nn.Parameter(torch.zeros(a.num_hidden_layers, a.hidden_size))
+            if a.recurrent and a.lower_bounds
+            else None
+        )
         self.set_ropes(a)
 
     def set_ropes(self, a: Architecture) -> None:
         """Make the frequencies of RoPE, which no checkpoint holds, on the CPU."""
-        self.rope = Rope(a.inv_freq())
+        self.rope = None if a.recurrent else Rope(a.inv_freq())
         self.local_rope = Rope(a.inv_freq(local=True)) if a.sliding_window else None
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -54,8 +61,11 @@ class Body(nn.Module):
         x_BTC: Tensor = self.embed_tokens(tokens_BT)
         return x_BTC if self.embedding_scale == 1 else x_BTC * self.embedding_scale
 
-    def rotations(self, tokens: int) -> list[Rotation]:
-        """Return the turns of positions 0 ... tokens - 1, one `Rotation` for each layer."""
+    def beside(self, tokens: int) -> Sequence[Rotation | Tensor | None]:
+        """Return what each layer is told beside the stream: the turns of positions from 0;
+        a recurrent one instead the lower bounds of its forget gates, (C,)."""
+        if self.rope is None:
+            return hgrn_bit.bounds(self.lower_bounds, len(self.layers))
         everywhere: Rotation = self.rope(tokens)
         if self.local_rope is None:
             return [everywhere] * len(self.local)
@@ -64,14 +74,15 @@ class Body(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_BTC = self.embed(tokens_BT)
-        for layer, rotation in zip(self.layers, self.rotations(tokens_BT.shape[1]), strict=True):
-            x_BTC = layer(x_BTC, rotation)
+        for layer, told in zip(self.layers, self.beside(tokens_BT.shape[1]), strict=True):
+            x_BTC = layer(x_BTC, told)
         y: Tensor = self.norm(x_BTC)
         return y
 
 
 class LanguageModel(nn.Module):
-    """The names in `state_dict()` are Hugging Face's; tied embeddings have no `lm_head`."""
+    """The names in `state_dict()` are Hugging Face's, but for two of MatMul-free models
+    (`io.hgrn_names`); tied embeddings have no `lm_head`."""
 
     scheme: Scheme
 
@@ -79,7 +90,8 @@ class LanguageModel(nn.Module):
         """Build the modules, the embedding not set; `models.build` gives all their first weights.
 
         Raises:
-            OptionError: the scheme quantizes the embedding or a tied head, or has no such rule.
+            OptionError: the scheme quantizes the embedding or a tied head, or keys and values of a
+                model without any; or has no such rule.
             ShapeError: a group of the scheme does not divide a layer's width.
         """
         super().__init__()
@@ -88,6 +100,11 @@ class LanguageModel(nn.Module):
             raise OptionError(
                 f"scheme {scheme.name}: the head shares the embedding's weights, which stay float. "
                 'Take "head" out of the scheme, or untie the embeddings.'
+            )
+        if a.recurrent and (scheme.kv_bits < 16 or scheme.q_bits < 16):
+            raise OptionError(
+                f"scheme {scheme.name}: kv_bits is {scheme.kv_bits} and q_bits {scheme.q_bits}; a "
+                f"{a.model_type} model has no keys, values or queries. Leave both at 16."
             )
         self.model = Body(a)
         self.lm_head = (

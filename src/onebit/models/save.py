@@ -11,7 +11,7 @@ from onebit import quant
 from onebit.architecture import Architecture
 from onebit.data import Tokenizer
 from onebit.errors import FileError, OptionError
-from onebit.io import atomic, norm_offset, safetensors
+from onebit.io import atomic, hgrn_names, norm_offset, safetensors
 from onebit.models.language_model import LanguageModel
 from onebit.nn import PackedLinear, bit_linears
 from onebit.scheme import LinearScheme, Scheme
@@ -79,7 +79,7 @@ def _quantization_config(scheme: Scheme, a: Architecture) -> dict[str, Any] | No
     b158 = LinearScheme("ternary", activation="int8_absmax", norm=body.norm)
     if body.norm == "layer" or dict(scheme.layers) != {"body": b158}:
         return None
-    if scheme.kv_bits <= 8 or scheme.q_bits <= 8:
+    if a.recurrent or scheme.kv_bits <= 8 or scheme.q_bits <= 8:
         return None
     if not a.pre_norms or a.softmax_temperature != 1 or a.learned_temperature:
         return None
@@ -96,7 +96,9 @@ def _write_tensors(model: LanguageModel, path: Path) -> None:
     frozen = {f"{name}.weight": m.codes() for name, m in bit_linears(model) if m.frozen}
     parameters, config = dict(model.named_parameters()), model.architecture.to_config()
     declared = [
-        safetensors.Declared(name, _dtype(name, p, name in frozen), tuple(p.shape))
+        safetensors.Declared(
+            hgrn_names.published(config, name), _dtype(name, p, name in frozen), tuple(p.shape)
+        )
         for name, p in parameters.items()
     ]
     with safetensors.Writer(path, declared, {"format": "pt"}) as writer:
@@ -105,7 +107,8 @@ def _write_tensors(model: LanguageModel, path: Path) -> None:
             if norm_offset.has_offset(config, name):
                 less = norm_offset.less_one(exact.cpu().float().numpy())
                 exact = torch.from_numpy(less).to(exact.dtype)
-            writer.write(name, exact.cpu().contiguous().view(torch.uint8).numpy())
+            data = exact.cpu().contiguous().view(torch.uint8).numpy()
+            writer.write(hgrn_names.published(config, name), data)
 
 
 def _dtype(name: str, parameter: Tensor, frozen: bool) -> str:

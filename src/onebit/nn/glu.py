@@ -70,3 +70,22 @@ class GLU(nn.Module):
         """Return what goes into `down_proj`, from what the other two gave."""
         h_TF = ACTIVATIONS[self.activation](gate_TF) * up_TF
         return h_TF if self.ffn_sub_norm is None else self.ffn_sub_norm(h_TF)
+
+
+class FusedGLU(nn.Module):
+    """The same with gate and up in one matrix, which a scheme then gives one norm and one scale.
+
+    The first F rows of `gate_proj` are the gate's, the others those of up. SiLU is the activation.
+
+    Source: ridgerchu/matmulfreellm, `HGRNBitMLP`.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, 2 * hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_TC: Tensor) -> Tensor:
+        gate_TF, up_TF = self.gate_proj(x_TC).chunk(2, dim=-1)
+        y: Tensor = self.down_proj(F.silu(gate_TF) * up_TF)
+        return y

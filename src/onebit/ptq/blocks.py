@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from onebit import quant
 from onebit.io import StoredTensor
 from onebit.models import FAMILIES, stored_weight
+from onebit.models.layer import Layer
 from onebit.nn import BitLinear, Rope, Rotation
 from onebit.ptq import packing, probe
 from onebit.ptq.flow import Flow
@@ -145,6 +146,7 @@ def load(task: Task, index: int, tokens: int) -> tuple[Block, Rotation]:
     a = task.source.architecture
     with torch.device("meta"):
         layer = FAMILIES[a.model_type](a, index)
+    assert isinstance(layer, Layer)  # a source is of a model with attention
     name = f"model.layers.{index}"
     for own, _ in list(layer.named_parameters()):
         module, _, leaf = own.rpartition(".")

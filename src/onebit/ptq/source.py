@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.architecture import Architecture
-from onebit.errors import InputError
+from onebit.architecture import RECURRENT, Architecture
+from onebit.errors import InputError, UnsupportedError
 from onebit.io import Checkpoint, StoredTensor, mapped, open_checkpoint
 from onebit.models import stored_weight
 from onebit.scheme import role_of
@@ -63,6 +63,11 @@ class FileSource(Source):
         is_open = isinstance(model, Checkpoint)
         self.checkpoint = model if is_open else open_checkpoint(model)  # type: ignore[assignment, arg-type]
         self.config = self.checkpoint.config
+        if self.config.get("model_type") == RECURRENT:
+            raise UnsupportedError(
+                f"{self.checkpoint.path}: a {RECURRENT} model was trained as ternary; methods "
+                "after training take models with attention. `onebit export` packs it."
+            )
 
     def names(self) -> list[str]:
         return self.checkpoint.names()

@@ -8,7 +8,7 @@ always be named, repeated and continued.
 from dataclasses import dataclass, field
 from typing import Any
 
-from onebit.architecture import ACTIVATIONS, MODEL_TYPES, Architecture
+from onebit.architecture import ACTIVATIONS, MLGRU_FORMS, MODEL_TYPES, RECURRENT, Architecture
 from onebit.errors import OptionError
 from onebit.scheme import SCHEMES, Scheme
 from onebit.train import stages
@@ -30,8 +30,8 @@ class ModelConfig:
     """Width inside the MLP. The same multiple of 256."""
     num_hidden_layers: int = setting(low=1)
     """Transformer blocks."""
-    num_attention_heads: int = setting(low=1)
-    """Query heads."""
+    num_attention_heads: int | None = setting(None, low=1)
+    """Query heads; none in a model of type hgrn_bit."""
     num_key_value_heads: int | None = setting(None, low=1)
     """Key and value heads; by default as many as query heads."""
     head_dim: int | None = setting(None, low=2)
@@ -59,6 +59,10 @@ class ModelConfig:
     """Attention scores are divided by it, on top of sqrt(head_dim)."""
     learned_temperature: bool = setting(False)
     """Whether each head learns its own temperature, beginning at that."""
+    use_lower_bound: bool = setting(True)
+    """hgrn_bit: whether forget gates of deeper layers stay above learned bounds."""
+    mlgru: str = setting("code", choices=MLGRU_FORMS)
+    """hgrn_bit: the recurrent layer as in the published code, or as in the paper."""
     embedding_std: float = setting(0.02, low=1e-6, high=10.0)
     """Standard deviation of the first embedding. A norm inside an output projection gives what it
     adds to the stream a constant length, next to which embeddings of 0.02 are small: a short run
@@ -85,7 +89,8 @@ class ModelConfig:
         }
         del config["embedding_std"]  # of the first weights, not of the shape
         config.setdefault("max_position_embeddings", context)
-        config.setdefault("pre_norms", not _norms_inside(scheme, self.num_hidden_layers))
+        if self.model_type != RECURRENT:
+            config.setdefault("pre_norms", not _norms_inside(scheme, self.num_hidden_layers))
         config |= {"vocab_size": vocab_size, "bos_token_id": bos_id, "eos_token_id": list(eos_ids)}
         return Architecture.from_config(config)
 

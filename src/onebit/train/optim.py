@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from onebit.scheme import role_of
+from onebit.tensors import LOWER_BOUNDS
 from onebit.train.config import OptimConfig
 from onebit.train.schedule import Rates
 
@@ -23,6 +24,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     steps: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         is_matrix = weight.ndim >= 2 and role_of(name.removesuffix(".weight")) != "embed"
+        is_matrix &= name != LOWER_BOUNDS  # a vector for each layer
         is_step = name.endswith(".step")
         (steps if is_step else decaying if is_matrix else others).append(weight)
     groups: list[dict[str, Any]] = [

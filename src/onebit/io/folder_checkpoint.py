@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onebit.architecture import RECURRENT
 from onebit.errors import FormatError, MissingError, UnsupportedError
 from onebit.io import hgrn_names, norm_offset, packed, safetensors
 from onebit.io.json_file import read_json
@@ -133,7 +134,9 @@ class FolderCheckpoint(Checkpoint):
         kv_heads = self._whole("num_key_value_heads") or heads
         width = self._whole("head_dim") or (hidden // heads if hidden and heads else None)
         if module in ("gate_proj", "up_proj"):
-            return self._whole("intermediate_size")
+            width = self._whole("intermediate_size")
+            fused = self.config.get("model_type") == RECURRENT
+            return 2 * width if width and fused else width
         if module in ("o_proj", "down_proj"):
             return hidden
         if module in ("k_proj", "v_proj", "q_proj") and width and heads and kv_heads:

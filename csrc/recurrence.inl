@@ -35,7 +35,12 @@ void backward_rows(size_t T, size_t d, size_t stride, const float* f, const floa
     const size_t row = t * stride, next = row + stride;
     const float* h_before = t ? h + row - stride : before;
     const bool end = t + 1 == T;
+    // rows go down in memory and channels up: asked for a row ahead, as no CPU guesses that
+    const size_t ahead = t > 1 ? stride : 0;
     each_sixteen_channels(d, [&](size_t c, size_t count) {
+      __builtin_prefetch(f + row - ahead + c);
+      if (dh) __builtin_prefetch(dh + row - ahead + c);
+      if (h_before) __builtin_prefetch(h_before - ahead + c);
       const Lanes carried = end ? or_zero(dlast, c, count)
                                 : load_up_to(f + next + c, count) * load_up_to(di + next + c, count);
       const Lanes slope = or_zero(dh ? dh + row : nullptr, c, count) + carried;

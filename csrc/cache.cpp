@@ -32,12 +32,11 @@ void Cache::check_bits(int kv_bits) {
 
 Cache::Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
              size_t capacity, int kv_bits)
-    : owner_(owner),
+    : Memory(owner, capacity),
       layers_(layers),
       heads_(heads),
       kv_heads_(kv_heads),
       head_dim_(head_dim),
-      capacity_(capacity),
       kv_bits_(kv_bits),
       positions_((capacity + 15) / 16 * 16),
       v_stride_((head_dim + 15) / 16 * 16),
@@ -61,11 +60,6 @@ Cache::Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_
   turn_.scale = static_cast<float>(1.0 / sqrt(static_cast<double>(turn_.size)));
 }
 
-size_t Cache::length() const {
-  std::lock_guard<std::mutex> lock(owner_.mutex_);
-  return length_;
-}
-
 void Cache::set_length(size_t length) {
   std::lock_guard<std::mutex> lock(owner_.mutex_);
   if (length > length_)
@@ -74,8 +68,10 @@ void Cache::set_length(size_t length) {
   length_ = length;
 }
 
-void Cache::copy_prefix(const Cache& from, size_t n) {
-  if (&from.owner_ != &owner_) fail("the prefix belongs to another decoder.");
+void Cache::copy_prefix(const Memory& memory, size_t n) {
+  const auto* same_kind = dynamic_cast<const Cache*>(&memory);
+  if (!same_kind || &same_kind->owner_ != &owner_) fail("the prefix belongs to another decoder.");
+  const Cache& from = *same_kind;
   std::lock_guard<std::mutex> lock(owner_.mutex_);
   if (from.kv_bits_ != kv_bits_)
     fail("a prefix of " + std::to_string(from.kv_bits_) + " bits does not fit a cache of " +

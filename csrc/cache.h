@@ -11,13 +11,12 @@
 #include <stdint.h>
 
 #include "buffer.h"
+#include "memory.h"
 #include "ops.h"
 
 namespace onebit {
 
-class Decoder;
-
-class Cache {
+class Cache : public Memory {
  public:
   // kv_bits: 32, 16, 8, 4 or 3. Throws std::bad_alloc where the memory cannot be had.
   Cache(Decoder& owner, size_t layers, size_t heads, size_t kv_heads, size_t head_dim,
@@ -26,19 +25,17 @@ class Cache {
   // Throws std::invalid_argument for bits that are not among the accepted ones.
   static void check_bits(int kv_bits);
 
-  // Tokens held. Setting it lower forgets the newest; higher throws std::invalid_argument.
-  size_t length() const;
-  void set_length(size_t length);
+  // Setting it lower forgets the newest; higher throws std::invalid_argument.
+  void set_length(size_t length) override;
 
-  size_t capacity() const { return capacity_; }
   int kv_bits() const { return kv_bits_; }
-  size_t size_bytes() const {
+  size_t size_bytes() const override {
     return keys_.size_bytes() + values_.size_bytes() + first_.size_bytes();
   }
 
-  // Holds the first n positions of `from` and nothing else. Throws std::invalid_argument if `from`
-  // is of another decoder or other bits, holds fewer, or n is more than the capacity.
-  void copy_prefix(const Cache& from, size_t n);
+  // Throws std::invalid_argument if `from` is of another decoder or other bits, holds fewer, or n
+  // is more than the capacity.
+  void copy_prefix(const Memory& from, size_t n) override;
 
   // For the decoder, whose lock is held: nothing is checked, and the length stays as it is.
   // Key/value heads do not depend on one another; positions of a head are written by one thread.
@@ -59,8 +56,6 @@ class Cache {
   static size_t tokens_together(size_t group) { return group < kQueries ? kQueries / group : 1; }
 
  private:
-  friend class Decoder;
-
   bool has_codes() const { return kv_bits_ < 16; }
   size_t key_at(size_t layer, size_t kv_head) const {
     return (layer * kv_heads_ + kv_head) * (positions_ / 16) * key_tile_;
@@ -76,14 +71,12 @@ class Cache {
   void write_codes(const Ops& ops, uint8_t* keys, uint8_t* values, uint16_t* first, size_t position,
                    const float* k, const float* v);
 
-  Decoder& owner_;
-  size_t layers_, heads_, kv_heads_, head_dim_, capacity_;
+  size_t layers_, heads_, kv_heads_, head_dim_;
   int kv_bits_;
   size_t positions_;  // capacity rounded up to 16
   size_t v_stride_;   // head_dim rounded up to 16
   size_t first_size_;  // head_dim rounded up to 32
   size_t key_tile_, value_tile_;  // bytes of 16 positions
-  size_t length_ = 0;
   Buffer<uint8_t> keys_, values_;
   Buffer<uint16_t> first_;  // codes only: [layers][kv_heads][key, value][first_size]
   Hadamard turn_;           // codes only: of head_dim, powers of two

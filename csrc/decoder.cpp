@@ -18,11 +18,15 @@ constexpr size_t kTokenGrain = 4;         // below it, row-wise work stays on on
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
+// A decoder with attention makes no other memory.
+Cache* cache_of(Memory* memory) { return static_cast<Cache*>(memory); }
+
 }  // namespace
 
 Decoder::Decoder(Shape shape) : shape_(std::move(shape)), layers_(shape_.layers) {}
 
-std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
+std::unique_ptr<Memory> Decoder::new_memory(size_t capacity, int kv_bits) {
+  if (shape_.recurrent) return std::make_unique<State>(*this, shape_.layers, shape_.hidden);
   if (!capacity) fail("cache: capacity is 0; it must be at least 1 token.");
   Cache::check_bits(kv_bits);
   return std::make_unique<Cache>(*this, shape_.layers, shape_.heads, shape_.kv_heads,
@@ -30,13 +34,13 @@ std::unique_ptr<Cache> Decoder::new_cache(size_t capacity, int kv_bits) {
 }
 
 void Decoder::check_append(const Append& append) const {
-  if (!append.cache) fail("decoder: None is no cache.");
-  const Cache& cache = *append.cache;
-  if (&cache.owner_ != this) fail("decoder: the cache belongs to another decoder.");
+  if (!append.memory) fail("decoder: None is no cache.");
+  const Memory& memory = *append.memory;
+  if (&memory.owner_ != this) fail("decoder: the cache belongs to another decoder.");
   if (!append.T) fail("decoder: no tokens.");
-  if (append.T > cache.capacity_ - cache.length_)
+  if (append.T > memory.capacity_ - memory.length_)
     fail("cache: " + std::to_string(append.T) + " more tokens do not fit; it holds " +
-         std::to_string(cache.length_) + " of " + std::to_string(cache.capacity_) + ".");
+         std::to_string(memory.length_) + " of " + std::to_string(memory.capacity_) + ".");
   for (size_t t = 0; t < append.T; ++t)
     if (append.tokens[t] < 0 || static_cast<size_t>(append.tokens[t]) >= shape_.vocab)
       fail("decoder: token id " + std::to_string(append.tokens[t]) + " at position " +
@@ -46,7 +50,7 @@ void Decoder::check_append(const Append& append) const {
 void Decoder::check_step(const Append* appends, size_t count) {
   if (!finished_) fail("decoder: call finish() before a step.");
   if (!count) fail("decoder: a step needs at least one sequence.");
-  caches_.clear();
+  memories_.clear();
   for (size_t i = 0; i < count; ++i) {
     try {
       check_append(appends[i]);
@@ -54,24 +58,28 @@ void Decoder::check_step(const Append* appends, size_t count) {
       if (count == 1) throw;
       fail("sequence " + std::to_string(i) + ": " + error.what());
     }
-    caches_.push_back(appends[i].cache);
+    memories_.push_back(appends[i].memory);
   }
-  std::sort(caches_.begin(), caches_.end());
-  if (std::adjacent_find(caches_.begin(), caches_.end()) != caches_.end())
+  std::sort(memories_.begin(), memories_.end());
+  if (std::adjacent_find(memories_.begin(), memories_.end()) != memories_.end())
     fail("decoder: a cache appears twice in a step; each sequence needs its own.");
 }
 
 void Decoder::reserve(size_t T) {
   const Shape& s = shape_;
   const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+  rows_.reserve(T);  // nothing is to fail once a state has changed
+  runs_.reserve(T);
   h_.grow(T * s.hidden);
   x_.grow(T * s.hidden);
   q_.grow(T * q);
   a_.grow(T * q);
   k_.grow(T * kv);
   v_.grow(T * kv);
-  gate_.grow(T * s.intermediate);
+  gate_.grow((s.recurrent ? 2 : 1) * T * s.intermediate);
   up_.grow(T * s.intermediate);
+  if (s.recurrent)
+    for (Buffer<float>* each : {&i_, &f_, &g_}) each->grow(T * s.hidden);
   for (Angles* angles : {&global_, &local_}) {
     if (angles == &local_ && !s.window) continue;
     angles->cos.grow(T * s.head_dim / 2);
@@ -99,7 +107,7 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
     for (size_t row = c * size; row < std::min(rows, (c + 1) * size); ++row) {
       const Append& a = appends[i];
       const bool last = t + 1 == a.T;
-      rows_.push_back({a.cache, a.cache->length_ + t, a.tokens[t],
+      rows_.push_back({a.memory, a.memory->length_ + t, a.tokens[t],
                        a.logits == Logits::all || (a.logits == Logits::last && last)});
       t = last ? 0 : t + 1;
       i += last;
@@ -107,15 +115,15 @@ void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* l
     rope_angles(shape_.inv_freq, global_);
     if (shape_.window) rope_angles(shape_.local_inv_freq, local_);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
-      attention(ops, layer);
+      shape_.recurrent ? mlgru(ops, layer) : attention(ops, layer);
       if (rows_.empty()) break;  // the last layer, with no logits wanted
-      mlp(ops, layer);
+      shape_.recurrent ? fused_mlp(ops, layer) : mlp(ops, layer);
     }
     if (rows_.empty()) continue;
     head(ops, logits);
     logits += rows_.size() * shape_.vocab;
   }
-  for (size_t j = 0; j < count; ++j) appends[j].cache->length_ += appends[j].T;
+  for (size_t j = 0; j < count; ++j) appends[j].memory->length_ += appends[j].T;
 }
 
 // Angles in float32, position times frequency, as transformers computes them.
@@ -207,11 +215,12 @@ void Decoder::attention(const Ops& ops, size_t index) {
   parallel_for(pieces, rows_.size() < kTokenGrain ? pieces : 1, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
       const Run& run = runs_[i / kv_heads];
-      rows_[run.row].cache->write(ops, index, i % kv_heads, rows_[run.row].position, run.T,
-                                  k_.data() + run.row * kv, v_.data() + run.row * kv);
+      cache_of(rows_[run.row].memory)
+          ->write(ops, index, i % kv_heads, rows_[run.row].position, run.T,
+                  k_.data() + run.row * kv, v_.data() + run.row * kv);
     }
   });
-  if (index + 1 == layers_.size()) drop_unwanted_rows();
+  if (index + 1 == layers_.size()) drop_unwanted_rows({{q_.data(), heads * D}});
   if (rows_.empty()) return;
 
   const double temperature = s.learned_temperature ? 1.0 : static_cast<double>(s.temperature);
@@ -224,10 +233,11 @@ void Decoder::attention(const Ops& ops, size_t index) {
     for (size_t unit = units * begin / slots_; unit < units * end / slots_; ++unit) {
       const Run& run = runs_[unit % runs_.size()];
       const Row& row = rows_[run.row];
-      row.cache->attend(ops, index, unit / runs_.size(), row.position, run.T,
-                        q_.data() + run.row * heads * D, a_.data() + run.row * heads * D,
-                        scratch_.data() + begin * Cache::scratch_floats(D), scale,
-                        local ? s.window : 0);
+      cache_of(row.memory)
+          ->attend(ops, index, unit / runs_.size(), row.position, run.T,
+                   q_.data() + run.row * heads * D, a_.data() + run.row * heads * D,
+                   scratch_.data() + begin * Cache::scratch_floats(D), scale,
+                   local ? s.window : 0);
     }
   });
 
@@ -257,7 +267,7 @@ void Decoder::finish_query(const Ops& ops, const Layer& layer, size_t head, floa
 void Decoder::cut_runs(size_t most) {
   runs_.clear();
   for (size_t t = 0; t < rows_.size(); ++t) {
-    const bool goes_on = t && rows_[t].cache == rows_[t - 1].cache &&
+    const bool goes_on = t && rows_[t].memory == rows_[t - 1].memory &&
                          rows_[t].position == rows_[t - 1].position + 1;
     if (goes_on && runs_.back().T < most)
       ++runs_.back().T;
@@ -266,16 +276,18 @@ void Decoder::cut_runs(size_t most) {
   }
 }
 
-// In the last layer, once keys and values are written: rows without logits have done their part.
-void Decoder::drop_unwanted_rows() {
-  const size_t q = shape_.heads * shape_.head_dim, hidden = shape_.hidden;
+// In the last layer, once the memory has what is new: rows without logits have done their part. The
+// stream and `buffers` keep the others.
+void Decoder::drop_unwanted_rows(std::initializer_list<Kept> buffers) {
+  const size_t hidden = shape_.hidden;
   size_t kept = 0;
   for (size_t t = 0; t < rows_.size(); ++t) {
     if (!rows_[t].wanted) continue;
     if (kept < t) {
       rows_[kept] = rows_[t];
       memcpy(h_.data() + kept * hidden, h_.data() + t * hidden, hidden * sizeof(float));
-      memcpy(q_.data() + kept * q, q_.data() + t * q, q * sizeof(float));
+      for (const Kept& b : buffers)
+        memcpy(b.data + kept * b.width, b.data + t * b.width, b.width * sizeof(float));
     }
     ++kept;
   }

@@ -1,12 +1,14 @@
-// The forward pass of the llama, bitnet and gemma families, from token ids to logits.
+// The forward pass of the llama, bitnet and gemma families and of the MatMul-free LM, from token ids
+// to logits.
 //
 // A step takes new tokens of one or many sequences. Their rows go through the layers together, in
 // chunks, so working memory does not grow with their number. Every operation treats a token alone,
-// apart from attention, which reads the cache of its own sequence; so a prompt in one call, in
-// chunks, token by token or beside other sequences gives the same bits. For the same reason
-// "int8_absmax_tensor" takes its scale per token here, as BitNet b1 does at inference
-// (https://arxiv.org/abs/2310.11453).
+// apart from attention, which reads the cache of its own sequence, and a recurrent layer, which takes
+// a sequence's tokens in their order into its state; so a prompt in one call, in chunks, token by
+// token or beside other sequences gives the same bits. For the same reason "int8_absmax_tensor"
+// takes its scale per token here, as BitNet b1 does at inference (https://arxiv.org/abs/2310.11453).
 #pragma once
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,6 +16,7 @@
 
 #include "cache.h"
 #include "linear.h"
+#include "state.h"
 
 namespace onebit {
 
@@ -38,6 +41,12 @@ struct Shape {
   std::vector<float> inv_freq;  // [head_dim / 2]
   std::vector<float> local_inv_freq;  // of the local layers
 
+  // MLGRU in place of attention, and one matrix for gate and up (https://arxiv.org/abs/2406.02528).
+  bool recurrent = false;
+  bool lower_bounds = false;  // of the forget gate, a vector for each layer
+  bool norm_of_gate = true;   // RMSNorm over the output gate, and the state's silu in place of its
+                              // sigmoid: the published code, not the paper
+
   bool is_local(size_t layer) const { return window && (layer + 1) % global_every; }
 };
 
@@ -47,7 +56,7 @@ enum class Logits { last, all, none };
 
 // What one sequence does in a step: its new tokens, and after which of them it wants logits.
 struct Append {
-  Cache* cache;
+  Memory* memory;
   const int32_t* tokens;
   size_t T;
   Logits logits;
@@ -57,7 +66,7 @@ struct Append {
   }
 };
 
-// What changes is locked, so that threads may share a decoder and its caches. What a caller got
+// What changes is locked, so that threads may share a decoder and its memories. What a caller got
 // wrong is a std::invalid_argument that says what, and leaves everything as it was.
 class Decoder {
  public:
@@ -68,23 +77,28 @@ class Decoder {
   void set_norm(const std::string& name, std::vector<float> weight);
   void finish();  // throws if a part is missing
 
-  std::unique_ptr<Cache> new_cache(size_t capacity, int kv_bits);
+  // A Cache, or of a recurrent decoder a State, for which capacity and bits say nothing.
+  std::unique_ptr<Memory> new_memory(size_t capacity, int kv_bits);
 
   size_t vocab() const { return shape_.vocab; }
 
-  // Every sequence appends its tokens to its cache. Writes the rows of logits that are wanted, each
-  // of vocab() floats, sequence after sequence. An exception leaves every cache's length as it was.
+  // Every sequence appends its tokens to its memory. Writes the rows of logits that are wanted, each
+  // of vocab() floats, sequence after sequence. An exception leaves every memory as it was.
   void step(const Ops& ops, const Append* appends, size_t count, float* logits);
 
  private:
+  friend class Memory;
   friend class Cache;
+  friend class State;
 
   struct Layer {
     Linear q, k, v, o, gate, up, down;
+    Linear i, f, g;  // of MLGRU, which has an o too; its gate is gate and up in one
     std::vector<float> input_norm, mlp_norm;  // before attention, before the MLP
     std::vector<float> post_attention_norm, post_mlp_norm;
     std::vector<float> q_norm, k_norm, attention_sub_norm, ffn_sub_norm;
     std::vector<float> temperature;  // [heads]
+    std::vector<float> g_norm, lower_bound;  // [hidden]
   };
 
   // What a name of set_matrix or set_norm means: where it goes, and its shape.
@@ -99,6 +113,7 @@ class Decoder {
   };
   bool split_name(const std::string& name, size_t* layer, std::string* part) const;
   MatrixSlot matrix_slot(const std::string& name);
+  MatrixSlot recurrent_slot(const std::string& name, Layer& layer, const std::string& part) const;
   NormSlot norm_slot(const std::string& name);
   std::shared_ptr<const HadamardPlan> plan_of(size_t n);
   std::shared_ptr<const std::vector<float>> signs_of(std::shared_ptr<const std::vector<float>> signs);
@@ -109,7 +124,7 @@ class Decoder {
 
   // One row of a chunk: a token, and where in which sequence it stands.
   struct Row {
-    Cache* cache;
+    Memory* memory;
     size_t position;
     int32_t token;
     bool wanted;  // its logits
@@ -130,9 +145,16 @@ class Decoder {
   void multiply(const Ops& ops, const float* x, size_t K, const Rows& rows,
                 const Linear* const* linears, float* const* outputs, size_t count);
   void attention(const Ops& ops, size_t index);
+  void mlgru(const Ops& ops, size_t index);
   void cut_runs(size_t most);
-  void drop_unwanted_rows();
+  // One of the buffers whose rows go on to what follows, `width` floats each.
+  struct Kept {
+    float* data;
+    size_t width;
+  };
+  void drop_unwanted_rows(std::initializer_list<Kept> buffers);
   void mlp(const Ops& ops, size_t index);
+  void fused_mlp(const Ops& ops, size_t index);
   void head(const Ops& ops, float* logits);
 
   Shape shape_;
@@ -148,10 +170,11 @@ class Decoder {
   // Working memory of one chunk of T rows.
   std::vector<Row> rows_;
   std::vector<Run> runs_;
-  std::vector<const Cache*> caches_;
+  std::vector<const Memory*> memories_;
   Buffer<float> h_, x_;            // [T][hidden]: the residual stream, and what is on its way to it
   Buffer<float> q_, k_, v_, a_;    // [T][heads * head_dim], k and v [T][kv_heads * head_dim]
-  Buffer<float> gate_, up_;        // [T][intermediate]
+  Buffer<float> gate_, up_;        // [T][intermediate]; a fused gate [T][2 * intermediate]
+  Buffer<float> i_, f_, g_;        // [T][hidden], of MLGRU
   struct Angles {
     Buffer<float> cos, sin;        // [T][head_dim / 2]
   };

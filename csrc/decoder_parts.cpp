@@ -41,6 +41,7 @@ Decoder::MatrixSlot Decoder::matrix_slot(const std::string& name) {
   std::string part;
   if (split_name(name, &index, &part)) {
     Layer& layer = layers_[index];
+    if (s.recurrent) return recurrent_slot(name, layer, part);
     const size_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
     if (part == "self_attn.q_proj") return {&layer.q, q, s.hidden, s.qkv_bias};
     if (part == "self_attn.k_proj") return {&layer.k, kv, s.hidden, s.qkv_bias};
@@ -53,6 +54,18 @@ Decoder::MatrixSlot Decoder::matrix_slot(const std::string& name) {
   fail(name + " is no matrix of this architecture.");
 }
 
+Decoder::MatrixSlot Decoder::recurrent_slot(const std::string& name, Layer& layer,
+                                            const std::string& part) const {
+  const size_t d = shape_.hidden, l = shape_.intermediate;
+  if (part == "attn.i_proj") return {&layer.i, d, d, false};
+  if (part == "attn.f_proj") return {&layer.f, d, d, false};
+  if (part == "attn.g_proj") return {&layer.g, d, d, false};
+  if (part == "attn.o_proj") return {&layer.o, d, d, false};
+  if (part == "mlp.gate_proj") return {&layer.gate, 2 * l, d, false};
+  if (part == "mlp.down_proj") return {&layer.down, d, l, false};
+  fail(name + " is no matrix of this architecture.");
+}
+
 Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
   const Shape& s = shape_;
   if (name == "model.norm") return {&final_norm_, s.hidden};
@@ -60,6 +73,13 @@ Decoder::NormSlot Decoder::norm_slot(const std::string& name) {
   std::string part;
   if (split_name(name, &index, &part)) {
     Layer& layer = layers_[index];
+    if (s.recurrent) {
+      if (part == "attn_norm") return {&layer.input_norm, s.hidden};
+      if (part == "mlp_norm") return {&layer.mlp_norm, s.hidden};
+      if (s.norm_of_gate && part == "attn.g_norm") return {&layer.g_norm, s.hidden};
+      if (s.lower_bounds && part == "attn.lower_bound") return {&layer.lower_bound, s.hidden};
+      fail(name + " is no norm of this architecture.");
+    }
     const char* mlp_norm = s.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
     if (s.pre_norms && part == "input_layernorm") return {&layer.input_norm, s.hidden};
     if (s.pre_norms && part == mlp_norm) return {&layer.mlp_norm, s.hidden};
@@ -152,10 +172,23 @@ void Decoder::set_norm(const std::string& name, std::vector<float> weight) {
 
 void Decoder::check_layer(size_t index) {
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  for (const char* part : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                           "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+  std::vector<std::string> matrices = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                       "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                       "mlp.down_proj"};
+  if (shape_.recurrent)
+    matrices = {"attn.i_proj", "attn.f_proj",   "attn.g_proj",
+                "attn.o_proj", "mlp.gate_proj", "mlp.down_proj"};
+  for (const std::string& part : matrices)
     if (!matrix_slot(prefix + part).linear->matrix) fail(prefix + part + " is missing.");
   std::vector<std::string> norms;
+  if (shape_.recurrent) {
+    norms = {"attn_norm", "mlp_norm"};
+    if (shape_.norm_of_gate) norms.push_back("attn.g_norm");
+    if (shape_.lower_bounds) norms.push_back("attn.lower_bound");
+    for (const std::string& part : norms)
+      if (norm_slot(prefix + part).weight->empty()) fail(prefix + part + " is missing.");
+    return;
+  }
   if (shape_.pre_norms) norms.push_back("input_layernorm");
   if (shape_.pre_norms || shape_.post_norms) norms.push_back("post_attention_layernorm");
   if (shape_.pre_norms && shape_.post_norms) norms.push_back("pre_feedforward_layernorm");

@@ -107,6 +107,34 @@ float glu_gelu_tanh(const float* gate, const float* up, float* y, size_t n) {
   });
 }
 
+ONEBIT_INLINE Lanes sigmoid(const Lanes& x) {
+  return splat(1.0f) / (splat(1.0f) + exp(splat(0.0f) - x));
+}
+
+float glu_sigmoid(const float* gate, const float* up, float* y, size_t n) {
+  return each_pair(gate, up, y, n,
+                   [](const Lanes& g, const Lanes& u) { return sigmoid(g) * u; });
+}
+
+void mlgru(const float* f, float* i, const float* lower, float* h, size_t T, size_t stride,
+           size_t n) {
+  const Lanes one = splat(1.0f);
+  for (size_t t = 0; t < T; ++t, f += stride, i += stride)
+    for (size_t k = 0; k < n; k += 16) {
+      const size_t count = n - k < 16 ? n - k : 16;
+      Lanes s = sigmoid(load_up_to(f + k, count));
+      if (lower) {
+        const Lanes low = load_up_to(lower + k, count);
+        s = low + (one - low) * s;
+      }
+      const Lanes c = load_up_to(i + k, count);
+      const Lanes in = (c / (one + exp(splat(0.0f) - c))) * (one - s);
+      const Lanes out = s * load_up_to(h + k, count) + in;
+      store_up_to(h + k, out, count);
+      store_up_to(i + k, out, count);
+    }
+}
+
 float add(const float* x, float* y, size_t n) {
   return each_pair(y, x, y, n, [](const Lanes& a, const Lanes& b) { return a + b; });
 }

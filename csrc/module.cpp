@@ -408,18 +408,23 @@ std::vector<float> inv_freq_in(nb::handle fields, const char* name, size_t head_
   return std::vector<float>(values.data(), values.data() + values.shape(0));
 }
 
+void recurrent_shape(Shape& s, nb::handle fields) {
+  const auto form = nb::cast<std::string>(fields["mlgru"]);
+  if (form != "code" && form != "paper")
+    fail("architecture: mlgru is " + form + "; accepted: code, paper.");
+  if (s.gate != Shape::Gate::silu)
+    fail("architecture: a recurrent model has hidden_act silu.");
+  s.recurrent = true;
+  s.norm_of_gate = form == "code";
+  s.lower_bounds = nb::cast<bool>(fields["lower_bounds"]);
+}
+
 Shape shape_of(nb::handle fields) {
   Shape s;
   s.vocab = size_in(fields, "vocab_size", 1 << 22);
   s.hidden = size_in(fields, "hidden_size", 1 << 17);
   s.intermediate = size_in(fields, "intermediate_size", 1 << 19);
   s.layers = size_in(fields, "num_hidden_layers", 1024);
-  s.heads = size_in(fields, "num_attention_heads", 1024);
-  s.kv_heads = size_in(fields, "num_key_value_heads", 1024);
-  s.head_dim = size_in(fields, "head_dim", kMostHeadDim);
-  if (s.heads % s.kv_heads || s.head_dim % 2)
-    fail("architecture: num_attention_heads must be a multiple of num_key_value_heads, and "
-         "head_dim even.");
   s.eps = nb::cast<float>(fields["rms_norm_eps"]);
   const auto act = nb::cast<std::string>(fields["hidden_act"]);
   if (act != "silu" && act != "relu2" && act != "gelu_pytorch_tanh")
@@ -428,6 +433,16 @@ Shape shape_of(nb::handle fields) {
            : act == "relu2" ? Shape::Gate::relu2
                             : Shape::Gate::gelu_tanh;
   s.tied = nb::cast<bool>(fields["tie_word_embeddings"]);
+  if (PyMapping_HasKeyString(fields.ptr(), "recurrent") && nb::cast<bool>(fields["recurrent"])) {
+    recurrent_shape(s, fields);
+    return s;
+  }
+  s.heads = size_in(fields, "num_attention_heads", 1024);
+  s.kv_heads = size_in(fields, "num_key_value_heads", 1024);
+  s.head_dim = size_in(fields, "head_dim", kMostHeadDim);
+  if (s.heads % s.kv_heads || s.head_dim % 2)
+    fail("architecture: num_attention_heads must be a multiple of num_key_value_heads, and "
+         "head_dim even.");
   s.qkv_bias = nb::cast<bool>(fields["qkv_bias"]);
   s.out_bias = nb::cast<bool>(fields["out_bias"]);
   s.mlp_bias = nb::cast<bool>(fields["mlp_bias"]);
@@ -473,11 +488,11 @@ void set_matrix(Decoder& decoder, const std::string& name, std::shared_ptr<Matri
   if (sums) row_sums(ops, *kept, parts);  // so that no token waits for them
 }
 
-std::unique_ptr<Cache> new_cache(Decoder& decoder, int64_t capacity, int kv_bits) {
+std::unique_ptr<Memory> new_cache(Decoder& decoder, int64_t capacity, int kv_bits) {
   if (capacity < 1)
     fail("cache: capacity is " + std::to_string(capacity) + "; it must be at least 1 token.");
   try {
-    return decoder.new_cache(static_cast<size_t>(capacity), kv_bits);
+    return decoder.new_memory(static_cast<size_t>(capacity), kv_bits);
   } catch (const std::bad_alloc&) {
     PyErr_Format(PyExc_MemoryError,
                  "cache: no memory for %lld tokens of %d-bit keys and values. "
@@ -504,14 +519,14 @@ Out<float> run(Decoder& decoder, const Append* appends, size_t count) {
   return y;
 }
 
-Out<float> forward(Decoder& decoder, In<int32_t> tokens, Cache& cache, const std::string& logits) {
+Out<float> forward(Decoder& decoder, In<int32_t> tokens, Memory& memory, const std::string& logits) {
   check_dims("tokens_T", tokens, 1);
-  const Append append = {&cache, tokens.data(), tokens.shape(0), logits_of(logits)};
+  const Append append = {&memory, tokens.data(), tokens.shape(0), logits_of(logits)};
   return run(decoder, &append, 1);
 }
 
 // Shared pointers keep the caches while the GIL is free and others may change the list.
-Out<float> step(Decoder& decoder, const std::vector<std::shared_ptr<Cache>>& caches,
+Out<float> step(Decoder& decoder, const std::vector<std::shared_ptr<Memory>>& caches,
                 const std::vector<In<int32_t>>& tokens, const std::vector<std::string>& logits) {
   if (tokens.size() != caches.size() || logits.size() != caches.size())
     fail("step: " + std::to_string(caches.size()) + " caches, " + std::to_string(tokens.size()) +
@@ -526,21 +541,21 @@ Out<float> step(Decoder& decoder, const std::vector<std::shared_ptr<Cache>>& cac
   return run(decoder, appends.data(), appends.size());
 }
 
-void set_length(Cache& cache, int64_t length) {
+void set_length(Memory& memory, int64_t length) {
   if (length < 0) fail("cache: length is " + std::to_string(length) + "; it cannot be negative.");
   nb::gil_scoped_release release;
-  cache.set_length(static_cast<size_t>(length));
+  memory.set_length(static_cast<size_t>(length));
 }
 
-size_t length(const Cache& cache) {
+size_t length(const Memory& memory) {
   nb::gil_scoped_release release;
-  return cache.length();
+  return memory.length();
 }
 
-void copy_prefix(Cache& cache, const Cache& from, int64_t n) {
+void copy_prefix(Memory& memory, const Memory& from, int64_t n) {
   if (n < 0) fail("cache: a prefix of " + std::to_string(n) + " tokens; it cannot be negative.");
   nb::gil_scoped_release release;
-  cache.copy_prefix(from, static_cast<size_t>(n));
+  memory.copy_prefix(from, static_cast<size_t>(n));
 }
 
 // One layer's attention by itself, one head after the other, for tests and measurements.
@@ -650,12 +665,13 @@ NB_MODULE(cpu, m) {
   bind_columns(m);
   bind_recurrence(m);
 
-  nb::class_<Cache>(m, "Cache")
+  nb::class_<Memory>(m, "Memory")
       .def_prop_rw("length", &length, &set_length)
-      .def_prop_ro("capacity", &Cache::capacity)
-      .def_prop_ro("size_bytes", &Cache::size_bytes)
-      .def_prop_ro("kv_bits", &Cache::kv_bits)
+      .def_prop_ro("capacity", &Memory::capacity)
+      .def_prop_ro("size_bytes", &Memory::size_bytes)
       .def("copy_prefix", &copy_prefix, "from_cache"_a, "n"_a);
+  nb::class_<Cache, Memory>(m, "Cache").def_prop_ro("kv_bits", &Cache::kv_bits);
+  nb::class_<State, Memory>(m, "State");
 
   nb::class_<AttentionOnly>(m, "Attention")
       .def(

@@ -217,6 +217,16 @@ struct Ops {
   void (*attend_i8)(const Attention& a);
   void (*attend_i4)(const Attention& a);
   void (*attend_i3)(const Attention& a);
+
+  // Recurrent layers.
+  // y = sigmoid(gate) * up, sigmoid(g) = 1 / (1 + exp(-g)).
+  float (*glu_sigmoid)(const float* gate, const float* up, float* y, size_t n);
+  // n channels of T tokens, whose rows are `stride` apart, one after the other:
+  //   s = sigmoid(f); with a lower bound, s = lower + (1 - lower) s
+  //   h = s h + silu(i) (1 - s)
+  // lower: [n] or null. h: [n], before the first token and then after the last. i becomes h.
+  void (*mlgru)(const float* f, float* i, const float* lower, float* h, size_t T, size_t stride,
+                size_t n);
 };
 
 extern const Ops kScalar;

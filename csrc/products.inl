@@ -440,5 +440,7 @@ constexpr Ops make_ops(const char* isa) {
           attend<F16>,
           attend_codes<8>,
           attend_codes<4>,
-          attend_codes<3>};
+          attend_codes<3>,
+          glu_sigmoid,
+          mlgru};
 }

@@ -72,6 +72,15 @@ void fill(Decoder& decoder, const Shape& s, const Activation& activation, bool h
   norm("model.norm", s.hidden);
   for (size_t i = 0; i < s.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
+    if (s.recurrent) {
+      for (const char* name : {"attn.i_proj", "attn.f_proj", "attn.g_proj", "attn.o_proj"})
+        set(layer + name, "t2", s.hidden, s.hidden);
+      set(layer + "mlp.gate_proj", "t1_6", 2 * s.intermediate, s.hidden);
+      set(layer + "mlp.down_proj", "t1_6", s.hidden, s.intermediate);
+      for (const char* name : {"attn_norm", "attn.g_norm", "attn.lower_bound", "mlp_norm"})
+        norm(layer + name, s.hidden);
+      continue;
+    }
     set(layer + "self_attn.q_proj", "t2", q, s.hidden);
     set(layer + "self_attn.k_proj", "t2", kv, s.hidden);
     set(layer + "self_attn.v_proj", "i4", kv, s.hidden);
@@ -91,12 +100,14 @@ void fill(Decoder& decoder, const Shape& s, const Activation& activation, bool h
 }
 
 // A prompt for three sequences, then tokens one by one, of all together, and with drafts.
-size_t allocated(int kv_bits, const Activation& activation, bool hadamard) {
-  const Shape shape = small_shape();
+size_t allocated(int kv_bits, const Activation& activation, bool hadamard, bool recurrent) {
+  Shape shape = small_shape();
+  shape.recurrent = shape.lower_bounds = recurrent;
+  if (recurrent) shape.gate = Shape::Gate::silu;
   Decoder decoder(shape);
   fill(decoder, shape, activation, hadamard);
-  std::vector<std::unique_ptr<Cache>> caches;
-  for (int i = 0; i < 3; ++i) caches.push_back(decoder.new_cache(256, kv_bits));
+  std::vector<std::unique_ptr<Memory>> caches;
+  for (int i = 0; i < 3; ++i) caches.push_back(decoder.new_memory(256, kv_bits));
   const std::vector<int32_t> tokens(60, 7);
   std::vector<float> logits(200 * shape.vocab);
   const auto step = [&](size_t count, size_t T, Logits wanted) {
@@ -110,8 +121,8 @@ size_t allocated(int kv_bits, const Activation& activation, bool hadamard) {
     step(1, 1, Logits::last);
     step(3, 1, Logits::last);
     step(1 + i % 3, 1 + i % 7, i % 2 ? Logits::all : Logits::none);
-    caches[0]->copy_prefix(*caches[1], 50);
-    caches[1]->set_length(60);
+    caches[0]->copy_prefix(*caches[1], recurrent ? caches[1]->length() : 50);
+    caches[1]->set_length(recurrent ? 0 : 60);
   }
   return allocations - before;
 }
@@ -124,7 +135,8 @@ int main() {
     for (int kv_bits : {32, 16, 8, 4, 3})
       for (const char* rule : {"int8_absmax", "fp", "int8_b1_positive", "int8_top50", "fp4_e2m1",
                                "int4_absmean", "dynamic:3"})
-        if (const size_t n = allocated(kv_bits, activation_of(rule), kv_bits == 4)) {
+        if (const size_t n =
+                allocated(kv_bits, activation_of(rule), kv_bits == 4, kv_bits == 32)) {
           printf("%zu allocations, %zu threads, %d bits, %s\n", n, threads, kv_bits, rule);
           return 1;
         }

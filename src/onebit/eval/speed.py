@@ -15,7 +15,7 @@ from onebit.errors import OnebitError
 from onebit.runtime.llm import LLM
 
 if TYPE_CHECKING:
-    from onebit.kernels.cpu import Cache
+    from onebit.kernels.cpu import Memory
 
 START = 16
 """Tokens of the prompt before the writing that is timed."""
@@ -30,7 +30,8 @@ def random_prompt(llm: LLM, tokens: int, seed: int = 0) -> list[int]:
 
 
 def kv_token_bytes(llm: LLM) -> int:
-    """Return the bytes of keys and values for each token of a context, scales included."""
+    """Return the bytes of keys and values for each token of a context, scales included: none where
+    there is a state in their place."""
     short, long = (llm.decoder.new_cache(n, llm.kv_bits).size_bytes for n in (64, 192))
     return (long - short) // 128
 
@@ -99,7 +100,7 @@ class Together:
 
     def __init__(self, llm: LLM, prompts: Sequence[Sequence[int]], capacity: int) -> None:
         self._decoder = llm.decoder
-        self._caches: list[Cache] = [
+        self._caches: list[Memory] = [
             self._decoder.new_cache(capacity, llm.kv_bits) for _ in prompts
         ]
         self.logits_SV = self._forward(prompts)

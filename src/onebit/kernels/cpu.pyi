@@ -250,18 +250,28 @@ def sweep_columns(
     threads: int,
 ) -> None: ...
 
-class Cache:
-    """Keys and values of one sequence."""
+class Memory:
+    """What a decoder remembers of one sequence."""
 
-    length: int  # tokens held; may be set lower, to forget the newest
+    length: int  # tokens taken in; may be set lower, to forget the newest
     @property
     def capacity(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
+    def copy_prefix(self, from_cache: Memory, n: int) -> None:
+        """Hold the first n tokens of another memory of the same decoder and kind, only."""
+
+class Cache(Memory):
+    """Keys and values."""
+
     @property
     def kv_bits(self) -> int: ...
-    def copy_prefix(self, from_cache: Cache, n: int) -> None:
-        """Hold the first n positions of another cache of the same decoder and kv_bits, only."""
+
+class State(Memory):
+    """A vector per layer, of a size that does not depend on the tokens.
+
+    Its length can be set to 0 and to what it is; it is copied whole or not at all.
+    """
 
 class Attention:
     """One layer's attention by itself, on one thread, for tests and measurements."""
@@ -284,13 +294,14 @@ class Attention:
         """The T newest positions in `heads` heads, each seeing itself and all before it."""
 
 class Decoder:
-    """The forward pass of the llama, bitnet and gemma families."""
+    """The forward pass of the llama, bitnet and gemma families, and of the MatMul-free LM."""
 
     def __init__(self, architecture: Mapping[str, Any]) -> None:
         """Fields as in onebit.Architecture, with `inv_freq` and, where there is a window,
         `local_inv_freq`, float32 [head_dim / 2], in place of the rope ones; `embedding_scale`; and
         `q_bits`: 16, or 8, 4 or 3 to which a head's query is rounded. `Architecture.native` has
-        all but the last."""
+        all but the last. Where `recurrent` is true, `mlgru` and `lower_bounds` are read and none of
+        those of attention."""
 
     def set_matrix(
         self,
@@ -311,16 +322,17 @@ class Decoder:
         """`name`: "model.norm", "model.layers.3.input_layernorm", "...post_attention_layernorm",
         "...pre_feedforward_layernorm", "...post_feedforward_layernorm",
         "...self_attn.q_norm", "...k_norm", "...attn_sub_norm", "...mlp.ffn_sub_norm";
-        "...self_attn.temperature", one for each head."""
+        "...self_attn.temperature", one for each head. Of a recurrent model: "...attn_norm",
+        "...attn.g_norm", "...mlp_norm"; "...attn.lower_bound", of its forget gate, ready to use."""
 
     def finish(self) -> None:
         """Check that every part is there with the right shape. ValueError names the missing one."""
 
-    def new_cache(self, capacity: int, kv_bits: int) -> Cache:
-        """kv_bits: 32, 16, 8, 4 or 3."""
+    def new_cache(self, capacity: int, kv_bits: int) -> Memory:
+        """A Cache of kv_bits 32, 16, 8, 4 or 3; a State of a recurrent model, whatever is asked."""
 
     def forward(
-        self, tokens_T: NDArray[np.int32], cache: Cache, logits: str
+        self, tokens_T: NDArray[np.int32], cache: Memory, logits: str
     ) -> NDArray[np.float32]:
         """Append the tokens to the cache. logits: "last" (1, V), "all" (T, V) or "none" (0, V).
 
@@ -328,7 +340,7 @@ class Decoder:
         """
 
     def step(
-        self, caches: Sequence[Cache], tokens: Sequence[NDArray[np.int32]], logits: Sequence[str]
+        self, caches: Sequence[Memory], tokens: Sequence[NDArray[np.int32]], logits: Sequence[str]
     ) -> NDArray[np.float32]:
         """Every sequence appends its tokens, one or many, to its own cache, in one pass over the
         weights. Returns the rows of logits that are wanted, sequence after sequence, (R, V): "last"

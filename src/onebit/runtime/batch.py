@@ -215,6 +215,8 @@ class Batch:
                 continue
             tokens = answer.tokens[sequence.begin(answer.tokens, answer) :]
             logits, draft = "last", answer.draft()
+            if draft and not sequence.expect_guesses(len(tokens)):
+                draft = []
             if not answer.begun:
                 logits = "last" if len(tokens) <= room else "none"
                 tokens = tokens[:room]
@@ -248,6 +250,8 @@ def _begin(pool: CachePool, request: Request, others: list[Request]) -> CachedSe
 
 def _better_wait(pool: CachePool, live: list[Request], place: int) -> bool:
     """Whether a prompt's beginning is just being computed for one that came before it."""
+    if not pool.cuts:
+        return False
     tokens = live[place].answer.tokens
     shared = 0
     for other in live[:place]:

@@ -28,6 +28,9 @@ class CachedSequence:
     claims more than was computed, and the native length is set to what is kept before each use.
     """
 
+    cuts = True
+    """Whether a beginning of what is held can be gone on from."""
+
     def __init__(self, decoder: "Decoder", capacity: int, kv_bits: int) -> None:
         """`capacity`: tokens it can hold; `kv_bits`: bits of a stored key or value."""
         self._decoder = decoder
@@ -38,6 +41,19 @@ class CachedSequence:
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of it."""
+        return self.cache.size_bytes
+
+    def expect_guesses(self, new: int) -> bool:
+        """Get ready to take in guessed tokens behind `new` ones, in one native call.
+
+        Returns:
+            Whether it can forget them again if they turn out wrong.
+        """
+        return True
 
     def begin(self, tokens: Sequence[int], owner: object = None) -> int:
         """Keep what is held of `tokens` (at least one) and drop the rest.
@@ -53,8 +69,7 @@ class CachedSequence:
         """
         agreed = self._agreed if owner is not None and owner is self._owner else 0
         self._owner = None
-        length = min(common_prefix(self._tokens, tokens, agreed), len(tokens) - 1)
-        self._keep(length)
+        length = self._go_back(tokens, common_prefix(self._tokens, tokens, agreed))
         self._agreed, self._owner = length, owner
         return length
 
@@ -63,7 +78,7 @@ class CachedSequence:
         self._tokens.extend(tokens)
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
-        """Return how many of `tokens` are held."""
+        """Return how many of `tokens` are held, and can be gone on from."""
         return common_prefix(self._tokens, tokens)
 
     def copy_prefix(self, other: "CachedSequence", length: int) -> None:
@@ -92,6 +107,8 @@ class CachedSequence:
         last = tokens[newest:] if draft else parts.pop()
         for part in parts:
             self._forward(part, "none")
+        if draft:
+            self.expect_guesses(1)
         logits_RV = self._forward([*last, *draft], "all" if draft else "last")
         return logits_RV, reused
 
@@ -105,6 +122,13 @@ class CachedSequence:
         """Drop everything held."""
         self._owner = None
         self._keep(0)
+
+    def _go_back(self, tokens: Sequence[int], held: int) -> int:
+        """Hold the longest part that can be of the first `held` of `tokens`, but not all of these;
+        return its length."""
+        length = min(held, len(tokens) - 1)
+        self._keep(length)
+        return length
 
     def _keep(self, length: int) -> None:
         del self._tokens[length:]

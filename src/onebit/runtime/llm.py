@@ -25,6 +25,7 @@ from onebit.runtime.generation import Generation
 from onebit.runtime.load import load
 from onebit.runtime.options import GenerateOptions, context_size, kv_width, thread_count
 from onebit.runtime.sampling import check_finite, chosen_logprobs
+from onebit.runtime.state import StateSequence
 from onebit.runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ class LLM:
             model: a folder with config.json and safetensors, a .gguf file, or a catalog name.
             threads: CPU threads; None takes all that this process may run on.
             context: tokens that a prompt and its answer may have; None takes the model's own
-                maximum, but 4096 at most.
+                maximum, but 4096 at most where each token takes memory, as it does unless the model
+                has a recurrent state.
             kv_bits: bits of a cached key or value: 32, 16, 8, 4 or 3; None takes the
-                scheme's.
+                scheme's. A recurrent model has none.
             body: ternary weights in memory, "t2" (2 bits) or "t1_6" (1.6 bits); "auto" measures for
                 some milliseconds which is faster here. What comes out is the same.
 
@@ -83,8 +85,10 @@ class LLM:
         """Of all matrices in memory."""
         self.token_bytes = loaded.token_bytes
         """Of these, read to compute one token."""
-        self.context = context_size(context, self.architecture.max_position_embeddings)
-        self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits)
+        recurrent = self.architecture.recurrent
+        longest = self.architecture.max_position_embeddings
+        self.context = context_size(context, longest, recurrent)
+        self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits, recurrent)
         self._tokenizer_source = checkpoint.tokenizer
         self._tokenizer: Tokenizer | None = None
         self._decoder: Decoder | None = loaded.decoder
@@ -249,15 +253,19 @@ class LLM:
         return self._decoder
 
     def new_sequence(self) -> CachedSequence:
-        """Return a sequence of `context` tokens, empty.
+        """Return a sequence of up to `context` tokens, empty.
 
         Raises:
             OptionError: there is no memory for it.
         """
         a = self.architecture
         try:
+            if a.recurrent:
+                return StateSequence(self.decoder)
             return CachedSequence(self.decoder, self.context, self.kv_bits)
         except MemoryError:
+            if a.recurrent:
+                raise OptionError("no memory is left for a state of the model.") from None
             values = 2 * a.num_hidden_layers * a.num_key_value_heads * a.head_dim  # keys and values
             megabytes = values * self.context * self.kv_bits / 8 / 1e6
             raise OptionError(

@@ -23,7 +23,7 @@ from onebit.kernels import ops
 from onebit.kernels.cpu import Decoder, Matrix
 from onebit.pack import Unpacked
 from onebit.scheme import KV_BITS, LinearScheme, Scheme, of_config
-from onebit.tensors import Linear, check_spare, codes_shape, linears, norms, shapes
+from onebit.tensors import LOWER_BOUNDS, Linear, check_spare, codes_shape, linears, norms, shapes
 
 FLOATS = ("f32", "f16", "bf16")
 BODIES = ("auto", "t2", "t1_6")
@@ -93,6 +93,9 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
     for name, shape in known.items():
         if name.endswith(".temperature"):
             decoder.set_norm(name, _vector(checkpoint, name, shape[0]))
+    if LOWER_BOUNDS in known:
+        for layer, bound_d in enumerate(_lower_bounds(checkpoint, known[LOWER_BOUNDS])):
+            decoder.set_norm(f"model.layers.{layer}.attn.lower_bound", bound_d)
     layouts.drop()
     decoder.finish()
     ops.settle_weights()
@@ -244,9 +247,26 @@ class _Body:
         mapped.drop(self._file)
 
 
+def _lower_bounds(checkpoint: Checkpoint, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return what the forget gates of each layer stay above, (L, d); 0 in the first.
+
+    Source: https://arxiv.org/abs/2311.04823, section 2.3; the published MatMul-free code has no row
+        of zeros before the softmax and takes the first layer's share off.
+    """
+    learned_Ld = _floats(checkpoint, LOWER_BOUNDS, shape)
+    share_Ld = np.exp(learned_Ld - learned_Ld.max(axis=0))
+    bound_Ld: NDArray[np.float32] = np.cumsum(share_Ld / share_Ld.sum(axis=0), axis=0)
+    bound_Ld -= bound_Ld[0].copy()
+    return bound_Ld
+
+
 def _vector(checkpoint: Checkpoint, name: str, size: int) -> NDArray[np.float32]:
+    return _floats(checkpoint, name, (size,))
+
+
+def _floats(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     stored = checkpoint.tensor(name)
-    _check_shape(stored, (size,))
+    _check_shape(stored, shape)
     if stored.format not in FLOATS:
         raise UnsupportedError(
             f"{name} is stored as {stored.format}; accepted: {', '.join(FLOATS)}."

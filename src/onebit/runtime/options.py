@@ -80,15 +80,21 @@ def thread_count(threads: int | None) -> int:
     return whole_number("threads", threads, 1, ops.MAX_THREADS)
 
 
-def context_size(context: int | None, longest: int) -> int:
-    """Return how many tokens a sequence may have; None means `longest`, but 4096 at most."""
+def context_size(context: int | None, longest: int, recurrent: bool = False) -> int:
+    """Return how many tokens a sequence may have; None means `longest`, but 4096 at most where
+    each takes memory."""
     if context is None:
-        return min(longest, DEFAULT_CONTEXT)
+        return longest if recurrent else min(longest, DEFAULT_CONTEXT)
     return whole_number("context", context, 2, longest)
 
 
-def kv_width(kv_bits: int | None, of_scheme: int) -> int:
+def kv_width(kv_bits: int | None, of_scheme: int, recurrent: bool = False) -> int:
     """Return the bits of a cached key or value; None means the scheme's."""
+    if recurrent and kv_bits is not None:
+        raise OptionError(
+            f"kv_bits is {kv_bits!r}; this model has a state in place of keys and values. "
+            "Leave it out."
+        )
     bits = of_scheme if kv_bits is None else kv_bits
     if type(bits) is not int or bits not in KV_BITS:
         accepted = ", ".join(map(str, KV_BITS))

@@ -29,7 +29,12 @@ class CachePool:
     @property
     def sequence_bytes(self) -> int:
         """Memory of one."""
-        return self._sequences[0].cache.size_bytes
+        return self._sequences[0].size_bytes
+
+    @property
+    def cuts(self) -> bool:
+        """Whether of a sequence a beginning can be taken, and not the whole only."""
+        return self._sequences[0].cuts
 
     def held(self, tokens: Sequence[int]) -> int:
         """Return the most tokens that a sequence holds of the beginning of `tokens`."""

@@ -1,0 +1,211 @@
+"""A model with a recurrent state in the LLM and in a batch: the answers of the same model computed
+from scratch, whatever is reused; no limit of context by memory; and what a state cannot do."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from onebit import LLM, SCHEMES, Architecture, Batch, models
+from onebit.errors import OnebitError, OptionError
+from onebit.eval import speed
+from onebit.runtime.state import StateSequence
+
+SHAPE = {
+    "model_type": "hgrn_bit",
+    "vocab_size": 90,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 0,
+    "num_key_value_heads": 0,
+    "head_dim": 0,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 1 << 20,
+}
+FORMS = {"code": {}, "unbounded": {"lower_bounds": False}, "paper": {"mlgru": "paper"}}
+TEXT = [5, 6, 7, 8, 9, 5, 6, 7, 8, 30, 5, 6, 7, 8, 9, 5, 6]
+
+
+def saved(folder, **changes):
+    """Save a float model whose every parameter matters; return it."""
+    model = models.build(Architecture(**SHAPE | changes), SCHEMES["fp"], seed=3).eval()
+    random = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 1.5, generator=random)
+            elif name == "model.lower_bounds":
+                parameter.normal_(generator=random)
+            else:
+                parameter *= 6
+    models.save(model, folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recurrent") / "model"
+    saved(folder)
+    return folder
+
+
+@pytest.fixture
+def llm(folder):
+    with LLM(folder, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def naive(folder):
+    """A function that continues a text greedily, every token computed from scratch."""
+    known = {}
+
+    def continued(tokens, count):
+        tokens = list(tokens)
+        with LLM(folder, threads=1) as llm:
+            for _ in range(count):
+                key = tuple(tokens)
+                if key not in known:
+                    known[key] = int(llm.logits(tokens)[-1].argmax())
+                tokens.append(known[key])
+        return tuple(tokens[-count:])
+
+    return continued
+
+
+@pytest.fixture
+def drafts(monkeypatch):
+    """Every guess is drafted whole."""
+    monkeypatch.setattr("onebit.runtime.draft.WORTH_A_TRY", 0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_are_those_of_torch(tmp_path, form):
+    model = saved(tmp_path / "model", **FORMS[form])
+    tokens = np.random.default_rng(0).integers(0, 90, 40).tolist()
+    with LLM(tmp_path / "model", threads=1) as llm, torch.no_grad():
+        logits_TV = llm.logits(tokens)
+        wanted_TV = model(torch.tensor([tokens]))[0].numpy()
+    np.testing.assert_allclose(logits_TV, wanted_TV, rtol=0, atol=2e-4 * np.abs(wanted_TV).max())
+    np.testing.assert_array_equal(logits_TV.argmax(1), wanted_TV.argmax(1))
+
+
+def test_an_answer_is_that_of_the_model_computed_from_scratch(llm, naive):
+    assert llm.generate(TEXT, max_tokens=20).token_ids == naive(TEXT, 20)
+    speed.check(llm)
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("draft", [1, 3, 8])
+def test_drafts_change_nothing(llm, naive, draft):
+    answer = llm.generate(TEXT, max_tokens=30, draft=draft)
+    assert answer.token_ids == naive(TEXT, 30)
+    assert answer.timing.drafted_tokens > answer.timing.accepted_tokens
+    again = llm.generate([*TEXT, *answer.token_ids, 3], max_tokens=5)
+    assert again.token_ids == naive([*TEXT, *answer.token_ids, 3], 5)
+
+
+@pytest.mark.usefixtures("drafts")
+def test_a_batch_gives_what_each_prompt_gives_alone(llm, naive):
+    prompts = [TEXT, TEXT[:5], TEXT * 9, [*TEXT[:5], 40, 41], [1]]
+    for most, draft in itertools.product((1, 2, 5), (0, 4)):
+        with Batch(llm, sequences=most, prompt_tokens=20) as batch:
+            answers = batch.generate(prompts, max_tokens=12, draft=draft)
+            assert [a.token_ids for a in answers] == [naive(prompt, 12) for prompt in prompts]
+
+
+def test_a_text_that_goes_on_with_the_whole_state_is_not_computed_again(llm, naive):
+    first = llm.generate(TEXT, max_tokens=6)
+    whole = [*TEXT, *first.token_ids]
+    longer = llm.generate([*whole, 11, 12], max_tokens=6)
+    assert longer.timing.reused_tokens == len(whole) - 1
+    assert longer.token_ids == naive([*whole, 11, 12], 6)
+    other = llm.generate([*whole, 13], max_tokens=6)  # goes on from the middle of what is held
+    assert other.timing.reused_tokens == 0
+    assert other.token_ids == naive([*whole, 13], 6)
+
+
+def test_the_pool_lends_whole_states_only(llm, naive):
+    with Batch(llm, sequences=3) as batch:
+        [first] = batch.generate([TEXT], max_tokens=4)
+        whole = [*TEXT, *first.token_ids]
+        answers = batch.generate([[*whole, 11], [*whole, 12], TEXT[:9]], max_tokens=4)
+        assert [a.token_ids for a in answers] == [
+            naive([*whole, 11], 4),
+            naive([*whole, 12], 4),
+            naive(TEXT[:9], 4),
+        ]
+        assert max(a.timing.reused_tokens for a in answers) == len(whole) - 1
+        assert answers[2].timing.reused_tokens == 0
+
+
+def test_continuations_of_one_text_compute_it_once(llm):
+    seen = []
+    forward = StateSequence._forward
+    llm.logprobs_after(TEXT, [1, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            StateSequence,
+            "_forward",
+            lambda self, tokens, logits: seen.append(len(tokens)) or forward(self, tokens, logits),
+        )
+        for then in ([3, 4], [5, 6, 7]):
+            got = llm.logprobs_after(TEXT, then)
+            np.testing.assert_array_equal(got, llm.logprobs([*TEXT, *then])[-len(then) :])
+            llm.logprobs_after(TEXT, [1, 2])
+    assert seen[0] == 2  # the text's last token, and the first of the two
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_an_interrupt_leaves_the_model_usable(llm, naive, monkeypatch, at):
+    sequence = llm._open_sequence()
+    forward = sequence._forward
+
+    def interrupted(tokens, logits):
+        if at == "after":
+            llm.decoder.forward(np.asarray(tokens, np.int32), sequence.cache, logits)
+        raise KeyboardInterrupt
+
+    for prompt in (TEXT, TEXT[:4], [*TEXT, 8]):
+        llm.generate(TEXT, max_tokens=3)
+        monkeypatch.setattr(sequence, "_forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(prompt, max_tokens=3)
+        monkeypatch.setattr(sequence, "_forward", forward)
+        assert llm.generate(prompt, max_tokens=5).token_ids == naive(prompt, 5)
+
+
+def test_memory_does_not_grow_with_the_context(folder):
+    sizes = set()
+    for context in (2, 4096, 100_000, None):
+        with LLM(folder, threads=1, context=context) as llm:
+            assert llm.context == (context or 1 << 20)
+            sizes.add(llm.new_sequence().size_bytes)
+            assert speed.kv_token_bytes(llm) == 0
+    assert sizes == {2 * 2 * 64 * 4}  # the state and its copy, two layers of 64 floats
+
+
+def test_a_context_of_one_token_and_a_long_one(llm, naive):
+    assert llm.generate([7], max_tokens=4).token_ids == naive([7], 4)
+    long = (TEXT * 400)[:6000]  # beyond the 4096 that keys and values would get
+    whole, _ = llm.logits_after(long)
+    llm.forget()
+    llm.logits_after(long[:4999])
+    rest, reused = llm.logits_after(long)
+    assert reused == 4999
+    np.testing.assert_array_equal(whole, rest)
+
+
+def test_the_models_own_maximum_is_kept(tmp_path):
+    saved(tmp_path / "model", max_position_embeddings=10)
+    with LLM(tmp_path / "model", threads=1) as llm:
+        assert llm.context == 10
+        with pytest.raises(OnebitError, match="The prompt has 17 tokens and the context holds 10"):
+            llm.generate(TEXT)
+
+
+def test_bits_of_keys_and_values_are_refused(folder):
+    with pytest.raises(OptionError, match="kv_bits is 8; this model has a state in place of keys"):
+        LLM(folder, kv_bits=8)

@@ -3,6 +3,9 @@
 Shape letters: B sequences, T tokens, C channels.
 """
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,8 +55,20 @@ def test_gates_of_bfloat16_are_float():
     assert 0.999 < float(f) < 1
 
 
+def flash_linear_attentions():
+    """Its module of plain loops, by its file: the package around it takes a minute to import."""
+    package = importlib.util.find_spec("fla")
+    if package is None:
+        pytest.skip("flash-linear-attention is not installed")
+    file = Path(package.origin).parent / "ops" / "hgrn" / "naive.py"
+    spec = importlib.util.spec_from_file_location("fla_hgrn_naive", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_against_flash_linear_attentions_naive_recurrence():
-    naive = pytest.importorskip("fla.ops.hgrn.naive", exc_type=ImportError)
+    naive = flash_linear_attentions()
     f_BTC = torch.sigmoid(drawn(2, 37, 5)).requires_grad_()
     i_BTC, h0_BC = drawn(2, 37, 5, seed=1).requires_grad_(), drawn(2, 5, seed=2)
     weight = drawn(2, 37, 5, seed=3)

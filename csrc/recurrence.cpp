@@ -13,8 +13,8 @@ namespace {
 
 // Of one sequence, or of some of its channels.
 struct RecurrenceOps {
-  void (*forward)(size_t T, size_t d, ConstRows f, ConstRows i, const float* before, Rows h,
-                  float* last);
+  void (*forward)(size_t T, size_t d, size_t stride, const float* f, const float* i,
+                  const float* before, float* h, float* last);
   void (*backward)(size_t T, size_t d, size_t stride, const float* f, const float* h,
                    const float* before, const float* dh, const float* dlast, float* df, float* di,
                    float* dbefore);
@@ -84,18 +84,12 @@ T* moved(T* x, size_t n) {
 
 }  // namespace
 
-void recur(const Ops& ops, size_t T, size_t d, ConstRows f, ConstRows i, const float* before, Rows h,
-           float* last) {
-  recurrence_of(ops).forward(T, d, f, i, before, h, last);
-}
-
 void recurrence(const Ops& ops, size_t B, size_t T, size_t d, const float* f, const float* i,
                 const float* before, float* h, float* last, size_t threads_wanted) {
   const RecurrenceOps& rows = recurrence_of(ops);
   each_block(B, d, threads_wanted, [&](size_t b, size_t c, size_t channels) {
     const size_t row = b * T * d + c, state = b * d + c;
-    rows.forward(T, channels, {f + row, d}, {i + row, d}, moved(before, state), {h + row, d},
-                 moved(last, state));
+    rows.forward(T, channels, d, f + row, i + row, moved(before, state), h + row, moved(last, state));
   });
 }
 

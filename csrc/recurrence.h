@@ -1,7 +1,7 @@
 // The recurrence of an MLGRU layer, h[t] = f[t] * h[t - 1] + i[t] for each channel: a product and a sum, each
-// rounded to float32, as torch does it. It is what training and prefill run over many tokens and decoding over
-// one. Channels are independent and lie in lanes, so results are the same bits on every instruction set, for
-// any number of threads, and wherever a run of tokens is cut.
+// rounded to float32, as torch does it. Training runs it; the engine's layers have it in one pass with their
+// gates (mlgru in ops.h). Channels are independent and lie in lanes, so results are the same bits on every
+// instruction set and for any number of threads, and wherever a run of tokens is cut.
 //
 // Shape letters: B sequences, T tokens, d channels. See nn/recurrence.py for torch's forms.
 #pragma once
@@ -11,23 +11,9 @@
 
 namespace onebit {
 
-// Rows of floats that are `stride` floats apart.
-struct ConstRows {
-  const float* data;
-  size_t stride;
-};
-struct Rows {
-  float* data;
-  size_t stride;
-};
-
-// One sequence's run of T >= 1 tokens, on the calling thread. `before` is h before the first token, [d], or
-// null for zeros; `last`, [d] or null, takes h after the last token and may be `before`. h may be f or i in
-// place. To split the channels over threads, move every pointer by the first channel and take d of them.
-void recur(const Ops& ops, size_t T, size_t d, ConstRows f, ConstRows i, const float* before, Rows h,
-           float* last);
-
-// The same of B sequences: f, i and h are [B][T][d], before and last [B][d]. One pass over f and i.
+// f, i and h are [B][T][d], of T >= 1 tokens. `before` is h before the first token, [B][d], or null for
+// zeros; `last`, [B][d] or null, takes h after the last token and may be `before`. h may be f or i in place.
+// One pass over f and i.
 void recurrence(const Ops& ops, size_t B, size_t T, size_t d, const float* f, const float* i,
                 const float* before, float* h, float* last, size_t threads);
 

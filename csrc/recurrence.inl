@@ -13,17 +13,15 @@ ONEBIT_INLINE void each_sixteen_channels(size_t d, F&& f) {
   if (c < d) f(c, d - c);
 }
 
-void forward_rows(size_t T, size_t d, ConstRows f, ConstRows i, const float* before, Rows h,
-                  float* last) {
+void forward_rows(size_t T, size_t d, size_t stride, const float* f, const float* i,
+                  const float* before, float* h, float* last) {
   for (size_t t = 0; t < T; ++t) {
-    const float* ft = f.data + t * f.stride;
-    const float* it = i.data + t * i.stride;
-    float* ht = h.data + t * h.stride;
+    const size_t row = t * stride;
     each_sixteen_channels(d, [&](size_t c, size_t count) {
-      const Lanes kept = load_up_to(ft + c, count) * or_zero(before, c, count);
-      store_up_to(ht + c, kept + load_up_to(it + c, count), count);
+      const Lanes kept = load_up_to(f + row + c, count) * or_zero(before, c, count);
+      store_up_to(h + row + c, kept + load_up_to(i + row + c, count), count);
     });
-    before = ht;
+    before = h + row;
   }
   if (last) memcpy(last, before, d * sizeof *last);
 }

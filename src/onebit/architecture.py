@@ -394,8 +394,8 @@ _GEMMA3_THETAS = {GLOBAL: 1e6, LOCAL: 1e4}
 def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a MatMul-free model, from a published `HGRNBitConfig` or one of ours.
 
-    `num_heads` and `attn_mode` are read over: the state is updated channel by channel, so neither
-    changes a number.
+    `num_heads`, which must divide the width, and `attn_mode` change nothing: the state is updated
+    channel by channel.
 
     Source: ridgerchu/matmulfreellm, `configuration_hgrn_bit.py` and `modeling_hgrn_bit.py`.
     """
@@ -404,6 +404,10 @@ def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UnsupportedError(f"config: {name} is {config[name]!r:.80}; supported: {fixed!r}.")
     hidden = _need(config, "hidden_size")
     _positive("hidden_size", hidden)
+    heads = config.get("num_heads")
+    _positive("num_heads", heads := 1 if heads is None else heads)
+    if hidden % heads:
+        raise OptionError(f"config: hidden_size {hidden} is no multiple of num_heads {heads}.")
     width = config.get("intermediate_size")
     if width is None:
         ratio = config.get("hidden_ratio")

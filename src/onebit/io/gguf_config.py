@@ -6,7 +6,8 @@ of `output.weight`, and Llama 3's RoPE scaling is a tensor, `rope_freqs.weight`,
 each frequency.
 
 A model that another reader would take for one it knows, and run wrongly in silence, has the
-architecture "onebit", which only we know: `only_ours` says which they are.
+architecture "onebit", which only we know: `only_ours` says which they are. MatMul-free models are
+among them, with keys that docs/formats/hgrn.md lists.
 
 Sources: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; for the BitNet architectures,
 `src/llama.cpp` of https://github.com/microsoft/BitNet.
@@ -20,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onebit.architecture import MODEL_TYPES, Architecture
+from onebit.architecture import MODEL_TYPES, RECURRENT, Architecture
 from onebit.errors import FormatError, MissingError, UnsupportedError
 from onebit.io.json_file import parse_object
 from onebit.io.packed import SCHEME_KEY
-from onebit.scheme import Scheme
+from onebit.scheme import Scheme, of_config
 
 MODEL_TYPE_OF = {
     "llama": "llama",
@@ -71,6 +72,8 @@ def metadata_to_config(
         FormatError: a key is of the wrong type or absurd.
     """
     keys = _Keys(metadata)
+    if keys.model_type() == RECURRENT:
+        return _recurrent_config(keys, metadata, shapes)
     heads = keys.whole("attention.head_count")
     hidden = keys.whole("embedding_length")
     if hidden % heads and keys.get("attention.key_length") is None:
@@ -80,25 +83,15 @@ def metadata_to_config(
     model_type = keys.model_type()
     biases = "blk.0.attn_q.bias" in shapes
     rope = _rope(keys, head_dim, rope_factors)
-    config = {
-        "model_type": model_type,
-        "vocab_size": _vocab_size(metadata, shapes),
-        "hidden_size": hidden,
-        "intermediate_size": keys.whole("feed_forward_length"),
-        "num_hidden_layers": keys.whole("block_count"),
+    config = _same_in_all(keys, metadata, shapes) | {
         "num_attention_heads": heads,
         "num_key_value_heads": keys.whole("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "hidden_act": _hidden_act(keys),
-        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
         "rope_theta": rope["rope_theta"],
         "rope_parameters": rope,
-        "max_position_embeddings": keys.whole("context_length"),
-        "tie_word_embeddings": "output.weight" not in shapes,
         "attention_bias": biases and model_type != "qwen2",
         "mlp_bias": "blk.0.ffn_gate.bias" in shapes,
-        "bos_token_id": keys.token("bos_token_id"),
-        "eos_token_id": _eos(keys),
     }
     if model_type == "gemma3_text":
         config |= _gemma3(keys, hidden // heads)
@@ -106,9 +99,44 @@ def metadata_to_config(
         config["pre_norms"] = keys.flag("pre_norms", True)
         config["softmax_temperature"] = keys.real("softmax_temperature", 1.0)
         config["learned_temperature"] = keys.flag("learned_temperature", False)
+    return config
+
+
+def _same_in_all(
+    keys: "_Keys", metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Return the config's fields that every model has."""
+    config = {
+        "model_type": keys.model_type(),
+        "vocab_size": _vocab_size(metadata, shapes),
+        "hidden_size": keys.whole("embedding_length"),
+        "intermediate_size": keys.whole("feed_forward_length"),
+        "num_hidden_layers": keys.whole("block_count"),
+        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": keys.whole("context_length"),
+        "tie_word_embeddings": "output.weight" not in shapes,
+        "bos_token_id": keys.token("bos_token_id"),
+        "eos_token_id": _eos(keys),
+    }
     if SCHEME_KEY in metadata:
         config["onebit_scheme"] = _scheme(metadata[SCHEME_KEY])
     return config
+
+
+def _recurrent_config(
+    keys: "_Keys", metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Return the config of a MatMul-free model, whose scheme no type of a tensor implies."""
+    if keys.own("split.count") not in (None, 0, 1):
+        raise _one_of_several()
+    if SCHEME_KEY not in metadata:
+        raise MissingError(f"GGUF: the key {SCHEME_KEY} is not there; {RECURRENT} models have it.")
+    return _same_in_all(keys, metadata, shapes) | {
+        "num_attention_heads": keys.get("attention.head_count"),  # which it must not have
+        "hidden_act": _hidden_act(keys),
+        "use_lower_bound": keys.flag("lower_bounds", True),
+        "mlgru": keys.get("mlgru") or "code",
+    }
 
 
 def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +159,37 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "embedding_length": model.hidden_size,
         "block_count": model.num_hidden_layers,
         "feed_forward_length": model.intermediate_size,
+    }
+    if model.recurrent:
+        values |= {
+            "attention.layer_norm_rms_epsilon": model.rms_norm_eps,
+            "model_type": model.model_type,
+            "lower_bounds": model.lower_bounds,
+            "mlgru": model.mlgru,
+        }
+    else:
+        values |= _of_attention(model, arch)
+    metadata = {"general.architecture": arch} | {f"{arch}.{k}": v for k, v in values.items()}
+    if model.hidden_act != _usual_act(arch):
+        metadata[_HIDDEN_ACT_KEY] = model.hidden_act
+    if model.bos_token_id is not None:
+        metadata["tokenizer.ggml.bos_token_id"] = model.bos_token_id
+    if len(model.eos_token_id) > len(_EOS_KEYS):
+        raise UnsupportedError(
+            f"config: {len(model.eos_token_id)} eos_token_id; GGUF has keys for {len(_EOS_KEYS)}."
+        )
+    for key, token in zip(_EOS_KEYS, model.eos_token_id, strict=False):
+        metadata[f"tokenizer.ggml.{key}"] = token
+    if model.recurrent:  # also where the published config says nothing
+        metadata[SCHEME_KEY] = json.dumps(of_config(config).to_dict())
+    elif "onebit_scheme" in config:
+        metadata[SCHEME_KEY] = json.dumps(config["onebit_scheme"])
+    return metadata
+
+
+def _of_attention(model: Architecture, arch: str) -> dict[str, Any]:
+    """Return the architecture's keys that a model without attention does not have."""
+    values: dict[str, Any] = {
         "attention.head_count": model.num_attention_heads,
         "attention.head_count_kv": model.num_key_value_heads,
         "attention.key_length": model.head_dim,
@@ -154,31 +213,19 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     if model.rope_scaling["rope_type"] == "linear":
         values["rope.scaling.type"] = "linear"
         values["rope.scaling.factor"] = float(model.rope_scaling["factor"])
-    metadata = {"general.architecture": arch} | {f"{arch}.{k}": v for k, v in values.items()}
-    if model.hidden_act != _usual_act(arch):
-        metadata[_HIDDEN_ACT_KEY] = model.hidden_act
-    if model.bos_token_id is not None:
-        metadata["tokenizer.ggml.bos_token_id"] = model.bos_token_id
-    if len(model.eos_token_id) > len(_EOS_KEYS):
-        raise UnsupportedError(
-            f"config: {len(model.eos_token_id)} eos_token_id; GGUF has keys for {len(_EOS_KEYS)}."
-        )
-    for key, token in zip(_EOS_KEYS, model.eos_token_id, strict=False):
-        metadata[f"tokenizer.ggml.{key}"] = token
-    if "onebit_scheme" in config:
-        metadata[SCHEME_KEY] = json.dumps(config["onebit_scheme"])
-    return metadata
+    return values
 
 
 def only_ours(config: Mapping[str, Any]) -> bool:
     """Whether a reader of GGUF that knows the model's type would compute something else.
 
     That is so where the input of a layer is turned by a Hadamard matrix, or normalised without
-    weights or in parts, and for attention without norms before it or with a temperature. How finely
-    inputs are rounded is another matter: a reader that does not round them is close.
+    weights or in parts, for attention without norms before it or with a temperature, and where
+    there is no attention. How finely inputs are rounded is another matter: a reader that does not
+    round them is close.
     """
     model = Architecture.from_config(config)
-    if not model.pre_norms or model.learned_temperature:
+    if model.recurrent or not model.pre_norms or model.learned_temperature:
         return True
     if model.softmax_temperature != _usual_temperature(model):
         return True
@@ -324,7 +371,11 @@ def _refuse_other_models(keys: _Keys, head_dim: int) -> None:
                 "supported are models where they are equal."
             )
     if keys.own("split.count") not in (None, 0, 1):
-        raise UnsupportedError("GGUF: one part of several. Merge them with llama-gguf-split first.")
+        raise _one_of_several()
+
+
+def _one_of_several() -> UnsupportedError:
+    return UnsupportedError("GGUF: one part of several. Merge them with llama-gguf-split first.")
 
 
 def _rope(keys: _Keys, head_dim: int, factors: NDArray[np.float32] | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ layer computes in training is what the packed model computes: the same integers.
 
     x -> norm -> Hadamard turn -> rounding (nn/inputs.py) -> product (nn/product.py) -> bias
 
+With b1.58's rules behind an RMSNorm all but the bias is one function (nn/fused.py).
+
 Shape letters: T tokens (any leading shape), N out features, K in features, G groups of a row.
 """
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from onebit import hadamard, quant
 from onebit.errors import OptionError, ShapeError
-from onebit.nn import codes_product, frozen, inputs, product
+from onebit.nn import codes_product, frozen, fused, inputs, product
 from onebit.nn.layer_norm import LayerNorm
 from onebit.nn.rms_norm import RMSNorm
 from onebit.quant import Codes, straight_through
@@ -44,6 +46,9 @@ class BitLinear(nn.Linear):
     blend: float = 1.0
     """Progressive quantization: the layer computes with x + blend (x_hat - x), and so the weights.
     0 is the float layer, 1 the integer one."""
+    remakes: bool = True
+    """Whether, where `fused` serves, norm and roundings are made again for the gradients: training
+    keeps less. The numbers are the same."""
     bit_count: inputs.BitCount | None = None
     """Where `record` has asked for it, how many tokens took 8 bits under "dynamic:R"."""
 
@@ -77,6 +82,8 @@ class BitLinear(nn.Linear):
         self.start_step()
 
     def forward(self, x_TK: Tensor) -> Tensor:
+        if self.remakes and self.rms_norm is not None and self._is_fused:
+            return self._with_bias(fused.product(x_TK, self.rms_norm, self.weight, self.scheme))
         x_TK, w_NK = self.turned_input(x_TK), self._turned_weight()
         if self._rounds_natively(x_TK):
             return self._with_bias(codes_product.ternary_products(x_TK, [(w_NK, self.scheme)])[0])
@@ -216,6 +223,10 @@ class BitLinear(nn.Linear):
             return self.scheme.weight_scale == "tensor" and not self.scheme.split.startswith("out")
         scale_NG = self._frozen.scale_NG
         return bool((scale_NG == scale_NG[:1]).all())
+
+    @property
+    def _is_fused(self) -> bool:
+        return self.blend == 1 and not self.frozen and fused.serves(self.scheme)
 
     def _rounds_natively(self, x_TK: Tensor) -> bool:
         """Whether weights and a turned input go by `codes_product.ternary_products`."""

@@ -154,12 +154,16 @@ def rounds(scheme: LinearScheme, x_TK: Tensor) -> bool:
     It takes BitNet b1.58's rules, on which most of the family stands; others are rounded by torch
     and go to `product`.
     """
+    return is_b158(scheme) and native_codes.serves(x_TK, output_dtype(x_TK))
+
+
+def is_b158(scheme: LinearScheme) -> bool:
+    """Whether weights and inputs are rounded by BitNet b1.58's rules, whole sums scaled once."""
     return (
         (scheme.weight, scheme.weight_rule) == ("ternary", "absmean")
         and scheme.weight_scale in ("tensor", "row")
         and scheme.activation == "int8_absmax"
         and scheme.parts == 1
-        and native_codes.serves(x_TK, _dtypes(x_TK)[0])
     )
 
 
@@ -178,9 +182,20 @@ def ternary_products(
     """
     weights = []
     for w_NK, scheme in layers:
-        rows = w_NK.detach().float().reshape(len(w_NK) if scheme.weight_scale == "row" else 1, -1)
-        weights.append(native_codes.ternary_weights(w_NK, quant.ternary.absmean(rows)))
+        weights.append(native_codes.ternary_weights(w_NK, absmean(w_NK, scheme)))
     return _native(x_TK, native_codes.absmax_tokens(x_TK), weights, [w for w, _ in layers])
+
+
+def absmean(w_NK: Tensor, scheme: LinearScheme) -> Tensor:
+    """Return the scale of ternary weights, float32: one number, or one for each row."""
+    rows = w_NK.detach().float().reshape(len(w_NK) if scheme.weight_scale == "row" else 1, -1)
+    return quant.ternary.absmean(rows)
+
+
+def output_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of a product with this input: its own, or autocast's."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _native(
@@ -196,6 +211,5 @@ def _dtypes(x: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
     bf16 holds codes up to 256 exactly. float16 does too, but not their sums, which pass 65504.
     """
-    device = x.device.type
-    out = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    out = output_dtype(x)
     return out, torch.bfloat16 if out == torch.bfloat16 else torch.float32

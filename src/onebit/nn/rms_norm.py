@@ -25,64 +25,64 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(features))
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        if native_codes.serves(x_TK, x_TK.dtype):
-            operands = x_TK, self.weight.float(), self.eps
-            y: Tensor = _NormalizeNatively.apply(*operands)  # type: ignore[no-untyped-call]
-            return y
-        operands = x_TK.float(), self.weight.float(), self.eps
-        y = _Normalize.apply(*operands)  # type: ignore[no-untyped-call]
-        return y.to(x_TK.dtype)
+        y: Tensor = _Normalize.apply(x_TK, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
 class _Normalize(torch.autograd.Function):
-    """Written by hand, it keeps only x and one number per token, and takes half the time.
+    """Written by hand, it keeps only x and one number per token, and takes half the time."""
 
-    With r = 1 / sqrt(mean(x^2) + eps), h = x r and g = dy * w:  dx = (g - h mean(g h)) r.
+    @staticmethod
+    def forward(ctx: Any, x_TK: Tensor, w_K: Tensor, eps: float) -> Tensor:
+        y_TK, r_T = normalized(x_TK, w_K, eps)
+        ctx.save_for_backward(x_TK, w_K, r_T)
+        return y_TK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TK: Tensor) -> tuple[Tensor | None, ...]:
+        x_TK, w_K, r_T = ctx.saved_tensors
+        return *gradients(x_TK, w_K, r_T, dy_TK), None
+
+
+def normalized(x_TK: Tensor, w_K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return y, of the input's dtype, and r = 1 / sqrt(mean(x^2) + eps), float32 (T,).
+
+    On a CPU by the kernels, in one pass over each tensor. Neither knows of gradients.
     """
-
-    @staticmethod
-    def forward(ctx: Any, x_TK: Tensor, w_K: Tensor, eps: float) -> Tensor:
-        r_T1 = (x_TK.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
-        ctx.save_for_backward(x_TK, w_K, r_T1)
-        return (x_TK * r_T1).mul_(w_K)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy_TK: Tensor) -> tuple[Tensor | None, ...]:
-        x_TK, w_K, r_T1 = ctx.saved_tensors
-        h_TK = x_TK * r_T1
-        product_TK = dy_TK * h_TK
-        dx_TK = None
-        if ctx.needs_input_grad[0]:
-            slope_T1 = (product_TK * w_K).mean(dim=-1, keepdim=True)
-            dx_TK = (dy_TK * w_K).sub_(h_TK.mul_(slope_T1)).mul_(r_T1)
-        dw_K = product_TK.reshape(-1, w_K.numel()).sum(dim=0) if ctx.needs_input_grad[1] else None
-        return dx_TK, dw_K, None
+    x_Tk, w_K = _rows(x_TK), w_K.detach().float().contiguous()
+    if not native_codes.serves(x_TK, x_TK.dtype):
+        r_T = (x_Tk.float().square().mean(dim=-1) + eps).rsqrt()
+        y_Tk = (x_Tk.float() * r_T[:, None]).mul_(w_K).to(x_TK.dtype)
+        return y_Tk.view(x_TK.shape), r_T
+    y_Tk, r_T = torch.empty_like(x_Tk), torch.empty(len(x_Tk))
+    arrays = array(x_Tk), array(w_K), eps, array(y_Tk), array(r_T)
+    native.need("RMSNorm").rms_norm(*arrays, torch.get_num_threads())
+    return y_Tk.view(x_TK.shape), r_T
 
 
-class _NormalizeNatively(torch.autograd.Function):
-    """The same by the kernels, in one pass over each tensor; x may be bfloat16."""
+def gradients(x_TK: Tensor, w_K: Tensor, r_T: Tensor, dy_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and w, each of its dtype, from that of y.
 
-    @staticmethod
-    def forward(ctx: Any, x_TK: Tensor, w_K: Tensor, eps: float) -> Tensor:
-        x_Tk, w_K = x_TK.reshape(-1, x_TK.shape[-1]).contiguous(), w_K.contiguous()
-        y_Tk, r_T = torch.empty_like(x_Tk), torch.empty(len(x_Tk))
-        arrays = array(x_Tk), array(w_K), eps, array(y_Tk), array(r_T)
-        ops = native.need("RMSNorm")
-        ops.rms_norm(*arrays, torch.get_num_threads())
-        ctx.save_for_backward(x_Tk, w_K, r_T)
-        return y_Tk.view(x_TK.shape)
+    With h = x r and g = dy * w:  dx = (g - h mean(g h)) r,  dw = sum over tokens of dy * h.
+    """
+    x_Tk, dy_Tk, weight_K = _rows(x_TK), _rows(dy_TK), w_K.detach().float().contiguous()
+    if not native_codes.serves(x_TK, x_TK.dtype):
+        h_Tk, dy_Tk, r_T1 = x_Tk.float() * r_T[:, None], dy_Tk.float(), r_T[:, None]
+        product_Tk = dy_Tk * h_Tk
+        slope_T1 = (product_Tk * weight_K).mean(dim=-1, keepdim=True)
+        dx_Tk = (dy_Tk * weight_K).sub_(h_Tk.mul_(slope_T1)).mul_(r_T1).to(x_TK.dtype)
+        return dx_Tk.view(x_TK.shape), product_Tk.sum(dim=0).to(w_K.dtype)
+    dx_Tk, dw_K = torch.empty_like(x_Tk), torch.empty_like(weight_K)
+    read = array(x_Tk), array(weight_K), array(r_T), array(dy_Tk)
+    ops = native.need("RMSNorm")
+    ops.rms_norm_backward(*read, array(dx_Tk), array(dw_K), torch.get_num_threads())
+    return dx_Tk.view(x_TK.shape), dw_K.to(w_K.dtype)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy_TK: Tensor) -> tuple[Tensor | None, ...]:
-        x_Tk, w_K, r_T = ctx.saved_tensors
-        dy_Tk = dy_TK.reshape(x_Tk.shape).contiguous()
-        dx_Tk, dw_K = torch.empty_like(x_Tk), torch.empty_like(w_K)
-        read = array(x_Tk), array(w_K), array(r_T), array(dy_Tk)
-        ops = native.need("RMSNorm")
-        ops.rms_norm_backward(*read, array(dx_Tk), array(dw_K), torch.get_num_threads())
-        return dx_Tk.view(dy_TK.shape), dw_K, None
+
+def _rows(x_TK: Tensor) -> Tensor:
+    """Return the same numbers as (T, K) that lie one after another, with no gradient."""
+    return x_TK.detach().reshape(-1, x_TK.shape[-1]).contiguous()

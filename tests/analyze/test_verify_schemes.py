@@ -29,6 +29,7 @@ def masters(tmp_path_factory):
 
     def make(scheme):
         sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+        sizes["tie_word_embeddings"] = scheme.linear("lm_head").weight == "fp"
         a = Architecture(
             260, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, **sizes
         )

@@ -85,7 +85,7 @@ def _kind(grid: Grid, plain: bool, claim: LinearScheme) -> list[Finding]:
     if grid.kind in ("float", "codebook"):
         many = "more than 256" if grid.levels is None else grid.levels
         what = "float weights that nothing quantized" if plain else "weights of another kind"
-        return [Finding("error", f"{what}: {many} distinct values; the scheme says {wanted}")]
+        return [Finding("error", f"not {wanted}: {what}, {many} distinct values")]
     if wanted == "ternary" and grid.kind == "binary":
         return [Finding("error", "only two values and no zeros: binary, not ternary")]
     if wanted == "binary" and grid.kind == "ternary":
@@ -94,7 +94,7 @@ def _kind(grid: Grid, plain: bool, claim: LinearScheme) -> list[Finding]:
     if wanted.startswith("int") and _bits(grid.kind) <= _bits(wanted):
         return []
     return [
-        Finding("error", f"{grid.kind} weights, {grid.levels} levels; the scheme says {wanted}")
+        Finding("error", f"not {wanted}: {grid.kind} weights, {grid.levels} levels")
     ]
 
 

@@ -12,7 +12,7 @@ Shape letters: N rows, K columns, G groups of a row, n rows of one chunk.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,9 @@ class Grid:
     density_NG: NDArray[np.float64] | None
     """Share of non-zero weights in each group of `scale_NG`."""
     finite: bool = True
+    values: int | None = None
+    """Distinct values of the whole matrix; None where they were not counted: among 32-bit floats
+    more than MAX_LEVELS, and under several scales."""
 
     @property
     def entropy_bits(self) -> float | None:
@@ -86,7 +89,10 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
     if not N * K:
         raise FormatError(f"{tensor.name}: shape [{N}, {K}] holds no weights. The file is damaged.")
     if tensor.format in plain.SIZE_BYTES:
-        return _of_values(_plain_chunks(tensor), N, K, group)
+        grid = _of_values(_plain_chunks(tensor), N, K, group)
+        if plain.SIZE_BYTES[tensor.format] == 2:
+            return replace(grid, values=_distinct_halves(tensor.data))
+        return _counted(grid)
     if tensor.format not in pack.FORMATS:
         raise FormatError(
             f"{tensor.name}: holds {tensor.format}, and weights are floats or packed codes. "
@@ -94,7 +100,19 @@ def of_tensor(tensor: StoredTensor, group: int | None = None) -> Grid:
         )
     form = pack.FORMATS[tensor.format]
     unpacked = form.unpack(tensor.data, (N, K), tensor.scale, tensor.minimum, tensor.zero)
-    return of_unpacked(unpacked, group, apart=not form.scale_inside)
+    return _counted(of_unpacked(unpacked, group, apart=not form.scale_inside))
+
+
+def _counted(grid: Grid) -> Grid:
+    """Return a grid that says how many values there are, where its levels are all of them."""
+    whole = grid.sharing == "tensor" or grid.kind == "zero"
+    return replace(grid, values=grid.levels if whole or not grid.sharing else None)
+
+
+def _distinct_halves(data: NDArray[np.uint8]) -> int:
+    """Return how many values 16-bit floats have; -0 is 0."""
+    seen = np.bincount(data.reshape(-1).view("<u2"), minlength=1 << 16) > 0
+    return int(seen.sum()) - int(seen[0] and seen[1 << 15])
 
 
 def of_unpacked(unpacked: Unpacked, group: int | None = None, apart: bool = False) -> Grid:

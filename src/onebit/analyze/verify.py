@@ -50,6 +50,9 @@ class TensorReport:
     """What it is: "ternary", "binary", "int4" ..., "codebook", "float", "zero"."""
     levels: int | None
     """Distinct values that share a scale; None for more than 256."""
+    values: int | None
+    """Distinct values of the whole matrix; None where they are not counted: among 32-bit floats
+    more than 256, and under several scales."""
     zeros: float
     """Share of weights that are 0."""
     sharing: str
@@ -236,6 +239,7 @@ def _look(tensor: StoredTensor, scheme: Scheme | None, storage: Storage) -> Tens
         input=claims.input_of(claim) if claim else "",
         kind=grid.kind,
         levels=grid.levels,
+        values=grid.values,
         zeros=grid.zeros,
         sharing=grid.sharing,
         scale=_range(grid),
@@ -289,7 +293,8 @@ def _mixed(floats: list[TensorReport]) -> list[Finding]:
     if not masters or not rounded:
         return []
     first = masters[0]
-    levels = "many" if first.levels is None else first.levels
+    counted = first.levels if first.values is None else first.values
+    levels = "many" if counted is None else f"{counted:,}"
     return [
         Finding(
             "error",

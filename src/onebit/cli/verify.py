@@ -123,13 +123,17 @@ def _table(tensors: tuple["TensorReport", ...]) -> "Table":
             t.format,
             t.claim or "-",
             t.kind if t.sharing in ("", "tensor") else f"{t.kind} per {t.sharing}",
-            "many" if t.levels is None else str(t.levels),
+            _count(t.values if t.levels is None else t.levels),
             f"{100 * t.zeros:.1f} %",
             _scale(t.scale),
             f"{t.stored_bits:.3f}",
             "-" if t.entropy_bits is None else f"{t.entropy_bits:.3f}",
         )
     return table
+
+
+def _count(values: int | None) -> str:
+    return "many" if values is None else f"{values:,}"
 
 
 def _scale(scale: tuple[float, float] | None) -> str:

@@ -209,7 +209,8 @@ def _check_columns(entry: Planned, container: str) -> None:
         return
     columns = pack.FORMATS[entry.format].columns
     if K % columns:
-        known = _fitting(entry, container) if entry.part == "body" else EMBED_FORMATS[container]
+        linear = entry.part == "body" or entry.claim.weight != "fp"
+        known = _fitting(entry, container) if linear else EMBED_FORMATS[container]
         fits = [f for f in known if f in FLOATS or not K % pack.FORMATS[f].columns]
         raise ShapeError(
             f"{entry.name}: {K} columns do not fill {entry.format}'s blocks of {columns}. "

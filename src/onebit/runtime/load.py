@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from onebit import hadamard, pack
 from onebit.architecture import Architecture
-from onebit.errors import FormatError, OnebitError, OptionError, ShapeError, UnsupportedError
+from onebit.errors import (
+    FormatError,
+    NotTernaryError,
+    OnebitError,
+    OptionError,
+    ShapeError,
+    UnsupportedError,
+)
 from onebit.io import mapped
 from onebit.io.stored import Checkpoint, StoredTensor
 from onebit.kernels import ops
@@ -28,6 +35,9 @@ from onebit.tensors import LOWER_BOUNDS, Linear, check_spare, codes_shape, linea
 FLOATS = ("f32", "f16", "bf16")
 BODIES = ("auto", "t2", "t1_6")
 """Ternary matrices in memory: 2 bits a weight, 1.6, or what is faster here. Results are equal."""
+TRIT_LAYOUTS = ("t2", "t1_6", "b1")
+"""Of codes -1, 0 and 1 in memory; what a scheme of `_TRITS` promises is in one of them."""
+_TRITS = ("ternary", "ternary2", "binary")
 PART_COLUMNS = 32
 """Of columns that share a scale of the input, in a layer in parts: a multiple of this."""
 SMALL_BODY_BYTES = 64 << 20
@@ -61,6 +71,7 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
         MissingError: a tensor is not in the file.
         ShapeError: a tensor does not have the shape that the config asks for.
         FormatError: its bytes are damaged.
+        NotTernaryError: its scheme says ternary or binary, and its codes are not.
         UnsupportedError: its format, or the model's type or scheme, is not one that runs; or the
             file holds more than its config describes.
     """
@@ -176,6 +187,11 @@ def _matrix(
     try:
         learned = how.learned and f"{linear.name}.step" in checkpoint.names()
         matrix = _repack(stored, how, layouts.layout_of(stored), learned)
+        if how.weight in _TRITS and matrix.layout not in TRIT_LAYOUTS:
+            raise NotTernaryError(
+                f"stored as {stored.format}, and its codes are not {how.weight}, as scheme "
+                f"{scheme.name} says. `onebit verify` shows them."
+            )
     except _Masters:
         raise UnsupportedError(
             f"{checkpoint.path} holds float masters of scheme {scheme.name} "

@@ -93,9 +93,7 @@ def _kind(grid: Grid, plain: bool, claim: LinearScheme) -> list[Finding]:
         return [Finding("error", f"{zeros}: ternary; binary weights have none")]
     if wanted.startswith("int") and _bits(grid.kind) <= _bits(wanted):
         return []
-    return [
-        Finding("error", f"not {wanted}: {grid.kind} weights, {grid.levels} levels")
-    ]
+    return [Finding("error", f"not {wanted}: {grid.kind} weights, {grid.levels} levels")]
 
 
 def _bits(kind: str) -> int:

@@ -40,7 +40,7 @@ def test_choices_of_export(name, formats):
     ],
 )
 def test_words_of_bench(name, words):
-    listed = re.findall(r"[\w.]*\w", option(bench, name).help)
+    listed = re.findall(r"[\w.-]*\w", option(bench, name).help)
     assert set(words) <= set(listed)
 
 

@@ -23,9 +23,10 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.argument("model", required=False)
 @click.option("--shape",
               help="Time random weights in this shape instead of MODEL: "
-              "tiny, 0.7b, 2b4t, 3b or 8b.")  # fmt: skip
+              "tiny, 0.7b, 2b4t, 3b, 8b, matmulfree-tiny, matmulfree-370m, matmulfree-1.3b or "
+              "matmulfree-2.7b.")  # fmt: skip
 @click.option("--scheme", help="Of the shape's layers, such as bitnet-v2-a4 or int4-lsq. "
-              "Default: bitnet-b1.58.")  # fmt: skip
+              "Default: bitnet-b1.58, or matmulfree.")  # fmt: skip
 @click.option("--format", help="Of the shape's ternary layers: tq2_0, tq1_0, t1_6, t2 or i2_s. "
               "Default: tq2_0, or t1_6 where blocks of 256 do not fit.")  # fmt: skip
 @click.option("--embed", help="Of the shape's embedding and head: q6_k, q5_k, q4_k, q8_0, q5_0, "
@@ -79,7 +80,7 @@ def bench(
     from onebit.eval import bench_table
     from onebit.eval.bench import bench as measure
     from onebit.eval.bench_options import BenchOptions
-    from onebit.eval.random_model import SCHEME, model_of_shape
+    from onebit.eval.random_model import model_of_shape
 
     if (model is None) == (shape is None):
         raise click.UsageError("Give a MODEL or a --shape, one of the two.")
@@ -111,9 +112,7 @@ def bench(
         else:
             path = keep or Path(str(folder)) / "model.gguf"
             against_llama = against is not None
-            name = model_of_shape(
-                path, shape, format, embed, against_llama, writing, scheme or SCHEME
-            )
+            name = model_of_shape(path, shape, format, embed, against_llama, writing, scheme)
         result = measure(path, options, name, begin, progress.of("bench:"))
     if save:
         click.echo(f"Written to {bench_table.save(result, save)}.", err=True)

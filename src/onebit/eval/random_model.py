@@ -25,9 +25,8 @@ from onebit.eval.shapes import ENDS, matrix_bytes
 from onebit.io import Checkpoint, gguf, gguf_names, open_checkpoint, packed
 from onebit.io.gguf_config import config_to_metadata
 from onebit.scheme import LinearScheme, Scheme
-from onebit.tensors import Linear, linears, norms, scale_shape
+from onebit.tensors import LOWER_BOUNDS, Linear, linears, norms, scale_shape
 
-SCHEME = "bitnet-b1.58"
 LOGIT_SPREAD = 2.5
 """Standard deviation of the logits: a likeliest token stands out, none is certain."""
 
@@ -38,6 +37,8 @@ class _Drawn(NamedTuple):
     linear: Linear
     how: LinearScheme
     format: str
+    name: str
+    """In the file."""
 
 
 def model_of_shape(
@@ -47,7 +48,7 @@ def model_of_shape(
     embed: str | None = None,
     llama: bool = False,
     begin: Callable[[str], None] = lambda label: None,
-    scheme: str = SCHEME,
+    scheme: str | None = None,
 ) -> str:
     """Write a random model in a named shape, unless the file is there, and return what to call it.
 
@@ -58,21 +59,24 @@ def model_of_shape(
         llama: whether llama.cpp must be able to run it, and to the same end: with a tokenizer, and
             without what its own models do not have.
         begin: called with the model's name before it is written.
-        scheme: a key of `scheme.SCHEMES`.
+        scheme: a key of `scheme.SCHEMES`; None takes the shape's.
 
     Raises:
         OptionError: a name is unknown, or the file is there and is another model; or llama.cpp is
             to run a scheme that it does not know.
         ShapeError, FileError: as `random_model`.
     """
+    shape = shapes.find(name)
+    published = shapes.usual_scheme(shape)
+    scheme = scheme or published
     found = schemes.find(scheme)
-    if llama and scheme != SCHEME:
+    if llama and scheme != "bitnet-b1.58":
         raise OptionError(f"llama.cpp runs none of scheme {scheme}. Time it without --against.")
-    shape = shapes.under(shapes.find(name), found)
+    shape = shapes.under(shape, found)
     usual = shapes.default_formats(shape)
     format, embed = format or usual[0], embed or usual[1]
     forms = ", ".join(sorted({d.format for d in _drawn(shape, found, format, embed, body=True)}))
-    label = f"{name} {forms} {embed}" if scheme == SCHEME else f"{name} {scheme} {forms} {embed}"
+    label = " ".join([name, *([scheme] if scheme != published else []), forms, embed])
     if llama and shape != shapes.as_llama(shape):
         shape, label = shapes.as_llama(shape), f"{name} as llama, {format} {embed}"
     if not path.exists():
@@ -109,7 +113,7 @@ def random_model(
     embed: str = "q6_k",
     seed: int = 0,
     vocabulary: bool = False,
-    scheme: Scheme = schemes.SCHEMES[SCHEME],
+    scheme: Scheme = schemes.SCHEMES["bitnet-b1.58"],
 ) -> None:
     """Write a model of random weights. The same arguments give the same bytes.
 
@@ -138,7 +142,7 @@ def random_model(
     )
     drawn = _drawn(shape, scheme, format, embed)
     vectors = _vectors(shape, scheme)
-    ours = {_name(d.linear): packed.Packed(d.format, d.linear[1:3]) for d in drawn if _apart(d)}
+    ours = {d.name: packed.Packed(d.format, d.linear[1:3]) for d in drawn if _apart(d)}
     if ours:
         metadata[packed.TENSORS_KEY] = packed.to_json(ours)
     declared = [tensor for entry in drawn for tensor in _declared(entry)]
@@ -158,11 +162,12 @@ def _drawn(
     found = []
     for linear in linears(shape):
         how = scheme.linear(linear.name)
-        form = {"ternary": format, "fp": "f16"}.get(how.weight) or pack.USUAL[how.weight]
-        if linear.name not in ENDS:
-            found.append(_Drawn(linear, how, form))
-        elif not body:
-            found.append(_Drawn(linear, how, embed))
+        end = linear.name in ENDS
+        floats = embed if end else "f16"
+        form = {"ternary": format, "fp": floats}.get(how.weight) or pack.USUAL[how.weight]
+        if not (body and end):
+            name = gguf_names.to_gguf(f"{linear.name}.weight", shape.model_type)
+            found.append(_Drawn(linear, how, form, name))
     return found
 
 
@@ -173,7 +178,7 @@ def _apart(drawn: _Drawn) -> bool:
 
 def _declared(drawn: _Drawn) -> list[gguf.Declared]:
     """Return a matrix with its factors as the file's head says them."""
-    linear, name = drawn.linear, _name(drawn.linear)
+    linear, name = drawn.linear, drawn.name
     size = matrix_bytes(linear, drawn.format)  # says whether the widths fit
     if not _apart(drawn):
         return [gguf.Declared(name, drawn.format, (linear.N, linear.K))]
@@ -200,12 +205,11 @@ def _bytes_of(
     random: np.random.Generator, shape: Architecture, drawn: _Drawn
 ) -> dict[str, NDArray[Any]]:
     """Return the bytes of a matrix and of its factors, by their names in the file."""
-    (_, N, K, _), how, name = drawn.linear, drawn.how, _name(drawn.linear)
-    if drawn.linear.name in ENDS:
-        return {name: EMBED[drawn.format](random, N, K, LOGIT_SPREAD / K**0.5)}
-    spread = _spread(shape, drawn.linear)
+    (_, N, K, _), how, name = drawn.linear, drawn.how, drawn.name
+    end = drawn.linear.name in ENDS
+    spread = LOGIT_SPREAD / K**0.5 if end else _spread(shape, drawn.linear)
     if how.weight == "fp":
-        return {name: EMBED["f16"](random, N, K, spread)}
+        return {name: EMBED[drawn.format](random, N, K, spread)}
     scale = spread / spread_of_codes(how.weight)
     data = (
         BODY[drawn.format](random, N, K, scale)
@@ -222,19 +226,21 @@ def _bytes_of(
 
 
 def _vectors(shape: Architecture, scheme: Scheme) -> dict[str, NDArray[np.float32]]:
-    """Return norms, of ones, and temperatures, by their names in the file."""
-    found = {f"{name}.weight": size for name, size in norms(shape)}
-    for linear in shapes.body(shape):
+    """Return norms, of ones, temperatures and what bounds forget gates, by their names in the
+    file."""
+    found: dict[str, tuple[int, ...]] = {f"{name}.weight": (n,) for name, n in norms(shape)}
+    for linear in linears(shape):
         if scheme.linear(linear.name).norm == "rms":
-            found[f"{linear.name}.rms_norm.weight"] = linear.K
+            found[f"{linear.name}.rms_norm.weight"] = (linear.K,)
     if shape.learned_temperature:
         for layer in range(shape.num_hidden_layers):
-            found[f"model.layers.{layer}.self_attn.temperature"] = shape.num_attention_heads
-    return {gguf_names.to_gguf(name): np.ones(size, np.float32) for name, size in found.items()}
-
-
-def _name(linear: Linear) -> str:
-    return gguf_names.to_gguf(f"{linear.name}.weight")
+            found[f"model.layers.{layer}.self_attn.temperature"] = (shape.num_attention_heads,)
+    if shape.recurrent and shape.lower_bounds:
+        found[LOWER_BOUNDS] = (shape.num_hidden_layers, shape.hidden_size)
+    return {
+        gguf_names.to_gguf(name, shape.model_type): np.ones(size, np.float32)
+        for name, size in found.items()
+    }
 
 
 def _spread(shape: Architecture, linear: Linear) -> float:

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "decoder.h"
 #include "dispatch.h"
 #include "hadamard.h"
 #include "half.h"
@@ -26,6 +27,7 @@
 #include "matrix.h"
 #include "ops.h"
 #include "parallel.h"
+#include "recurrence.h"
 #include "training.h"
 
 using namespace onebit;
@@ -365,6 +367,9 @@ void vectors() {
       each<float>("glu_gelu_tanh" + at, n + 1, [&](const Ops& ops, float* y) {
         y[n] = ops.glu_gelu_tanh(x.data(), w.data(), y, n);
       });
+      each<float>("glu_sigmoid" + at, n + 1, [&](const Ops& ops, float* y) {
+        y[n] = ops.glu_sigmoid(x.data(), w.data(), y, n);
+      });
       each<float>("glu_relu2 in place" + at, n + 1, [&](const Ops& ops, float* y) {
         std::copy(x.begin(), x.end(), y);
         y[n] = ops.glu_relu2(y, w.data(), y, n);
@@ -524,6 +529,148 @@ void hadamards() {
     }
 }
 
+// ---- recurrent layers
+
+// Rows apart, as the engine's are; what is between them stays as it is.
+void mlgru() {
+  Random random(11);
+  const size_t T = 3;
+  for (const size_t n : kSizes)
+    for (const bool odd : {false, true}) {
+      const size_t stride = n + 5;
+      const std::vector<float> f = odd ? odd_floats(random, T * stride) : floats(random, T * stride, 9.0f);
+      const std::vector<float> i = odd ? odd_floats(random, T * stride) : floats(random, T * stride);
+      std::vector<float> lower = floats(random, n);
+      for (float& v : lower) v *= v;
+      const std::vector<float> h = floats(random, n);
+      for (const bool bounded : {false, true}) {
+        const float* bound = bounded ? lower.data() : nullptr;
+        each<float>("mlgru n=" + std::to_string(n) + (bounded ? " bounded" : "") + (odd ? " odd" : ""),
+                    T * stride + n, [&](const Ops& ops, float* y) {
+                      std::copy(i.begin(), i.end(), y);
+                      std::copy(h.begin(), h.end(), y + T * stride);
+                      ops.mlgru(f.data(), y, bound, y + T * stride, T, stride, n);
+                    });
+      }
+    }
+}
+
+// With each number of threads, of B sequences; without what may be left out, too.
+void recurrences() {
+  Random random(12);
+  const size_t B = 2, T = 5;
+  for (const size_t d : {1, 16, 33, 64, 100, 257, 1100}) {
+    const size_t all = B * T * d, state = B * d;
+    const std::vector<float> f = floats(random, all), i = floats(random, all), dh = floats(random, all);
+    const std::vector<float> before = floats(random, state), dlast = floats(random, state);
+    std::vector<float> h(all);
+    for (const bool given : {true, false}) {
+      const float* h0 = given ? before.data() : nullptr;
+      for (const size_t most : {1, 3}) {
+        const std::string at = " d=" + std::to_string(d) + " threads=" + std::to_string(most);
+        set_threads(most);
+        each<float>("recurrence" + at, all + state, [&](const Ops& ops, float* y) {
+          recurrence(ops, B, T, d, f.data(), i.data(), h0, y, given ? y + all : nullptr, most);
+          std::copy(y, y + all, h.begin());
+        });
+        each<float>("gradients of the recurrence" + at, 2 * all + state, [&](const Ops& ops, float* y) {
+          recurrence_backward(ops, B, T, d, f.data(), h.data(), h0, given ? dh.data() : nullptr,
+                              dlast.data(), y, y + all, given ? y + 2 * all : nullptr, most);
+        });
+      }
+    }
+  }
+  set_threads(1);
+}
+
+Shape recurrent_shape(bool paper) {
+  Shape s;
+  s.vocab = 40;
+  s.hidden = 160;  // a unit of channels, and a part of one
+  s.intermediate = 48;
+  s.layers = 2;
+  s.tied = s.recurrent = true;
+  s.norm_of_gate = s.lower_bounds = !paper;
+  return s;
+}
+
+void fill(Decoder& decoder, const Shape& s) {
+  Random random(13);
+  const auto set = [&](const std::string& name, size_t N, size_t K) {
+    const std::vector<float> scale(N, 0.1f);
+    Linear linear;
+    linear.matrix = std::make_shared<Matrix>(
+        matrix_of_codes("t2", codes(random, N * K, -1, 1).data(), N, K, scale.data(), nullptr, 1));
+    linear.activation = activation_of("int8_absmax");
+    linear.norm = floats(random, K);
+    decoder.set_matrix(name, std::move(linear), false);
+  };
+  Linear embedding;
+  embedding.matrix = std::make_shared<Matrix>(
+      matrix_of_floats(Layout::f32, floats(random, s.vocab * s.hidden).data(), s.vocab, s.hidden));
+  decoder.set_matrix("model.embed_tokens", std::move(embedding), false);
+  decoder.set_norm("model.norm", floats(random, s.hidden));
+  for (size_t i = 0; i < s.layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    for (const char* name : {"attn.i_proj", "attn.f_proj", "attn.g_proj", "attn.o_proj"})
+      set(layer + name, s.hidden, s.hidden);
+    set(layer + "mlp.gate_proj", 2 * s.intermediate, s.hidden);
+    set(layer + "mlp.down_proj", s.hidden, s.intermediate);
+    for (const char* name : {"attn_norm", "mlp_norm", "attn.g_norm", "attn.lower_bound"}) {
+      std::vector<float> x = floats(random, s.hidden);
+      for (float& v : x) v *= v;
+      if (s.norm_of_gate || name[4] != '.') decoder.set_norm(layer + name, x);
+    }
+  }
+  decoder.finish();
+}
+
+// Two texts whole; then in pieces beside one another, from copies of states and after forgetting.
+void states() {
+  const size_t T = 150, cut = 33;  // chunks are of 132
+  Random random(14);
+  std::vector<int32_t> texts[2];
+  for (auto& text : texts)
+    for (size_t t = 0; t < T; ++t) text.push_back(random.within(0, 39));
+  for (const bool paper : {false, true})
+    for (const size_t most : {1, 3}) {
+      const Shape s = recurrent_shape(paper);
+      set_threads(most);
+      Decoder decoder(s);
+      fill(decoder, s);
+      const std::string what = std::string("states, ") + (paper ? "paper" : "code") + " threads=" +
+                               std::to_string(most);
+      each<float>(what, 2 * T * s.vocab, [&](const Ops& ops, float* y) {
+        std::unique_ptr<Memory> memory[3];
+        for (auto& one : memory) one = decoder.new_memory(1, 16);
+        std::vector<float> whole(2 * T * s.vocab);
+        const Append both[] = {{memory[0].get(), texts[0].data(), T, Logits::all},
+                               {memory[1].get(), texts[1].data(), T, Logits::all}};
+        decoder.step(ops, both, 2, whole.data());
+
+        memory[0]->set_length(0);
+        memory[1]->copy_prefix(*memory[0], 0);
+        float* second = y + T * s.vocab;
+        const Append first[] = {{memory[0].get(), texts[0].data(), cut, Logits::all},
+                                {memory[1].get(), texts[1].data(), 1, Logits::none}};
+        decoder.step(ops, first, 2, y);
+        std::copy(whole.begin() + static_cast<ptrdiff_t>(T * s.vocab),
+                  whole.begin() + static_cast<ptrdiff_t>((T + 1) * s.vocab), second);
+        memory[2]->copy_prefix(*memory[0], cut);
+        memory[0]->set_length(0);
+        const Append rest[] = {{memory[2].get(), texts[0].data() + cut, T - cut, Logits::all},
+                               {memory[1].get(), texts[1].data() + 1, T - 1, Logits::all}};
+        std::vector<float> got((2 * T - cut - 1) * s.vocab);
+        decoder.step(ops, rest, 2, got.data());
+        const auto middle = got.begin() + static_cast<ptrdiff_t>((T - cut) * s.vocab);
+        std::copy(got.begin(), middle, y + cut * s.vocab);
+        std::copy(middle, got.end(), second + s.vocab);
+        compare(what + ", in pieces", whole, std::vector<float>(y, y + whole.size()));
+      });
+    }
+  set_threads(1);
+}
+
 // ---- training
 
 struct Numbers {
@@ -654,6 +801,9 @@ int main(int argc, char** argv) {
   attention();
   attention_over_codes();
   hadamards();
+  mlgru();
+  recurrences();
+  states();
   training();
   trits();
   printf("%zu numbers are equal\n", compared);

@@ -12,7 +12,7 @@ How onebit uses it is in docs/formats/container.md.
 
 from onebit.io.gguf_read import Reader, TensorInfo
 from onebit.io.gguf_types import READABLE, TENSOR_IDS, TENSOR_TYPES, TensorType
-from onebit.io.gguf_write import Declared, Writer
+from onebit.io.gguf_write import Declared, Writer, size_bytes
 
 __all__ = [
     "READABLE",
@@ -23,4 +23,5 @@ __all__ = [
     "TensorInfo",
     "TensorType",
     "Writer",
+    "size_bytes",
 ]

@@ -56,30 +56,46 @@ class Writer(SlotFile):
         *,
         kinds: Mapping[str, str] | None = None,
     ) -> None:
-        declared = list(tensors)
-        alignment = metadata.get("general.alignment", 32)
-        if alignment not in ALIGNMENTS:
-            raise OptionError(
-                f"gguf: general.alignment is {alignment!r:.40}; "
-                f"accepted: a power of two up to {ALIGNMENTS[-1]}."
-            )
-        head = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(declared), len(metadata)))
-        for key, value in metadata.items():
-            head += _text(key) + _value(key, value, (kinds or {}).get(key))
-        places: dict[str, tuple[int, int]] = {}
-        end = 0
-        for tensor in declared:
-            if tensor.name in places:
-                raise OptionError(f"gguf: the tensor {tensor.name} is declared twice.")
-            size = _check(tensor)
-            head += _text(tensor.name) + struct.pack("<I", len(tensor.shape))
-            head += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
-            head += struct.pack("<IQ", TENSOR_IDS[tensor.type], end)
-            places[tensor.name] = (end, size)
-            end = _aligned(end + size, alignment)
-        start = _aligned(len(head), alignment)
-        slots = {name: (start + offset, size) for name, (offset, size) in places.items()}
-        super().__init__(path, bytes(head), slots, start + end)
+        super().__init__(path, *_laid_out(metadata, tensors, kinds or {}))
+
+
+def size_bytes(metadata: Mapping[str, Any], tensors: Iterable[Declared]) -> int:
+    """Return how long the file will be that `Writer` writes, without writing it.
+
+    Raises:
+        OptionError, ShapeError: as `Writer`.
+    """
+    return _laid_out(metadata, tensors, {})[2]
+
+
+def _laid_out(
+    metadata: Mapping[str, Any], tensors: Iterable[Declared], kinds: Mapping[str, str]
+) -> tuple[bytes, dict[str, tuple[int, int]], int]:
+    """Return the head of a file, the places (offset, bytes) of its tensors, and its size."""
+    declared = list(tensors)
+    alignment = metadata.get("general.alignment", 32)
+    if alignment not in ALIGNMENTS:
+        raise OptionError(
+            f"gguf: general.alignment is {alignment!r:.40}; "
+            f"accepted: a power of two up to {ALIGNMENTS[-1]}."
+        )
+    head = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(declared), len(metadata)))
+    for key, value in metadata.items():
+        head += _text(key) + _value(key, value, kinds.get(key))
+    places: dict[str, tuple[int, int]] = {}
+    end = 0
+    for tensor in declared:
+        if tensor.name in places:
+            raise OptionError(f"gguf: the tensor {tensor.name} is declared twice.")
+        size = _check(tensor)
+        head += _text(tensor.name) + struct.pack("<I", len(tensor.shape))
+        head += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        head += struct.pack("<IQ", TENSOR_IDS[tensor.type], end)
+        places[tensor.name] = (end, size)
+        end = _aligned(end + size, alignment)
+    start = _aligned(len(head), alignment)
+    slots = {name: (start + offset, size) for name, (offset, size) in places.items()}
+    return bytes(head), slots, start + end
 
 
 def _aligned(offset: int, alignment: int) -> int:

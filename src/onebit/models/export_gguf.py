@@ -56,12 +56,11 @@ def write(
         NotTernaryError, InputError, ShapeError: a tensor does not fit its format.
         FileError: the system refused; what was at `path` before is still there.
     """
-    metadata = _metadata(checkpoint, config, planned, format)
+    tokenizer = _tokenizer(checkpoint, int(config["vocab_size"]))
+    metadata = _metadata(checkpoint, config, planned, format, tokenizer)
     factors = rope_factors(config)
     model_type = str(config["model_type"])
-    declared = [d for entry in planned for d in _declared(entry, model_type)]
-    if factors is not None:
-        declared.append(gguf.Declared(ROPE_FACTORS_NAME, "f32", factors.shape))
+    declared = _all_declared(config, planned)
     heads = _permuted_heads(metadata["general.architecture"], config)
     sizes = {}
     with gguf.Writer(path, metadata, declared) as file:
@@ -80,6 +79,20 @@ def write(
     return sizes
 
 
+def size_bytes(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    planned: list[Planned],
+    format: str | None,
+    tokenizer: Mapping[str, Any],
+) -> int:
+    """Return how long the file will be that `write` writes. Arguments as there, and the tokenizer's
+    keys, which may be none.
+    """
+    metadata = _metadata(checkpoint, config, planned, format, tokenizer)
+    return gguf.size_bytes(metadata, _all_declared(config, planned))
+
+
 def check(checkpoint: Checkpoint) -> None:
     """Refuse a model now whose file could not be written after hours of work on it.
 
@@ -95,7 +108,11 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def _metadata(
-    checkpoint: Checkpoint, config: Mapping[str, Any], planned: list[Planned], format: str | None
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    planned: list[Planned],
+    format: str | None,
+    tokenizer: Mapping[str, Any],
 ) -> dict[str, Any]:
     own = config_to_metadata(config)
     general = {
@@ -106,7 +123,7 @@ def _metadata(
     decided: dict[str, Any] = {"general.quantization_version": _QUANTIZATION_VERSION}
     if format in _FILE_TYPES:
         decided["general.file_type"] = _FILE_TYPES[format]
-    metadata = own | general | decided | _tokenizer(checkpoint, int(config["vocab_size"]))
+    metadata = own | general | decided | dict(tokenizer)
     tensors = {
         gguf_names.to_gguf(entry.name, config["model_type"]): packed.Packed(
             entry.format, (entry.shape[0], entry.shape[1])
@@ -156,6 +173,15 @@ def _permuted_heads(arch: str, config: Mapping[str, Any]) -> dict[str, int]:
         return {}
     heads = int(config["num_attention_heads"])
     return {"q_proj": heads, "k_proj": int(config.get("num_key_value_heads") or heads)}
+
+
+def _all_declared(config: Mapping[str, Any], planned: list[Planned]) -> list[gguf.Declared]:
+    """Return what the file's head says of its tensors."""
+    declared = [d for entry in planned for d in _declared(entry, str(config["model_type"]))]
+    factors = rope_factors(config)
+    if factors is not None:
+        declared.append(gguf.Declared(ROPE_FACTORS_NAME, "f32", factors.shape))
+    return declared
 
 
 def _declared(entry: Planned, model_type: str) -> list[gguf.Declared]:

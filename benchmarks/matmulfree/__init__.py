@@ -1,1 +1,0 @@
-"""MatMul-free language models beside transformers: `python -m benchmarks.matmulfree.run`."""

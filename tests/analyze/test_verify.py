@@ -237,7 +237,7 @@ def test_int4_posing_as_ternary(changed):
     report = verify(changed(lambda w: quant.dequantize(quant.integer.quantize(w, 4))))
     assert {tensor.kind for tensor in body(report)} == {"int4"}
     assert texts(report)
-    assert all(text.startswith("int4 weights, 1") for text in texts(report))
+    assert all(text.startswith("not ternary: int4 weights, 1") for text in texts(report))
 
 
 def test_int4_is_int4(changed):

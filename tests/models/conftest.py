@@ -56,7 +56,7 @@ def _shapes():
     yield "lm_head.norm.weight", (d,)
 
 
-def write_safetensors(path, tensors):
+def _write_safetensors(path, tensors):
     """Write name -> array of float32 or bfloat16: a length, a table in JSON, the bytes."""
     table, end = {"__metadata__": {"format": "pt"}}, 0
     for name, array in tensors.items():
@@ -85,13 +85,23 @@ def published_weights():
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory, published_weights):
-    """The folder: config.json as published, with no word of ours, and a tokenizer."""
+def write_published():
+    """A function that writes a folder: weights, a tokenizer, and config.json as published."""
     from onebit.data import Tokenizer
 
+    tokenizer = Tokenizer.train(["It was the best of times, it was the worst of times. "], VOCAB)
+
+    def write(folder, weights):
+        folder.mkdir()
+        tokenizer.save(folder)
+        _write_safetensors(folder / "model.safetensors", weights)
+        (folder / "config.json").write_text(json.dumps(PUBLISHED))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory, published_weights, write_published):
     folder = tmp_path_factory.mktemp("published") / "MMfreeLM"
-    folder.mkdir()
-    Tokenizer.train(["It was the best of times, it was the worst of times. "], VOCAB).save(folder)
-    write_safetensors(folder / "model.safetensors", published_weights)
-    (folder / "config.json").write_text(json.dumps(PUBLISHED))
+    write_published(folder, published_weights)
     return folder

@@ -4,6 +4,7 @@ once, and never again. The formula is written out here."""
 import json
 import shutil
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,27 @@ def test_a_model_in_torch_keeps_them_too(published, published_weights, packed, t
     (tmp_path / "floats" / "config.json").write_text(json.dumps(config))
     models.export(tmp_path / "floats", tmp_path / "n.gguf")
     assert same(in_file(tmp_path / "n.gguf"), by_hand(published_weights))
+
+
+def test_values_that_were_rounded_before_keep_their_grid(
+    write_published, published_weights, tmp_path
+):
+    """As code * scale in bfloat16 in half of the layers: their grid is found, and the others are
+    masters. Whoever rounds all of them shrinks the scales of these."""
+    wanted, weights = by_hand(published_weights), dict(published_weights)
+    rounded = [name for name in weights if is_linear(name) and ".attn." in name]
+    for name in rounded:
+        codes_NK, scale = wanted[hgrn_names.ours(CONFIG, name)]
+        weights[name] = (codes_NK * np.float32(scale)).astype(ml_dtypes.bfloat16)
+    write_published(tmp_path / "half", weights)
+    models.export(tmp_path / "half", tmp_path / "packed")
+    found = in_file(tmp_path / "packed")
+    for name, (codes_NK, scale) in wanted.items():
+        assert np.array_equal(found[name][0], codes_NK)
+        stored = ".attn." in name
+        assert found[name][1] == (float(ml_dtypes.bfloat16(scale)) if stored else scale)
+    (said,) = [f for f in verify(tmp_path / "half").findings if f.level == "error"]
+    assert said.text.startswith("12 of 19 float matrices lie on a grid and the others do not")
 
 
 def test_the_published_code_rounds_by_the_dtype_of_the_weights():

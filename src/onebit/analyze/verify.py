@@ -18,6 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from onebit import pack
 from onebit import scheme as schemes
 from onebit.analyze import claims, parts
 from onebit.analyze.claims import Finding, Storage
@@ -184,7 +187,11 @@ def verify(
         scheme.kv_bits if scheme else 16,
         scheme.q_bits if scheme else 16,
         tuple(tensors),
-        (*parts.judge(checkpoint, shapes, scheme), *_whole(tensors, storage)),
+        (
+            *parts.judge(checkpoint, shapes, scheme),
+            *_not_finite(checkpoint, [name for name in shapes if name not in matrices]),
+            *_whole(tensors, storage),
+        ),
         parameters,
         size_bytes,
     )
@@ -253,6 +260,18 @@ def _range(grid: Grid) -> tuple[float, float] | None:
     if grid.scale_NG is None or not (used := grid.scale_NG[grid.scale_NG > 0]).size:
         return None
     return float(used.min()), float(used.max())
+
+
+def _not_finite(checkpoint: Checkpoint, names: list[str]) -> list[Finding]:
+    """Find norms, biases and bounds that nothing can be computed with."""
+    found = []
+    for name in names:
+        tensor = checkpoint.tensor(name)
+        if tensor.format not in plain.SIZE_BYTES:
+            continue
+        if not np.isfinite(pack.decode(tensor.format, tensor.data, tensor.shape)).all():
+            found.append(Finding("error", f"{name!r:.100} holds a number that is not finite"))
+    return found
 
 
 def _whole(tensors: list[TensorReport], storage: Storage) -> list[Finding]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from benchmarks.ptq import store
-from benchmarks.ptq.rows import CALIBRATION, ROWS, TASKS, TEXTS, WINDOW, WORDS, Row, Setup
+from benchmarks.ptq.rows import CALIBRATION, ROWS, TASKS, TEXTS, WINDOW, WINDOWS, WORDS, Row, Setup
 
 from onebit import pack, ptq
 from onebit.errors import OnebitError
@@ -103,8 +103,8 @@ def _quantize(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> di
         folder / FILE,
         method=row.method,
         scheme=scheme,
-        calibration=CALIBRATION,
-        windows=row.windows,
+        calibration=CALIBRATION if row.windows else None,
+        windows=row.windows or WINDOWS,
         window=WINDOW,
         options=options,
         work=folder / "work",

@@ -11,6 +11,8 @@ CALIBRATION = "wiki"
 """Its part that no measurement reads."""
 WINDOWS, WINDOW = 64, 512
 MORE_WINDOWS = 192
+IMPORTANCE_WINDOWS = 16
+"""For the importance of columns, which needs less text than a Gram matrix."""
 TEXTS = ("wiki", "sotu")
 TASKS = ("piqa", "openbookqa")
 
@@ -31,7 +33,9 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ptq.Options` that are not at their defaults."""
     windows: int = WINDOWS
-    """Of calibration."""
+    """Of calibration; 0 is none."""
+    models: tuple[str, ...] = tuple(MODELS)
+    """On which it is measured."""
     blocks: tuple[str, ...] = ()
     """ggml's types in place of a scheme: the first that fits a layer's width."""
     bits: float | None = None
@@ -72,6 +76,7 @@ _WEIGHTS = tuple(
         method,
         f"w{bits}a16-g64",
         _PLAIN if method == "rtn" else {},
+        windows=0 if method in ("rtn", "hqq") else WINDOWS,
         torch=(method, bits) == ("gptq", 3),
     )
     for method, words, widths in (
@@ -83,7 +88,7 @@ _WEIGHTS = tuple(
     for bits in widths
 )
 
-_W3 = Row("", "three", "", "gptq", "w3a16-g64")
+_W3 = Row("", "three", "", "gptq", "w3a16-g64", models=("smollm2",))
 _BEST = {"propagate": 0.5, "iterations": 3}
 _THREE = (
     replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn"),
@@ -112,15 +117,16 @@ _FALLBACK = {
 """What llama.cpp takes where a width is no multiple of 256 (llama-quant.cpp), but for the types
 that we do not write: it has iq4_nl for q2_k and q3_k."""
 _BLOCKS = (
-    Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",)),
-    Row("q4_0", "blocks", "Q4_0", "kquants", blocks=("q4_0",)),
-    Row("q4_1", "blocks", "Q4_1", "kquants", blocks=("q4_1",)),
+    Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",), windows=IMPORTANCE_WINDOWS),
+    Row("q4_0", "blocks", "Q4_0", "kquants", blocks=("q4_0",), windows=IMPORTANCE_WINDOWS),
+    Row("q4_1", "blocks", "Q4_1", "kquants", blocks=("q4_1",), windows=IMPORTANCE_WINDOWS),
     *(
         Row(
             name,
             "blocks",
             f"{name.upper()}; {other.upper()} where 256 does not divide a width",
             "kquants",
+            windows=IMPORTANCE_WINDOWS,
             blocks=(name, other),
             torch=name == "q4_k",
         )
@@ -129,7 +135,15 @@ _BLOCKS = (
 )
 
 _LOW = tuple(
-    Row(f"{name}-{short}", "low", f"{words}, {scheme.upper()}", method, scheme, torch=kept)
+    Row(
+        f"{name}-{short}",
+        "low",
+        f"{words}, {scheme.upper()}",
+        method,
+        scheme,
+        torch=kept,
+        windows=0 if method == "rtn" else WINDOWS,
+    )
     for scheme, short, arms in (
         (
             "w4a4kv4",

@@ -46,7 +46,8 @@ def made_of(row: Row, setup: Setup) -> dict[str, Any]:
     """Return all that a result depends on, as JSON gives it back."""
     made = {"row": asdict(row), "items": setup.items, "limit_chars": setup.limit_chars}
     plain: dict[str, Any] = json.loads(json.dumps(made))
-    del plain["row"]["words"], plain["row"]["group"]  # said of it on the page, not done
+    for said in ("words", "group", "models"):  # of the page, and not of what is done
+        del plain["row"][said]
     return plain
 
 

@@ -66,6 +66,8 @@ _REFERENCE = (
     Row("shipped", "reference", "the file as it came, in the engine"),
 )
 
+ONE = ("smollm2",)
+"""For rows that change one thing more than the question needs: a model tells what it does."""
 _PLAIN = {"clip": "none"}
 """Ranges of all weights, as the papers have them; by default they are cut for least error."""
 _WEIGHTS = tuple(
@@ -77,6 +79,7 @@ _WEIGHTS = tuple(
         f"w{bits}a16-g64",
         _PLAIN if method == "rtn" else {},
         windows=0 if method in ("rtn", "hqq") else WINDOWS,
+        models=ONE if method == "hqq" and bits != 3 else tuple(MODELS),
         torch=(method, bits) == ("gptq", 3),
     )
     for method, words, widths in (
@@ -88,13 +91,11 @@ _WEIGHTS = tuple(
     for bits in widths
 )
 
-_W3 = Row("", "three", "", "gptq", "w3a16-g64", models=("smollm2",))
+_W3 = Row("", "three", "", "gptq", "w3a16-g64", models=ONE)
 _BEST = {"propagate": 0.5, "iterations": 3}
 _THREE = (
     replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn"),
     replace(_W3, name="gptq-w3-plain", words="GPTQ, ranges of all weights", options=_PLAIN),
-    replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
-            options={"clip": "output"}),
     replace(_W3, name="gptq-w3-in-order", words="GPTQ without act-order",
             options={"act_order": False}),
     replace(_W3, name="gptq-w3-moving", words="GPTQ, groups that move",
@@ -118,8 +119,18 @@ _FALLBACK = {
 that we do not write: it has iq4_nl for q2_k and q3_k."""
 _BLOCKS = (
     Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",), windows=IMPORTANCE_WINDOWS),
-    Row("q4_0", "blocks", "Q4_0", "kquants", blocks=("q4_0",), windows=IMPORTANCE_WINDOWS),
-    Row("q4_1", "blocks", "Q4_1", "kquants", blocks=("q4_1",), windows=IMPORTANCE_WINDOWS),
+    *(
+        Row(
+            name,
+            "blocks",
+            name.upper(),
+            "kquants",
+            blocks=(name,),
+            models=ONE,
+            windows=IMPORTANCE_WINDOWS,
+        )
+        for name in ("q4_0", "q4_1")
+    ),
     *(
         Row(
             name,
@@ -134,6 +145,7 @@ _BLOCKS = (
     ),
 )
 
+_LOW_OF_BOTH = {(name, "w4a4") for name in ("rtn", "quarot", "spinquant")} | {("gptq", "w4a8")}
 _LOW = tuple(
     Row(
         f"{name}-{short}",
@@ -141,6 +153,7 @@ _LOW = tuple(
         f"{words}, {scheme.upper()}",
         method,
         scheme,
+        models=tuple(MODELS) if (name, short) in _LOW_OF_BOTH else ONE,
         torch=kept,
         windows=0 if method == "rtn" else WINDOWS,
     )
@@ -174,11 +187,12 @@ _TERNARY = (
     Row("ternary-absmean", "ternary", "absmean, the scale of b1.58", "rtn", "w1.58a16-g64"),
     Row("ternary", "ternary", "activation-aware, inside GPTQ", "ternary", "w1.58a16-g64",
         torch=True),
-    Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64"),
+    Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64",
+        models=ONE),
     Row("ternary-quarot", "ternary", "QuaRot, then activation-aware", "quarot+ternary",
-        "w1.58a16-g64"),
+        "w1.58a16-g64", models=ONE),
     Row("ternary-propagate", "ternary", "activation-aware, half made up for", "ternary",
-        "w1.58a16-g64", {"propagate": 0.5}),
+        "w1.58a16-g64", {"propagate": 0.5}, models=ONE),
     Row("ternary-planes", "ternary", "two trit planes", "ternary", "w2x1.58a16-g64", torch=True),
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ def matrix(name: str, N: int, K: int) -> tuple[ops.Matrix, Unpacked]:
 
 
 def activation(name: str) -> str:
-    return "fp" if "/" in name else "int8_absmax"
+    return "fp_int8" if "/" in name else "int8_absmax"
 
 
 def inputs(T: int, K: int) -> np.ndarray:

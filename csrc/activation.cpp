@@ -18,7 +18,8 @@ struct Named {
   Activation activation;
 };
 const Named kRules[] = {
-    {"fp", {Rule::fp}},
+    {"fp", {Rule::fp, kInt8, 2}},
+    {"fp_int8", {Rule::fp, kInt8, 1}},
     {"int8_absmax", {Rule::absmax, kInt8}},
     {"int8_absmax_tensor", {Rule::absmax_tensor, kInt8}},
     {"int2_absmax", {Rule::absmax, range_of(2)}},
@@ -88,7 +89,7 @@ void quantize_fixed(const Ops& ops, const Activation& a, const float* x, size_t 
 }  // namespace
 
 bool Activation::operator==(const Activation& other) const {
-  return rule == other.rule && ratio == other.ratio && range.steps == other.range.steps &&
+  return rule == other.rule && terms == other.terms && ratio == other.ratio && range.steps == other.range.steps &&
          range.low == other.range.low && range.high == other.range.high && scale == other.scale &&
          minimum == other.minimum && zero_point == other.zero_point;
 }

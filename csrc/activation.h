@@ -7,13 +7,15 @@
 
 namespace onebit {
 
-// "fp" asks for no quantization: matrices of floats then multiply floats, and matrices of codes
-// multiply int8 codes with a scale for each 32 columns.
+// "fp" asks for no quantization: matrices of floats then multiply floats. Matrices of codes multiply
+// int8 codes with a scale for each 32 columns, and by the same way what these leave over: 15 bits or
+// more of the largest of the 32. With "fp_int8" they leave that out.
 enum class Rule { fp, absmax, absmax_tensor, absmean, positive, half, fp4, dynamic, fixed };
 
 struct Activation {
   Rule rule = Rule::fp;
   Range range = kInt8;  // of absmax
+  size_t terms = 1;     // of fp, to a matrix of codes: an input is the sum of so many rows of codes
   float ratio = 0.0f;   // of dynamic: 8 bits from this many times the mean on, else 4
   // Of fixed, which calibration has found: codes = round_half_even((x - minimum) * (1 / scale)).
   float scale = 0.0f, minimum = 0.0f;

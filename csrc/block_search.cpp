@@ -4,9 +4,8 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 
-#include "parallel.h"
+#include "each_block.h"
 #include "target.h"
 
 namespace onebit {
@@ -67,40 +66,8 @@ struct SearchOps {
   void (*fit)(const BlockFormat&, const Tries&, const Groups&, size_t first, size_t count);
 };
 
-namespace rows_16 {
-#define ONEBIT_PIECE 16
-#include "lanes.inl"
-#include "block_search.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_16
-
-#if defined(__x86_64__)
-ONEBIT_TARGET_BEGIN("avx2,fma,f16c")
-namespace rows_32 {
-#define ONEBIT_PIECE 32
-#include "lanes.inl"
-#include "block_search.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_32
-ONEBIT_TARGET_END
-
-ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace rows_64 {
-#define ONEBIT_PIECE 64
-#include "lanes.inl"
-#include "block_search.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_64
-ONEBIT_TARGET_END
-#endif
-
-const SearchOps& search_of(const Ops& ops) {
-#if defined(__x86_64__)
-  if (!strncmp(ops.isa, "avx512", 6)) return rows_64::kSearch;
-  if (!strncmp(ops.isa, "avx", 3)) return rows_32::kSearch;
-#endif
-  return rows_16::kSearch;
-}
+#define ONEBIT_BODY "block_search.inl"
+#include "widths.inl"
 
 constexpr size_t kGroupsAtOnce = 16 * 16;  // that a thread takes
 
@@ -115,20 +82,12 @@ const BlockFormat* block_format(const char* name) {
 void round_to_blocks(const Ops& ops, const BlockFormat& format, const float* w, const float* h,
                      size_t N, size_t K, int8_t* codes, float* scale, float* minimum,
                      size_t threads_wanted) {
-  const SearchOps& search = search_of(ops);
+  const SearchOps& search = table_of(ops);
   const Tries tries = tries_of(format);
   const Groups groups{w, h, K, codes, scale, minimum};
   const size_t count = N * (K / format.group);
-  const size_t parts = (count + kGroupsAtOnce - 1) / kGroupsAtOnce;
-  const size_t workers = std::max<size_t>(1, std::min({parts, threads_wanted, threads()}));
-  std::atomic<size_t> next{0};
-  parallel_for(workers, 1, [&](size_t begin, size_t end) {
-    for (size_t worker = begin; worker < end; ++worker)
-      for (size_t part; (part = next.fetch_add(1)) < parts;) {
-        const size_t last = std::min((part + 1) * kGroupsAtOnce, count);
-        for (size_t g = part * kGroupsAtOnce; g < last; g += 16)
-          search.fit(format, tries, groups, g, std::min<size_t>(16, last - g));
-      }
+  each_sixteen(count, kGroupsAtOnce, threads_wanted, [&](size_t first, size_t n) {
+    search.fit(format, tries, groups, first, n);
   });
 }
 

@@ -512,7 +512,7 @@ void fit(const BlockFormat& format, const Tries& tries, const Groups& groups, si
                                                                        count);
 }
 
-constexpr SearchOps kSearch = {fit};
+constexpr SearchOps kTable = {fit};
 
 #undef ONEBIT_LEAF
 #undef ONEBIT_EACH

@@ -1,36 +1,21 @@
 // The Python side of block_search.h; see cpu.pyi for the contract.
 #include "block_search_module.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include "block_search.h"
 #include "dispatch.h"
+#include "ndarrays.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace onebit {
 namespace {
-
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Into = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
-
-template <class Array>
-void check_shape(const char* what, const Array& x, size_t rows, size_t columns) {
-  if (x.ndim() != 2 || x.shape(0) != rows || x.shape(1) != columns)
-    fail(std::string(what) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
-         ").");
-}
 
 void round_to(const std::string& name, In<float> w, std::optional<In<float>> h, Into<int8_t> codes,
               Into<float> scale, std::optional<Into<float>> minimum, size_t threads) {

@@ -1,4 +1,23 @@
-// columns.cpp over sixteen rows of weights. Needs lanes.inl and fma.
+// columns.cpp over sixteen rows of weights. Needs lanes.inl.
+
+// a * b + c, rounded once.
+ONEBIT_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+#if ONEBIT_PIECE == 64
+  return {{(Piece)_mm512_fmadd_ps((__m512)a.p[0], (__m512)b.p[0], (__m512)c.p[0])}};
+#elif ONEBIT_PIECE == 32
+  Lanes r;
+  for (int i = 0; i < 2; ++i)
+    r.p[i] = (Piece)_mm256_fmadd_ps((__m256)a.p[i], (__m256)b.p[i], (__m256)c.p[i]);
+  return r;
+#else
+  float x[16], y[16], z[16];
+  store(x, a);
+  store(y, b);
+  store(z, c);
+  for (int i = 0; i < 16; ++i) z[i] = __builtin_fmaf(x[i], y[i], z[i]);
+  return load(z);
+#endif
+}
 
 ONEBIT_INLINE Lanes code_of(const Lanes& x, const Lanes& zero, const ColumnGrid& grid) {
   const Lanes far = splat(1048576.0f);
@@ -41,4 +60,4 @@ void sweep_sixteen(float* value, const float* pull, const float* a, const float*
   }
 }
 
-constexpr ColumnOps kColumns = {round_sixteen, sweep_sixteen};
+constexpr ColumnOps kTable = {round_sixteen, sweep_sixteen};

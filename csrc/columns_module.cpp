@@ -1,33 +1,17 @@
 // The Python side of columns.h; see cpu.pyi for the contract.
 #include "columns_module.h"
 
-#include <nanobind/ndarray.h>
-
-#include <stdexcept>
 #include <string>
 
 #include "columns.h"
 #include "dispatch.h"
+#include "ndarrays.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace onebit {
 namespace {
-
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Into = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
-
-template <class Array>
-void check_shape(const char* what, const Array& x, size_t rows, size_t columns) {
-  if (x.ndim() != 2 || x.shape(0) != rows || x.shape(1) != columns)
-    fail(std::string(what) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
-         ").");
-}
 
 template <class Array>
 void check_block(const char* what, const Array& x) {

@@ -88,8 +88,8 @@ void Decoder::reserve(size_t T) {
   slots_ = 4 * threads();
   scratch_.grow(slots_ * Cache::scratch_floats(s.head_dim));
   const size_t widest = std::max({s.hidden, q, s.intermediate});
-  for (Input& input : inputs_) input.reserve(T, widest);
-  products_.reserve(T, widest);
+  for (Input& input : inputs_) input.reserve(terms_ * T, widest);
+  products_.reserve(terms_ * T, widest);
 }
 
 void Decoder::step(const Ops& ops, const Append* appends, size_t count, float* logits) {

@@ -181,6 +181,7 @@ class Decoder {
   Angles global_, local_;
   Buffer<float> scratch_;          // [slots][Cache::scratch_floats]
   size_t slots_ = 1;
+  size_t terms_ = 1;  // of an input, at most
   Input inputs_[3];
   Products products_;
 };

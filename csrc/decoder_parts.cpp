@@ -158,6 +158,7 @@ void Decoder::set_matrix(const std::string& name, Linear linear, bool hadamard) 
     for (size_t k = 0; k < linear.norm.size(); ++k) linear.norm[k] *= (*linear.signs)[k];
     linear.signs = nullptr;
   }
+  if (m.has_codes()) terms_ = std::max(terms_, linear.activation.terms);
   *slot.linear = std::move(linear);
 }
 

@@ -109,8 +109,8 @@ bool Input::same(const Linear& linear, const Linear& other) {
 
 // Row t of codes_ is there for one plane, and is the same for the others.
 void Input::repeat_row(size_t t) {
-  int8_t* codes = codes_.data() + t * code_stride_;
-  float* scale = scale_.data() + t * blocks_;
+  int8_t* codes = codes_of(t);
+  float* scale = scale_of(t);
   for (size_t p = 1; p < planes_; ++p) {
     memcpy(codes + p * width_, codes, width_);
     if (blocks_ > 1) std::copy_n(scale, blocks_ / planes_, scale + p * (blocks_ / planes_));
@@ -119,7 +119,7 @@ void Input::repeat_row(size_t t) {
 
 // Row t of codes_ is there: pads and sums it.
 void Input::finish_row(const Ops& ops, size_t t) {
-  int8_t* row = codes_.data() + t * code_stride_;
+  int8_t* row = codes_of(t);
   memset(row + columns_, 0, code_stride_ - columns_);
   ops.sum_by_16(row, sum16_.data() + t * (code_stride_ / 16), code_stride_ / 16);
 }
@@ -192,12 +192,12 @@ void Input::restore_row(const Ops& ops, size_t t, float* y) const {
 void Input::quantize_row(const Ops& ops, const Linear& linear, const float* row, size_t t,
                          float largest) {
   const size_t P = width_ / parts_, blocks = blocks_ > 1 ? blocks_ / planes_ / parts_ : 1;
-  int8_t* codes = codes_.data() + t * code_stride_;
+  int8_t* codes = codes_of(t);
   for (size_t p = 0; p < parts_; ++p) {
     const float scale = quantize(ops, linear.activation, row + p * P, P,
                                  parts_ == 1 ? largest : kUnknown, codes + p * P,
                                  minimum_.data() + t * parts_ + p);
-    std::fill_n(scale_.data() + t * blocks_ + p * blocks, blocks, scale);
+    std::fill_n(scale_of(t) + p * blocks, blocks, scale);
   }
 }
 
@@ -208,9 +208,11 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   const bool tensor = activation.rule == Rule::absmax_tensor;
   const bool changed = !linear.norm.empty() || linear.layer_norm || linear.hadamard;
   const bool many = (fine && codes) || linear.parts > 1;
+  two_terms_ = fine && codes && activation.terms == 2;
+  const size_t terms = two_terms_ ? 2 : 1;
   width_ = K;
   planes_ = codes ? linear.planes : 1;
-  set_size(T, planes_ * K, many ? planes_ * ((K + kBlock - 1) / kBlock) : 1, *linear.matrix);
+  set_size(terms * T, planes_ * K, many ? planes_ * ((K + kBlock - 1) / kBlock) : 1, *linear.matrix);
   parts_ = fine ? 1 : linear.parts;
   has_minimum_ = activation.has_minimum();
   values_ = changed || !fine ? floats_.data() : x;
@@ -227,12 +229,16 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
       }
       if (!fine)
         quantize_row(ops, linear, row, t, largest);
+      else if (two_terms_)
+        ops.quantize_i8_pairs(row, K, codes_of(2 * t), scale_of(2 * t), codes_of(2 * t + 1),
+                              scale_of(2 * t + 1));
       else if (codes)
-        ops.quantize_i8_blocks(row, K, codes_.data() + t * code_stride_,
-                               scale_.data() + t * blocks_);
+        ops.quantize_i8_blocks(row, K, codes_of(t), scale_of(t));
       if (codes) {
-        repeat_row(t);
-        finish_row(ops, t);
+        for (size_t i = terms * t; i < terms * (t + 1); ++i) {
+          repeat_row(i);
+          finish_row(ops, i);
+        }
       } else if (!fine) {
         restore_row(ops, t, own);
       }
@@ -245,10 +251,10 @@ void Input::take_codes(const Ops& ops, const int8_t* codes, size_t T, const Matr
   set_size(T, matrix.columns, 1, matrix);
   width_ = columns_;
   planes_ = parts_ = 1;
-  has_minimum_ = false;
+  has_minimum_ = two_terms_ = false;
   for (size_t t = 0; t < T; ++t) {
     scale_.data()[t] = 1.0f;
-    memcpy(codes_.data() + t * code_stride_, codes + t * columns_, columns_);
+    memcpy(codes_of(t), codes + t * columns_, columns_);
     finish_row(ops, t);
   }
   make_panels();
@@ -272,6 +278,7 @@ Products::Item& Products::push(const Matrix& matrix, const Input& input, bool wh
   p.rows = matrix.rows;
   p.columns = matrix.columns;
   p.tokens = input.tokens_;
+  p.two_terms = input.two_terms_;
   if (!matrix.has_codes()) {
     p.x_float = input.values_;
     p.x_stride = input.columns_;

@@ -77,8 +77,10 @@ class Input {
   void repeat_row(size_t t);
   void finish_row(const Ops& ops, size_t t);
   void make_panels();
+  int8_t* codes_of(size_t t) { return codes_.data() + t * code_stride_; }
+  float* scale_of(size_t t) { return scale_.data() + t * blocks_; }
 
-  size_t tokens_ = 0, columns_ = 0, blocks_ = 1;
+  size_t tokens_ = 0, columns_ = 0, blocks_ = 1;  // tokens_ counts each term of one
   size_t planes_ = 1, width_ = 0;  // columns_ is of the matrix: planes_ times those of the values
   size_t code_stride_ = 0;         // K rounded up to 80 and to 64, zeros beyond K
   bool by_fives_ = false;          // columns are in the order of layout t1_6
@@ -91,6 +93,7 @@ class Input {
   Buffer<float> scale_;            // [T][blocks]
   Buffer<float> scale_panels_;     // the same; see Product::x_scale
   Buffer<int32_t> sum16_;          // [T][code_stride / 16]
+  bool two_terms_ = false;         // tokens 2 t and 2 t + 1 are terms of token t
   size_t parts_ = 1;
   bool has_minimum_ = false;
   Buffer<float> minimum_;          // [T][parts]

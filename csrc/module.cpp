@@ -2,7 +2,6 @@
 // the environment, which Python changes with the GIL held, so it is called before freeing it.
 // What a caller got wrong raises ValueError; see src/onebit/kernels/cpu.pyi for the contract.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -28,6 +27,7 @@
 #include "linear.h"
 #include "machine.h"
 #include "matrix.h"
+#include "ndarrays.h"
 #include "ops.h"
 #include "parallel.h"
 #include "recurrence_module.h"
@@ -41,11 +41,7 @@ namespace onebit {
 namespace {
 
 template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
 using Out = nb::ndarray<nb::numpy, T, nb::c_contig>;
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
 template <class Array>
 void check_dims(const char* what, const Array& x, size_t dims) {

@@ -65,6 +65,8 @@ struct Product {
   const int32_t* low_sum = nullptr;   // their sum times low
   const float* scaled_sum = nullptr;  // with a minimum: x_scale * float(their sum)
 
+  // Tokens 2 t and 2 t + 1 are two terms of row t of y, which has their sum.
+  bool two_terms = false;
   const float* bias = nullptr;  // [N] or null
   float* y = nullptr;           // [T][N]
   int32_t* sums = nullptr;      // [T][N]; if set, the integer sums go here and y is not written
@@ -72,7 +74,8 @@ struct Product {
 
 // Computes the tiles [begin, end) of a product. Tiles do not depend on one another.
 //   codes, per step:  y += float(sum of code * x) * (x_scale * scale)  then, with a minimum,
-//                     y += minimum * scaled_sum;  last, y += bias.
+//                     y += minimum * scaled_sum;  then y += bias.
+//                     Of pairs, the second is added last.
 //                     sums are int32 and exact while K < 131072.
 //   floats:           four sums by k % 4, each a chain of fma, joined as (s0 + s1) + (s2 + s3).
 using ProductFn = void (*)(const Product& p, size_t begin, size_t end);
@@ -163,6 +166,10 @@ struct Ops {
   float (*quantize)(const float* x, size_t n, float size, const Range& range, int8_t* codes);
   // `quantize` to kInt8 for each kBlock columns, with a scale of their own.
   void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
+  // The same, and what is left over is rounded to `rest` with 1/254 of the scale:
+  // x = (codes + rest / 254) * scale, but for scale / 508.
+  void (*quantize_i8_pairs)(const float* x, size_t n, int8_t* codes, float* scale, int8_t* rest,
+                            float* rest_scale);
   // low = min x; m = max(max x - low, 1e-5); codes = round_half_even((x - low) * (128 / m)) within
   // 0..127; returns m / 128. x = codes * that + low.
   float (*quantize_positive)(const float* x, size_t n, int8_t* codes, float* low);

@@ -90,6 +90,15 @@ ONEBIT_INLINE size_t rows_of(const Product& p, size_t tile) {
 
 ONEBIT_INLINE void finish_tile(const Product& p, size_t tile, size_t t, Lanes y) {
   const size_t rows = rows_of(p, tile), first = tile * kTileRows;
+  if (p.two_terms) {  // a thread finishes the tokens of a tile in order
+    const bool second = t % 2;
+    t /= 2;
+    if (second) {
+      float* of_first = p.y + t * p.rows + first;
+      y = load_up_to(of_first, rows) + y;
+      return store_up_to(of_first, y, rows);
+    }
+  }
   if (p.bias) y = y + (rows == 16 ? load(p.bias + first) : load_part(p.bias + first, rows, 0.0f));
   if (rows == 16)
     store(p.y + t * p.rows + first, y);
@@ -417,6 +426,7 @@ constexpr Ops make_ops(const char* isa) {
           absmean,
           quantize,
           quantize_i8_blocks,
+          quantize_i8_pairs,
           quantize_positive,
           quantize_fp4,
           quantize_half,

@@ -40,6 +40,27 @@ void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
   }
 }
 
+void quantize_i8_pairs(const float* x, size_t n, int8_t* codes, float* scale, int8_t* rest,
+                       float* rest_scale) {
+  constexpr float kSteps = 254.0f;  // what rounding leaves is within half a step
+  for (size_t i = 0; i < n; i += kBlock) {
+    const size_t count = n - i < kBlock ? n - i : kBlock;
+    const float size = absmax(x + i, count), m = divisor_of(size);
+    const float step = m / kInt8.steps + unless_finite(size);
+    const Lanes factor = splat(kInt8.steps / m), less = splat(-step), finer = splat(kSteps / step);
+    for (size_t j = i; j < i + count; j += 16) {
+      const size_t few = i + count - j < 16 ? i + count - j : 16;
+      const Lanes a = load_up_to(x + j, few);
+      const IntLanes code = round_within(a * factor, kInt8.low, kInt8.high);
+      store_i8_up_to(codes + j, code, few);
+      const Lanes left = fma(to_float(code), less, a);
+      store_i8_up_to(rest + j, round_within(left * finer, kInt8.low, kInt8.high), few);
+    }
+    scale[i / kBlock] = step;
+    rest_scale[i / kBlock] = step / kSteps;
+  }
+}
+
 // Lane j of `sum` adds the magnitudes of x[16 i + j], in doubles.
 float absmean(const float* x, size_t n) {
   constexpr int kHalves = 2 * kPieces, kHalfLanes = kPieceLanes / 2;

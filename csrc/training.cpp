@@ -4,10 +4,9 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 #include <new>
 
-#include "parallel.h"
+#include "each_block.h"
 #include "target.h"
 
 namespace onebit {
@@ -29,40 +28,8 @@ struct RowOps {
                                   size_t K, uint16_t* dx, float* dw);
 };
 
-namespace rows_16 {
-#define ONEBIT_PIECE 16
-#include "lanes.inl"
-#include "training.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_16
-
-#if defined(__x86_64__)
-ONEBIT_TARGET_BEGIN("avx2,fma,f16c")
-namespace rows_32 {
-#define ONEBIT_PIECE 32
-#include "lanes.inl"
-#include "training.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_32
-ONEBIT_TARGET_END
-
-ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace rows_64 {
-#define ONEBIT_PIECE 64
-#include "lanes.inl"
-#include "training.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_64
-ONEBIT_TARGET_END
-#endif
-
-const RowOps& rows_of(const Ops& ops) {
-#if defined(__x86_64__)
-  if (!strncmp(ops.isa, "avx512", 6)) return rows_64::kRows;
-  if (!strncmp(ops.isa, "avx", 3)) return rows_32::kRows;
-#endif
-  return rows_16::kRows;
-}
+#define ONEBIT_BODY "training.inl"
+#include "widths.inl"
 
 constexpr size_t kTokenBlock = 48;         // tokens that a thread takes at once, whole panels
 constexpr size_t kScratchFloats = 1 << 16; // of a block's product, before it is bfloat16
@@ -86,19 +53,6 @@ ONEBIT_INLINE void put_four_by_sixteen(const int8_t* rows, size_t K, size_t P, i
                        __builtin_shufflevector(last_ac, last_bd, 0, 4, 1, 5),
                        __builtin_shufflevector(last_ac, last_bd, 2, 6, 3, 7)};
   for (size_t j = 0; j < 4; ++j) memcpy(to + 4 * j * P, &out[j], 16);
-}
-
-// Calls f(block, worker) for every block, `threads` workers at once at most.
-template <class F>
-void each_block(size_t blocks, size_t workers, F&& f) {
-  std::atomic<size_t> next{0};
-  parallel_for(workers, 1, [&](size_t begin, size_t end) {
-    for (size_t worker = begin; worker < end; ++worker)
-      for (size_t block; (block = next.fetch_add(1)) < blocks;) f(block, worker);
-  });
-}
-size_t workers_of(size_t blocks, size_t wanted) {
-  return std::max<size_t>(1, std::min({blocks, wanted, threads()}));
 }
 
 }  // namespace
@@ -133,7 +87,7 @@ void TokenCodes::put_in_panels(const int8_t* codes, size_t t, size_t count) {
 }
 
 void TokenCodes::quantize(const Ops& ops, Floats x, int8_t* codes, float* scale, size_t threads) {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   const size_t blocks = (tokens_ + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t begin = block * kTokenBlock, end = std::min(begin + kTokenBlock, tokens_);
@@ -165,7 +119,7 @@ void TokenCodes::take(const int8_t* codes, const float* scale, size_t threads) {
 }
 
 void TokenCodes::product(const Ops& ops, const Matrix& matrix, FloatsOut y, size_t threads) const {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   const size_t N = matrix.rows;
   // few tokens, many rows: enough blocks for all threads, and a scratch that stays in a cache
   const size_t fit = std::max<size_t>(kScratchFloats / N / 12, 1) * 12;
@@ -203,7 +157,7 @@ void TokenCodes::product(const Ops& ops, const Matrix& matrix, FloatsOut y, size
 
 Matrix ternary_matrix(const Ops& ops, const float* w, size_t N, size_t K, const float* scale,
                       size_t scales, int8_t* codes, size_t threads) {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   Matrix m = matrix_like(Layout::t2, N, K, 1, -1, false, Pages::small);
   each_block(m.tiles, workers_of(m.tiles, threads), [&](size_t tile, size_t) {
     const size_t first = tile * kTileRows, count = std::min(kTileRows, N - first);
@@ -220,7 +174,7 @@ Matrix ternary_matrix(const Ops& ops, const float* w, size_t N, size_t K, const 
 
 void dequantize_rows(const Ops& ops, const int8_t* codes, size_t count, size_t K,
                      const float* scale, size_t scales, FloatsOut y, size_t threads) {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t end = std::min((block + 1) * kTokenBlock, count);
@@ -236,7 +190,7 @@ void dequantize_rows(const Ops& ops, const int8_t* codes, size_t count, size_t K
 
 void rms_norm_rows(const Ops& ops, Floats x, const float* w, float eps, size_t count, size_t K,
                    FloatsOut y, float* r, size_t threads) {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   each_block(blocks, workers_of(blocks, threads), [&](size_t block, size_t) {
     const size_t end = std::min((block + 1) * kTokenBlock, count);
@@ -250,7 +204,7 @@ void rms_norm_rows(const Ops& ops, Floats x, const float* w, float eps, size_t c
 
 void rms_norm_backward(const Ops& ops, Floats x, const float* w, const float* r, Floats dy,
                        size_t count, size_t K, FloatsOut dx, float* dw, size_t threads) {
-  const RowOps& rows = rows_of(ops);
+  const RowOps& rows = table_of(ops);
   const size_t blocks = (count + kTokenBlock - 1) / kTokenBlock;
   // a sum for each block, and then of the blocks in their order, whatever the threads
   std::unique_ptr<float[]> sums(new float[checked_product(blocks, K)]());

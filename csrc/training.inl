@@ -150,7 +150,7 @@ void normalize_backward(const typename T::Stored* x, const float* w, float r,
   });
 }
 
-constexpr RowOps kRows = {
+constexpr RowOps kTable = {
     &quantize<F32>,  &quantize<BF16>,  &dequantize<F32>,         &dequantize<BF16>,         &ternarize,
     &round_bf16,     &normalize<F32>,  &normalize<BF16>,         &normalize_backward<F32>,
     &normalize_backward<BF16>,

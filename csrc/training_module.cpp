@@ -1,15 +1,14 @@
 // The Python side of training.h; see cpu.pyi for the contract.
 #include "training_module.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <memory>
-#include <stdexcept>
 #include <string>
 
 #include "dispatch.h"
+#include "ndarrays.h"
 #include "training.h"
 
 namespace nb = nanobind;
@@ -18,21 +17,9 @@ using namespace nb::literals;
 namespace onebit {
 namespace {
 
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Into = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using IntoAny = nb::ndarray<nb::c_contig, nb::device::cpu>;
 
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
-
-template <class Array>
-void check_shape(const char* what, const Array& x, size_t rows, size_t columns) {
-  if (x.ndim() != 2 || x.shape(0) != rows || x.shape(1) != columns)
-    fail(std::string(what) + " must be (" + std::to_string(rows) + ", " + std::to_string(columns) +
-         ").");
-}
 template <class Array>
 void check_matrix(const char* what, const Array& x) {
   if (x.ndim() != 2 || !x.shape(1) || x.shape(1) > kMaxColumns)

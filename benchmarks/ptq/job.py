@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from benchmarks.ptq import store
-from benchmarks.ptq.rows import CALIBRATION, ROWS, TASKS, TEXTS, WINDOW, WORDS, Row, Setup
+from benchmarks.ptq.rows import CALIBRATION, ROWS, TASKS, TEXTS, WINDOW, WINDOWS, WORDS, Row, Setup
 
 from onebit import pack, ptq
 from onebit.errors import OnebitError
@@ -30,6 +30,8 @@ from onebit.tensors import linears
 
 SENSITIVITY = "sensitivity.json"
 FILE = "model.gguf"
+QUANTIZED = "quantized.json"
+"""What quantizing found: a row that is only measured anew takes it, and the file beside it."""
 
 
 def do(out: Path, model: str, row: Row, setup: Setup) -> None:
@@ -46,16 +48,12 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
         "machine": asdict(Machine.here()),
     }
     if row.method:
-        path = folder / FILE
-        started = time.perf_counter()
-        report = _quantize(out, model, row, folder, setup)
-        found["report"] = {key: value for key, value in report.items() if key != "rows"}
-        found["errors"] = _errors(report["rows"])
-        found["time_s"] = time.perf_counter() - started
-        found["size_bytes"] = path.stat().st_size
-        found["bits_per_weight"] = report["bits_per_weight"]
-        found["layer_bits_per_weight"] = report["linear_bits_per_weight"]
-        subject: str | Path = path
+        quantized = store.read(folder / QUANTIZED)
+        if quantized is None:
+            quantized = _quantized(out, model, row, folder, setup)
+            store.write(folder / QUANTIZED, quantized)
+        found |= quantized
+        subject: str | Path = folder / FILE
     else:
         subject = model
         source = FileSource(model)
@@ -68,6 +66,20 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
         found["torch"] = on_texts(*engines.open_model(subject, "torch", setup.threads), setup)
     store.write(folder / "result.json", found)
     shutil.rmtree(folder / "work", ignore_errors=True)
+
+
+def _quantized(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> dict[str, Any]:
+    """Quantize; return times, sizes and errors."""
+    started = time.perf_counter()
+    report = _quantize(out, model, row, folder, setup)
+    return {
+        "report": {key: value for key, value in report.items() if key != "rows"},
+        "errors": _errors(report["rows"]),
+        "time_s": time.perf_counter() - started,
+        "size_bytes": (folder / FILE).stat().st_size,
+        "bits_per_weight": report["bits_per_weight"],
+        "layer_bits_per_weight": report["linear_bits_per_weight"],
+    }
 
 
 def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
@@ -103,8 +115,8 @@ def _quantize(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> di
         folder / FILE,
         method=row.method,
         scheme=scheme,
-        calibration=CALIBRATION,
-        windows=row.windows,
+        calibration=CALIBRATION if row.windows else None,
+        windows=row.windows or WINDOWS,
         window=WINDOW,
         options=options,
         work=folder / "work",

@@ -64,7 +64,8 @@ def _protocol(found: Mapping[str, Any]) -> str:
             "dequantized weights in float32, and every method starts from these; no float "
             "original was to be had. Embedding and head stay as they came, norms stay floats.",
             "- **Calibration.** 64 windows of 512 tokens of a Wikipedia text, before the part of "
-            "it that is measured; rows that take more say so.",
+            "it that is measured; rows that take more say so. RTN and HQQ take none, block formats "
+            "16.",
             "- **What is measured** is the file that was written, by the native engine (the first "
             "row: by torch).",
             "- **wiki, sotu**: perplexity per token, and *bpB*, bits per byte, on two texts of "

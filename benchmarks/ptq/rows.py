@@ -11,6 +11,8 @@ CALIBRATION = "wiki"
 """Its part that no measurement reads."""
 WINDOWS, WINDOW = 64, 512
 MORE_WINDOWS = 192
+IMPORTANCE_WINDOWS = 16
+"""For the importance of columns, which needs less text than a Gram matrix."""
 TEXTS = ("wiki", "sotu")
 TASKS = ("piqa", "openbookqa")
 
@@ -31,7 +33,9 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ptq.Options` that are not at their defaults."""
     windows: int = WINDOWS
-    """Of calibration."""
+    """Of calibration; 0 is none."""
+    models: tuple[str, ...] = tuple(MODELS)
+    """On which it is measured."""
     blocks: tuple[str, ...] = ()
     """ggml's types in place of a scheme: the first that fits a layer's width."""
     bits: float | None = None
@@ -62,6 +66,8 @@ _REFERENCE = (
     Row("shipped", "reference", "the file as it came, in the engine"),
 )
 
+ONE = ("smollm2",)
+"""For rows that change one thing more than the question needs: a model tells what it does."""
 _PLAIN = {"clip": "none"}
 """Ranges of all weights, as the papers have them; by default they are cut for least error."""
 _WEIGHTS = tuple(
@@ -72,6 +78,8 @@ _WEIGHTS = tuple(
         method,
         f"w{bits}a16-g64",
         _PLAIN if method == "rtn" else {},
+        windows=0 if method in ("rtn", "hqq") else WINDOWS,
+        models=ONE if method == "hqq" and bits != 3 else tuple(MODELS),
         torch=(method, bits) == ("gptq", 3),
     )
     for method, words, widths in (
@@ -83,13 +91,11 @@ _WEIGHTS = tuple(
     for bits in widths
 )
 
-_W3 = Row("", "three", "", "gptq", "w3a16-g64")
+_W3 = Row("", "three", "", "gptq", "w3a16-g64", models=ONE)
 _BEST = {"propagate": 0.5, "iterations": 3}
 _THREE = (
     replace(_W3, name="rtn-w3-mse", words="RTN, ranges of least squared error", method="rtn"),
     replace(_W3, name="gptq-w3-plain", words="GPTQ, ranges of all weights", options=_PLAIN),
-    replace(_W3, name="gptq-w3-output", words="GPTQ, ranges of least output error",
-            options={"clip": "output"}),
     replace(_W3, name="gptq-w3-in-order", words="GPTQ without act-order",
             options={"act_order": False}),
     replace(_W3, name="gptq-w3-moving", words="GPTQ, groups that move",
@@ -112,15 +118,26 @@ _FALLBACK = {
 """What llama.cpp takes where a width is no multiple of 256 (llama-quant.cpp), but for the types
 that we do not write: it has iq4_nl for q2_k and q3_k."""
 _BLOCKS = (
-    Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",)),
-    Row("q4_0", "blocks", "Q4_0", "kquants", blocks=("q4_0",)),
-    Row("q4_1", "blocks", "Q4_1", "kquants", blocks=("q4_1",)),
+    Row("q8_0", "blocks", "Q8_0", "kquants", blocks=("q8_0",), windows=IMPORTANCE_WINDOWS),
+    *(
+        Row(
+            name,
+            "blocks",
+            name.upper(),
+            "kquants",
+            blocks=(name,),
+            models=ONE,
+            windows=IMPORTANCE_WINDOWS,
+        )
+        for name in ("q4_0", "q4_1")
+    ),
     *(
         Row(
             name,
             "blocks",
             f"{name.upper()}; {other.upper()} where 256 does not divide a width",
             "kquants",
+            windows=IMPORTANCE_WINDOWS,
             blocks=(name, other),
             torch=name == "q4_k",
         )
@@ -128,8 +145,18 @@ _BLOCKS = (
     ),
 )
 
+_LOW_OF_BOTH = {(name, "w4a4") for name in ("rtn", "quarot", "spinquant")} | {("gptq", "w4a8")}
 _LOW = tuple(
-    Row(f"{name}-{short}", "low", f"{words}, {scheme.upper()}", method, scheme, torch=kept)
+    Row(
+        f"{name}-{short}",
+        "low",
+        f"{words}, {scheme.upper()}",
+        method,
+        scheme,
+        models=tuple(MODELS) if (name, short) in _LOW_OF_BOTH else ONE,
+        torch=kept,
+        windows=0 if method == "rtn" else WINDOWS,
+    )
     for scheme, short, arms in (
         (
             "w4a4kv4",
@@ -160,11 +187,12 @@ _TERNARY = (
     Row("ternary-absmean", "ternary", "absmean, the scale of b1.58", "rtn", "w1.58a16-g64"),
     Row("ternary", "ternary", "activation-aware, inside GPTQ", "ternary", "w1.58a16-g64",
         torch=True),
-    Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64"),
+    Row("ternary-a8", "ternary", "activation-aware, inputs of 8 bits", "ternary", "w1.58a8-g64",
+        models=ONE),
     Row("ternary-quarot", "ternary", "QuaRot, then activation-aware", "quarot+ternary",
-        "w1.58a16-g64"),
+        "w1.58a16-g64", models=ONE),
     Row("ternary-propagate", "ternary", "activation-aware, half made up for", "ternary",
-        "w1.58a16-g64", {"propagate": 0.5}),
+        "w1.58a16-g64", {"propagate": 0.5}, models=ONE),
     Row("ternary-planes", "ternary", "two trit planes", "ternary", "w2x1.58a16-g64", torch=True),
 )  # fmt: skip
 

@@ -113,7 +113,7 @@ def wanted(out: Path, setup: Setup) -> list[tuple[str, Row]]:
         (model, row)
         for model in setup.models
         for row in rows
-        if store.result(out, model, row, setup) is None
+        if model in row.models and store.result(out, model, row, setup) is None
     ]
 
 

@@ -4,6 +4,7 @@ runs/results-ptq/MODEL/
   sensitivity.json         of every layer, for mixed precision
   ROW/result.json          it is finished; the row as it was then is in it
   ROW/model.gguf           what was written, with model.report.json and .html
+  ROW/quantized.json       what that took, and its sizes and errors
   ROW/work/                of `ptq.quantize`, until it is finished: a killed run goes on from there
 
 A folder whose row has changed since makes way.
@@ -18,6 +19,9 @@ from typing import Any
 from benchmarks.ptq.rows import Row, Setup
 
 from onebit.io.atomic import write_bytes
+
+INPUT_BITS = 16
+"""Of the engine's inputs where a scheme leaves them floats."""
 
 
 def folder(out: Path, model: str, row: Row) -> Path:
@@ -45,8 +49,10 @@ def claim(out: Path, model: str, row: Row, setup: Setup) -> Path:
 def made_of(row: Row, setup: Setup) -> dict[str, Any]:
     """Return all that a result depends on, as JSON gives it back."""
     made = {"row": asdict(row), "items": setup.items, "limit_chars": setup.limit_chars}
+    made["input_bits"] = INPUT_BITS
     plain: dict[str, Any] = json.loads(json.dumps(made))
-    del plain["row"]["words"], plain["row"]["group"]  # said of it on the page, not done
+    for said in ("words", "group", "models"):  # of the page, and not of what is done
+        del plain["row"][said]
     return plain
 
 

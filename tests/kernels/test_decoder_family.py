@@ -233,7 +233,7 @@ def test_an_input_that_makes_no_sense_is_refused():
         ({"parts": 4}, "192 columns in 4 parts; each needs as many, and a multiple of 32"),
         ({"parts": 5}, "192 columns in 5 parts"),
         ({"parts": 0}, "192 columns in 0 parts"),
-        ({"activation": "dynamic:"}, "activation dynamic: is unknown; accepted: fp, int8_absmax"),
+        ({"activation": "dynamic:"}, "activation dynamic: is unknown; accepted: fp, fp_int8, int"),
     ):
         with pytest.raises(ValueError, match=f"{message}"):
             decoder.set_matrix("model.layers.0.mlp.down_proj", matrix, **options)

@@ -57,14 +57,13 @@ def test_the_file_holds_the_rounding_and_runs(source, tmp_path, format):
     masters = torch.from_numpy(values(source))
     wanted = quant.dequantize(quant.blockwise.FORMATS[format](masters)).numpy()
     np.testing.assert_array_equal(values(tmp_path / "m.gguf"), wanted)
-    with LLM(tmp_path / "m.gguf") as llm:
+    with LLM(tmp_path / "m.gguf", kv_bits=32) as llm:
         tokens = llm.tokenizer.encode(TEXT)
         got = llm.logprobs(tokens)
     with torch.no_grad():
         logits = models.load(tmp_path / "m.gguf")(torch.tensor([tokens]))[0].double()
     chosen = torch.log_softmax(logits, dim=-1)[:-1].gather(1, torch.tensor(tokens)[1:, None])
-    # the engine rounds the head's inputs to int8 in blocks of 32, torch does not
-    np.testing.assert_allclose(got, chosen[:, 0].numpy(), atol=0.02)
+    np.testing.assert_allclose(got, chosen[:, 0].numpy(), atol=5e-3)
 
 
 @pytest.mark.parametrize("format", BLOCKS)

@@ -133,7 +133,7 @@ int main() {
   for (size_t threads : {1, 3}) {
     set_threads(threads);
     for (int kv_bits : {32, 16, 8, 4, 3})
-      for (const char* rule : {"int8_absmax", "fp", "int8_b1_positive", "int8_top50", "fp4_e2m1",
+      for (const char* rule : {"int8_absmax", "fp", "fp_int8", "int8_b1_positive", "int8_top50", "fp4_e2m1",
                                "int4_absmean", "dynamic:3"})
         if (const size_t n =
                 allocated(kv_bits, activation_of(rule), kv_bits == 4, kv_bits == 32)) {

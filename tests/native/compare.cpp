@@ -217,7 +217,7 @@ void code_layers() {
   struct Sizes {
     size_t K, groups, factor_bytes;
   };
-  const char* const rules[] = {"fp", "int8_absmax", "int8_absmax_tensor", "int4_absmean", "int8_b1",
+  const char* const rules[] = {"fp", "fp_int8", "int8_absmax", "int8_absmax_tensor", "int4_absmean", "int8_b1",
                                "int8_b1_positive", "int8_top50", "fp4_e2m1", "int4_absmax",
                                "dynamic:3"};
   for (const CodeLayout& layout : kCodeLayouts)
@@ -324,6 +324,14 @@ void quantizers() {
       each<int8_t>("quantize_i8_blocks" + at, n, [&](const Ops& ops, int8_t* code) {
         std::vector<float> scale(blocks);
         ops.quantize_i8_blocks(x.data(), n, code, scale.data());
+      });
+      each<float>("scales of quantize_i8_pairs" + at, 2 * blocks, [&](const Ops& ops, float* y) {
+        std::vector<int8_t> code(2 * n);
+        ops.quantize_i8_pairs(x.data(), n, code.data(), y, code.data() + n, y + blocks);
+      });
+      each<int8_t>("quantize_i8_pairs" + at, 2 * n, [&](const Ops& ops, int8_t* code) {
+        std::vector<float> scale(2 * blocks);
+        ops.quantize_i8_pairs(x.data(), n, code, scale.data(), code + n, scale.data() + blocks);
       });
       const std::vector<int8_t> code = codes(random, 16 * n, -128, 127);
       each<float>("dequantize" + at, n, [&](const Ops& ops, float* y) {

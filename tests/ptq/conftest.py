@@ -7,10 +7,15 @@ import torch
 from onebit import models
 from onebit.architecture import Architecture
 from onebit.nn import BitLinear, Rope
+from onebit.ptq import Calibration
 from onebit.ptq.method import Block, Stage
 from onebit.ptq.source import FileSource
 from onebit.ptq.stats import Recorder
 from onebit.scheme import find
+
+TOKENS = np.random.default_rng(0).integers(0, 50, (6, 24))
+TEXT = Calibration("random", TOKENS, "random tokens")
+"""For `model`."""
 
 QKV = tuple(f"self_attn.{x}_proj" for x in "qkv")
 STAGES = {
@@ -34,6 +39,22 @@ def tiny(**changes) -> Architecture:
         "head_dim": 8,
     }
     return Architecture(**(shape | changes))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Return the folder of a float model that is wide enough for groups of 32; nobody writes it."""
+    folder = tmp_path_factory.mktemp("float") / "model"
+    built = models.build(tiny(hidden_size=64, intermediate_size=128, head_dim=16), find("fp"), 1)
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 2, generator=random)
+            elif "layers" in name:  # large enough to matter beside the stream
+                parameter.normal_(std=0.2, generator=random)
+    models.save(built, folder)
+    return folder
 
 
 @pytest.fixture

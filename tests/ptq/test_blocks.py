@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tests.ptq.test_driver import TOKENS, model  # noqa: F401  a fixture
+from tests.ptq.conftest import TOKENS
 
 from onebit import quant
 from onebit.models import load, stored_weight
@@ -20,14 +20,14 @@ from onebit.ptq.stages import stages
 from onebit.scheme import FP, SCHEMES, LinearScheme, find
 
 
-def task(model, scheme):  # noqa: F811
+def task(model, scheme):
     source = FileSource(model)
     held = {x: Held(scheme.linear(x)) for x in load(model).state_dict() if "layers" in x}
     held = {name.removesuffix(".weight"): h for name, h in held.items()}
     return Task(source, scheme, held, (), ("rtn", METHODS["rtn"]), None, Options(), None)
 
 
-def given(model):  # noqa: F811
+def given(model):
     """Return the float model, what it gives its first block, and each linear's input there."""
     built, seen = load(model), {}
     for name, layer in built.model.layers[0].named_modules():
@@ -43,7 +43,7 @@ def given(model):  # noqa: F811
     return built, states, seen
 
 
-def test_statistics_are_those_of_what_enters_each_linear(model):  # noqa: F811
+def test_statistics_are_those_of_what_enters_each_linear(model):
     _, states, seen = given(model)
     block, rotation = blocks.load(task(model, SCHEMES["fp"]), 0, TOKENS.shape[1])
     flow = Flow(block, rotation, states, None)
@@ -65,7 +65,7 @@ def test_statistics_are_those_of_what_enters_each_linear(model):  # noqa: F811
     torch.testing.assert_close(after.read(0, len(TOKENS)), wanted)
 
 
-def test_statistics_are_of_turned_and_rounded_inputs(model):  # noqa: F811
+def test_statistics_are_of_turned_and_rounded_inputs(model):
     _, states, seen = given(model)
     scheme = LinearScheme("int4", "zero_point", "row", "int4_absmax", hadamard="both", signs=3)
     block, rotation = blocks.load(task(model, SCHEMES["fp"]), 0, TOKENS.shape[1])
@@ -82,7 +82,7 @@ def test_statistics_are_of_turned_and_rounded_inputs(model):  # noqa: F811
     assert found[stage.linears[2]] is found[stage.linears[0]]
 
 
-def test_the_next_block_is_given_what_the_rounded_one_gives(model):  # noqa: F811
+def test_the_next_block_is_given_what_the_rounded_one_gives(model):
     _, states, _ = given(model)
     scheme, after = find("w4a16-g32"), Rows(states.shape)
     done = blocks.run(task(model, scheme), 0, States(states), States(after))

@@ -1,7 +1,5 @@
 """What a careless user does: each is refused at once, in a line, or done as it was meant."""
 
-# ruff: noqa: F811  the fixture `model`
-
 import fcntl
 import os
 from dataclasses import replace
@@ -9,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.ptq.test_driver import TEXT, model, run  # noqa: F401  a fixture
+from tests.ptq.conftest import TEXT
+from tests.ptq.test_driver import run
 from tests.ptq.test_resume import Killed, files, stopped_after
 
 from onebit import ptq

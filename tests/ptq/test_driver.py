@@ -6,41 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.ptq.conftest import TEXT, TOKENS
 
 from onebit import ptq, quant
-from onebit.architecture import Architecture
 from onebit.errors import FileError, InputError, MissingError, OptionError, ShapeError
 from onebit.io import open_checkpoint
-from onebit.models import build, load, save
+from onebit.models import load, save
 from onebit.ptq import Calibration, Options, Plan
 from onebit.scheme import LinearScheme, Scheme, find
-
-SHAPE = Architecture(
-    vocab_size=50,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-)
-TOKENS = np.random.default_rng(0).integers(0, 50, (6, 24))
-TEXT = Calibration("random", TOKENS, "random tokens")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("float") / "model"
-    built = build(SHAPE, find("fp"), seed=1)
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 2, generator=random)
-            elif "layers" in name:  # large enough to matter beside the stream
-                parameter.normal_(std=0.2, generator=random)
-    save(built, folder)
-    return folder
 
 
 @torch.no_grad()

@@ -3,40 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from tests.ptq.conftest import TEXT, TOKENS
 
 from onebit import LLM, models, ptq, quant
-from onebit.architecture import Architecture
 from onebit.errors import OptionError, UnsupportedError
 from onebit.io import open_checkpoint
 from onebit.nn import BitLinear, PackedLinear
-from onebit.ptq import Calibration, Options
-from onebit.scheme import LinearScheme, find
+from onebit.ptq import Options
+from onebit.scheme import LinearScheme
 
-SHAPE = Architecture(
-    vocab_size=50,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-)
-TOKENS = np.random.default_rng(0).integers(0, 50, (6, 24))
-TEXT = Calibration("random", TOKENS, "random tokens")
 UP = "model.layers.1.mlp.up_proj"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("float") / "model"
-    built = models.build(SHAPE, find("fp"), seed=1)
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if "layers" in name and "norm" not in name:
-                parameter.normal_(std=0.2, generator=random)
-    models.save(built, folder)
-    return folder
 
 
 @torch.no_grad()
@@ -56,16 +32,15 @@ def test_the_file_holds_both_planes_and_the_engine_adds_them(model, tmp_path, na
     ptq.quantize(model, one, method="ternary", scheme=name.replace("2x", ""), calibration=TEXT)
     stored = open_checkpoint(out).tensor(f"{UP}.weight")
     groups = 64 // 32 if "g32" in name else 1
-    assert (stored.format, stored.shape) == ("t1_6", (96, 2 * 64))
-    assert stored.scale.shape == (96, 2 * groups)
+    assert (stored.format, stored.shape) == ("t1_6", (128, 2 * 64))
+    assert stored.scale.shape == (128, 2 * groups)
     row = next(row for row in report.rows if row.layer == UP)
-    assert row.size_bytes == 96 * (-(-2 * 64 // 5) + 2 * 2 * groups)
+    assert row.size_bytes == 128 * (-(-2 * 64 // 5) + 2 * 2 * groups)
     expected, wanted = logits(out), logits(model)
     assert far(expected, wanted) < 0.6 * far(logits(one), wanted)
     with LLM(out, kv_bits=32, threads=1) as llm:
         given = llm.logits(TOKENS[0].tolist())
-    # float inputs are rounded in blocks of 32, which costs 0.029 here with weights of 8 bits too
-    assert far(given, expected) < 0.04
+    assert far(given, expected) < 5e-4
     loaded = models.load(out)
     with pytest.raises(OptionError, match="two planes of trits, which floats do not show"):
         models.save(loaded, tmp_path / "saved")
@@ -94,7 +69,7 @@ def test_the_kernels_multiply_both_planes_with_one_input(isa, activation):
     layer.weight.normal_(generator=torch.Generator().manual_seed(1))
     x = torch.randn(13, 96, generator=torch.Generator().manual_seed(2))
     expected = layer(x)
-    atol = 0.02 * float(expected.abs().max()) if activation == "fp" else 3e-5
+    atol = 1e-4 * float(expected.abs().max()) if activation == "fp" else 3e-5
     for T in (1, 13):
         torch.testing.assert_close(PackedLinear(layer)(x[:T]), expected[:T], rtol=1e-5, atol=atol)
     q = layer.codes()

@@ -1,7 +1,7 @@
 """A run that is killed goes on where it was, and ends with the same bytes."""
 
 import pytest
-from tests.ptq.test_driver import TEXT, model  # noqa: F401  a fixture
+from tests.ptq.conftest import TEXT
 
 from onebit import ptq
 from onebit.errors import FileError, OptionError
@@ -12,7 +12,7 @@ class Killed(Exception):
     pass
 
 
-def run(model, out, **options):  # noqa: F811
+def run(model, out, **options):
     return ptq.quantize(model, out, scheme="w3a16-g32", **({"calibration": TEXT} | options))
 
 
@@ -29,7 +29,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("calibration", [TEXT, None])
-def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, calibration):  # noqa: F811
+def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, calibration):
     method = "gptq" if calibration else "rtn"
     options = {"calibration": calibration, "method": method}
     whole = run(model, tmp_path / "whole", **options)
@@ -46,7 +46,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(model, tmp_path, calibration):  
     assert not work.exists()
 
 
-def test_a_kill_inside_a_block_costs_that_block(model, tmp_path, monkeypatch):  # noqa: F811
+def test_a_kill_inside_a_block_costs_that_block(model, tmp_path, monkeypatch):
     from onebit.ptq.work import Work
 
     run(model, tmp_path / "whole")
@@ -66,7 +66,7 @@ def test_a_kill_inside_a_block_costs_that_block(model, tmp_path, monkeypatch):  
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_another_run_is_refused_and_begins_anew_when_told(model, tmp_path):  # noqa: F811
+def test_another_run_is_refused_and_begins_anew_when_told(model, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(Killed):
         run(model, out, progress=stopped_after(1))
@@ -80,7 +80,7 @@ def test_another_run_is_refused_and_begins_anew_when_told(model, tmp_path):  # n
     assert [status.done for status in seen] == [0, 1, 2]
 
 
-def test_damaged_states_are_refused(model, tmp_path):  # noqa: F811
+def test_damaged_states_are_refused(model, tmp_path):
     out, states = tmp_path / "out", tmp_path / "out.work" / "hidden-00001.bin"
     with pytest.raises(Killed):
         run(model, out, progress=stopped_after(1))
@@ -97,7 +97,7 @@ def test_damaged_states_are_refused(model, tmp_path):  # noqa: F811
         run(model, out)
 
 
-def test_a_folder_of_other_files_is_not_touched(model, tmp_path):  # noqa: F811
+def test_a_folder_of_other_files_is_not_touched(model, tmp_path):
     work = tmp_path / "mine"
     work.mkdir()
     (work / "thesis.txt").write_text("years of it")

@@ -3,41 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from tests.ptq.conftest import TEXT, TOKENS
 
 from onebit import LLM, ptq
-from onebit.architecture import Architecture
 from onebit.errors import OptionError
 from onebit.io import open_checkpoint
-from onebit.models import build, load, save
+from onebit.models import load
 from onebit.nn import bit_linears
-from onebit.ptq import Calibration, Options, static
+from onebit.ptq import Options, static
 from onebit.quant import activation
-from onebit.scheme import LinearScheme, find
-
-SHAPE = Architecture(
-    vocab_size=50,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-)
-TOKENS = np.random.default_rng(0).integers(0, 50, (6, 24))
-TEXT = Calibration("random", TOKENS, "random tokens")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("float") / "model"
-    built = build(SHAPE, find("fp"), seed=1)
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if "layers" in name and "norm" not in name:
-                parameter.normal_(std=0.2, generator=random)
-    save(built, folder)
-    return folder
+from onebit.scheme import LinearScheme
 
 
 @pytest.mark.parametrize("name", ["w8a8s", "w8a8sz-g32", "w6a4sz-row-sym"])

@@ -37,6 +37,8 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--threads", callback=_numbers,
               help="CPU threads; each number is timed, such as 1,2. Default: all.")  # fmt: skip
 @click.option("--kv-bits", type=int, help="Bits of a cached key or value.")
+@click.option("--input-bits", type=int, default=16, show_default=True,
+              help="Of inputs that the model leaves floats: 16 or 8.")  # fmt: skip
 @click.option("--body", default="auto", show_default=True,
               help="Ternary weights in memory: t2, t1_6 or auto.")  # fmt: skip
 @click.option("--prompts", callback=_numbers, default="128,512,2048", show_default=True,
@@ -58,6 +60,7 @@ def bench(
     keep: Path | None,
     threads: tuple[int, ...],
     kv_bits: int | None,
+    input_bits: int,
     body: str,
     prompts: tuple[int, ...],
     decode: int,
@@ -103,6 +106,7 @@ def bench(
         only=_list(only),
         against=against,
         kv_bits=kv_bits,
+        input_bits=input_bits,
         body=body,
         random_weights=shape is not None,
     )

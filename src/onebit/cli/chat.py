@@ -28,6 +28,7 @@ def chat(
     threads: int | None,
     context: int | None,
     kv_bits: int | None,
+    input_bits: int,
     body: str,
     as_json: bool,
     **options: Any,
@@ -39,7 +40,7 @@ def chat(
     from onebit.runtime.llm import LLM
 
     start: Messages = [{"role": "system", "content": system}] if system is not None else []
-    with LLM(model, threads=threads, context=context, kv_bits=kv_bits, body=body) as llm:
+    with LLM(model, threads, context, kv_bits, body, input_bits) as llm:
         if (piped := read_stdin()) is None:
             _converse(llm, start, as_json, options)
         else:

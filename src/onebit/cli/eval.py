@@ -26,6 +26,7 @@ LIMIT_HELP = "Characters of each text; 0: all.  [default: 40000, of a file all]"
 @click.option("--limit-chars", type=click.IntRange(min=0), help=LIMIT_HELP)
 @click.option("--threads", type=int, help="CPU threads.  [default: all]")
 @click.option("--kv-bits", type=int, help="Bits of a cached key or value: 32, 16, 8, 4, 3.")
+@click.option("--input-bits", type=int, help="Of inputs that the model leaves floats: 16 or 8.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def eval_(
     model: str,
@@ -37,6 +38,7 @@ def eval_(
     limit_chars: int | None,
     threads: int | None,
     kv_bits: int | None,
+    input_bits: int | None,
     as_json: bool,
 ) -> None:
     """Measure how well MODEL predicts texts, and how often it answers rightly.
@@ -52,7 +54,7 @@ def eval_(
         names = ("wiki",)
     chosen = [texts.read(name, limit_chars) for name in names]  # before the model, which is slow
     asked = [questions.read(name, items) for name in tasks]
-    opened, tokenizer = engines.open_model(model, engine, threads, kv_bits=kv_bits)
+    opened, tokenizer = engines.open_model(model, engine, threads, None, kv_bits, input_bits)
     results = [
         perplexity(opened, text.text, window, tokenizer, progress.of(f"{text.name}: window"))
         for text in chosen
@@ -68,7 +70,7 @@ def eval_(
         ]
         of: dict[str, Any] = {"model": model, "scheme": opened.scheme.name, "engine": engine}
         if isinstance(opened, LLM):
-            of["kv_bits"] = opened.kv_bits
+            of |= {"kv_bits": opened.kv_bits, "input_bits": opened.input_bits}
         of["results"] = measured
         click.echo(json.dumps(of | {"tasks": [score.to_dict() for score in scores]}))
     else:

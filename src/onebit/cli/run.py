@@ -51,6 +51,13 @@ _ENGINE: tuple[Callable[[Any], Any], ...] = (
         "--kv-bits", type=int, help="Of a cached key or value: 32, 16, 8, 4, 3.  [default: 16]"
     ),
     click.option(
+        "--input-bits",
+        type=int,
+        default=16,
+        show_default=True,
+        help="Of inputs that the model leaves floats: 16, or 8, which reads prompts faster.",
+    ),
+    click.option(
         "--body",
         default="auto",
         help="Ternary weights in memory: t2 (2 bits), t1_6 (1.6), or auto, whichever is faster "
@@ -86,6 +93,7 @@ def run(
     threads: int | None,
     context: int | None,
     kv_bits: int | None,
+    input_bits: int,
     body: str,
     as_json: bool,
     **options: Any,
@@ -100,7 +108,7 @@ def run(
         prompt = read_stdin()
     if prompt is None:
         raise click.UsageError("Give a PROMPT, or pipe one in.")
-    with LLM(model, threads=threads, context=context, kv_bits=kv_bits, body=body) as llm:
+    with LLM(model, threads, context, kv_bits, body, input_bits) as llm:
         stream = llm.stream(prompt, **options)
         for piece in stream:
             if not as_json:

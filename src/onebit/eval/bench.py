@@ -92,7 +92,7 @@ def bench(
     with ExitStack() as stack:
         llms = {
             threads: stack.enter_context(
-                LLM(model, threads=threads, kv_bits=options.kv_bits, body=options.body)
+                LLM(model, threads, None, options.kv_bits, options.body, options.input_bits)
             )
             for threads in options.threads
         }

@@ -27,6 +27,7 @@ class BenchOptions:
     against: str | None = None
     """A key of `RIVALS`."""
     kv_bits: int | None = None
+    input_bits: int = 16
     body: str = "auto"
     """Ternary weights in memory, as `LLM` takes it."""
     random_weights: bool = False

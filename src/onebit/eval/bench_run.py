@@ -244,7 +244,11 @@ class Run:
             "onebit",
             self._path,
             threads,
-            {"kv_bits": self._llm.kv_bits, "body": self._options.body},
+            {
+                "kv_bits": self._llm.kv_bits,
+                "input_bits": self._llm.input_bits,
+                "body": self._options.body,
+            },
         )
         theirs = first_token(against, self._path, threads, {}) if against else None
         return [

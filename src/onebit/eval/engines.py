@@ -21,6 +21,7 @@ def open_model(
     threads: int | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
+    input_bits: int | None = None,
 ) -> tuple["LLM | LanguageModel", Tokenizer]:
     """Return a model and its tokenizer.
 
@@ -28,22 +29,26 @@ def open_model(
         path: whatever `LLM` opens.
         engine: "native", the engine that runs models; "torch", the one that trains them.
         threads: CPU threads; None takes all.
-        context, kv_bits: of the native engine; see `LLM`.
+        context, kv_bits, input_bits: of the native engine; see `LLM`.
 
     Raises:
-        OptionError: there is no such engine, it has no `kv_bits`, or a number is out of range.
+        OptionError: there is no such engine, it has no such bits, or a number is out of range.
         MissingError: the model has no tokenizer.
         OnebitError: it cannot be opened.
     """
     if engine == "native":
-        llm = LLM(path, threads=threads, context=context, kv_bits=kv_bits)
+        llm = LLM(path, threads, context, kv_bits, input_bits=input_bits or 16)
         return llm, llm.tokenizer
     if engine != "torch":
         raise OptionError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.")
-    if kv_bits is not None:
-        raise OptionError(
-            f"kv_bits is {kv_bits}; engine torch has no cache. Leave it out, or take native."
-        )
+    for name, bits, has in (
+        ("kv_bits", kv_bits, "has no cache"),
+        ("input_bits", input_bits, "multiplies floats"),
+    ):
+        if bits is not None:
+            raise OptionError(
+                f"{name} is {bits}; engine torch {has}. Leave it out, or take native."
+            )
     import torch
 
     from onebit import models

@@ -115,8 +115,9 @@ def linear(
     input_zero: int = 0,
     planes: int = 1,
 ) -> NDArray[np.float32]:
-    """(T, N). activation: "fp" (int8 blocks of 32 for code layouts, float for float layouts), or a
-    rule of csrc/activation.cpp. parts: see csrc/linear.h; each a multiple of 32 columns."""
+    """(T, N). activation: a rule of csrc/activation.cpp; "fp" is float for float layouts, and for
+    codes two terms of int8 in blocks of 32, "fp_int8" one of them. parts: see csrc/linear.h; each a
+    multiple of 32 columns."""
 
 def time_products(matrices: Sequence[Matrix], x_TK: NDArray[np.float32], activation: str) -> float:
     """Seconds of one pass over matrices, each times x_TK: the products alone, without rounding x.

@@ -13,6 +13,7 @@ Shape letters: N rows of weights (out features), K columns (in features), T toke
 """
 
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from onebit.scheme import ACTIVATIONS, STATIC_ACTIVATIONS, LinearScheme
 
 __all__ = [
     "ACTIVATIONS",
+    "FLOAT_INPUTS",
     "LAYOUTS",
     "Matrix",
     "TokenCodes",
@@ -59,6 +61,8 @@ __all__ = [
 LAYOUTS = ("b1", "t1_6", "t2", "i4", "i6", "i8")
 """Of codes, narrowest first: each holds what those before it hold."""
 
+FLOAT_INPUTS = MappingProxyType({16: "fp", 8: "fp_int8"})
+"""How codes meet inputs that a scheme leaves floats: bits of these, and the activation's name."""
 MAX_COLUMNS = 131_071
 """Of codes: up to here, sums of products of two int8 numbers are exact in int32."""
 MAX_THREADS = 1024
@@ -355,8 +359,8 @@ def quantize(
         OptionError: the activation is unknown, or rounds nothing.
     """
     _check_activation("quantize", activation, parts, static)
-    if activation == "fp":
-        raise OptionError("quantize: activation fp rounds nothing; take another.")
+    if activation in FLOAT_INPUTS.values():
+        raise OptionError(f"quantize: activation {activation} rounds nothing; take another.")
     x_TK = _matrix("quantize", x_TK)
     _check_parts("quantize", x_TK.shape[1], parts)
     active_isa()
@@ -405,8 +409,9 @@ def linear(
         matrix: from `repack` or `repack_floats`.
         x_TK: activations, float32.
         activation: one of `ACTIVATIONS`, or "dynamic:R"; each token is rounded for itself, but by
-            "int8_absmax_tensor". With "fp" codes meet int8 activations in blocks of 32, and floats
-            meet floats.
+            "int8_absmax_tensor". With "fp" floats meet floats, and codes meet the sum of two int8
+            terms in blocks of 32, which is off by 1/64,516 of a block's largest magnitude; with
+            "fp_int8" the first term alone.
         parts: the columns' parts that are rounded each by itself (a scheme's `split` "in:G").
         static: scale and zero-point of a rule in `STATIC_ACTIVATIONS`.
         planes: of trits, side by side in the matrix, which has as many times the input's columns.
@@ -657,7 +662,7 @@ def _check_activation(
             raise OptionError(f"{op}: {activation} has one scale, and {parts} parts have as many.")
     elif activation.startswith("dynamic:"):
         LinearScheme(activation=activation)  # refuses what has no number
-    elif activation not in ACTIVATIONS:
+    elif activation not in (*ACTIVATIONS, FLOAT_INPUTS[8]):
         raise OptionError(
             f"{op}: activation is {activation!r}; accepted: {', '.join(ACTIVATIONS)}, dynamic:R."
         )

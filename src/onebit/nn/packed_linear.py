@@ -2,8 +2,8 @@
 
 It computes what the `BitLinear` it was made from computes in evaluation mode, the same integer
 sums, from 2 bits per ternary weight in memory. Norm and Hadamard turn are the BitLinear's own; the
-kernels round what comes out of them. Without rounded activations (activation "fp") they round it to
-int8 in blocks of 32, much finer than per token, so that the result is close instead of equal.
+kernels round what comes out of them. Without rounded activations (activation "fp") they take it as
+two int8 terms in blocks of 32: the result is equal but for rounding as floats have it.
 
 Shape letters: T tokens (any leading shape), N out features, K in features.
 """

@@ -23,7 +23,13 @@ from onebit.runtime.answer import Answer
 from onebit.runtime.cache import CachedSequence
 from onebit.runtime.generation import Generation
 from onebit.runtime.load import load
-from onebit.runtime.options import GenerateOptions, context_size, kv_width, thread_count
+from onebit.runtime.options import (
+    GenerateOptions,
+    context_size,
+    input_width,
+    kv_width,
+    thread_count,
+)
 from onebit.runtime.sampling import check_finite, chosen_logprobs
 from onebit.runtime.state import StateSequence
 from onebit.runtime.stream import Stream
@@ -54,6 +60,7 @@ class LLM:
         context: int | None = None,
         kv_bits: int | None = None,
         body: str = "auto",
+        input_bits: int = 16,
     ) -> None:
         """Open a model.
 
@@ -67,6 +74,9 @@ class LLM:
                 scheme's. A recurrent model has none.
             body: ternary weights in memory, "t2" (2 bits) or "t1_6" (1.6 bits); "auto" measures for
                 some milliseconds which is faster here. What comes out is the same.
+            input_bits: of each layer's inputs where the scheme leaves these floats and the weights
+                are codes. 16: what comes out is what floats give, but for rounding in float. 8:
+                in blocks of 32, as others run such files; prompts are read 1.7 times as fast.
 
         Raises:
             OnebitError: the file is missing, damaged or of a kind that does not run, or an option
@@ -76,7 +86,8 @@ class LLM:
         self.prepare()
         checkpoint = open_checkpoint(model)
         self.path = checkpoint.path
-        loaded = load(checkpoint, body)
+        self.input_bits = input_width(input_bits)
+        loaded = load(checkpoint, body, self.input_bits)
         self.architecture = loaded.architecture
         self.scheme = loaded.scheme
         self.body = loaded.body

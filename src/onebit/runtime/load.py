@@ -59,12 +59,13 @@ class Loaded:
     """Read to compute one token: every matrix once, of an embedding that is no head one row."""
 
 
-def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
+def load(checkpoint: Checkpoint, body: str = "auto", input_bits: int = 16) -> Loaded:
     """Build the decoder that a checkpoint describes. Peak memory is one tensor over the model.
 
     Args:
         checkpoint: what to load.
         body: layout of ternary matrices in memory, one of `BODIES`.
+        input_bits: of inputs that the scheme leaves floats, a key of `ops.FLOAT_INPUTS`.
 
     Raises:
         OptionError: `body` is none of them.
@@ -95,7 +96,8 @@ def load(checkpoint: Checkpoint, body: str = "auto") -> Loaded:
         norm = _vector(checkpoint, inner, linear.K) if how.norm == "rms" else None
         bias = _vector(checkpoint, f"{linear.name}.bias", linear.N) if linear.bias else None
         inside = _inside(how, linear) | _static(checkpoint, linear, how)
-        decoder.set_matrix(linear.name, matrix, how.activation, norm, bias, **inside)
+        rule = ops.FLOAT_INPUTS[input_bits] if how.activation == "fp" else how.activation
+        decoder.set_matrix(linear.name, matrix, rule, norm, bias, **inside)
         size_bytes += matrix.size_bytes
         lookup = linear.name == "model.embed_tokens" and not architecture.tie_word_embeddings
         token_bytes += matrix.size_bytes // linear.N if lookup else matrix.size_bytes

@@ -102,6 +102,14 @@ def kv_width(kv_bits: int | None, of_scheme: int, recurrent: bool = False) -> in
     return bits
 
 
+def input_width(input_bits: int) -> int:
+    """Return the bits of inputs that a scheme leaves floats."""
+    if type(input_bits) is not int or input_bits not in ops.FLOAT_INPUTS:
+        accepted = ", ".join(map(str, ops.FLOAT_INPUTS))
+        raise OptionError(f"input_bits is {input_bits!r}; accepted: {accepted}.")
+    return input_bits
+
+
 def whole_number(name: str, value: Any, low: int, high: int | None) -> int:
     accepted = f"from {low}" if high is None else f"from {low} to {high}"
     whole = isinstance(value, int) and not isinstance(value, bool)

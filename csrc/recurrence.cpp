@@ -3,9 +3,8 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 
-#include "parallel.h"
+#include "each_block.h"
 #include "target.h"
 
 namespace onebit {
@@ -20,40 +19,8 @@ struct RecurrenceOps {
                    float* dbefore);
 };
 
-namespace rows_16 {
-#define ONEBIT_PIECE 16
-#include "lanes.inl"
-#include "recurrence.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_16
-
-#if defined(__x86_64__)
-ONEBIT_TARGET_BEGIN("avx2,fma,f16c")
-namespace rows_32 {
-#define ONEBIT_PIECE 32
-#include "lanes.inl"
-#include "recurrence.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_32
-ONEBIT_TARGET_END
-
-ONEBIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-namespace rows_64 {
-#define ONEBIT_PIECE 64
-#include "lanes.inl"
-#include "recurrence.inl"
-#undef ONEBIT_PIECE
-}  // namespace rows_64
-ONEBIT_TARGET_END
-#endif
-
-const RecurrenceOps& recurrence_of(const Ops& ops) {
-#if defined(__x86_64__)
-  if (!strncmp(ops.isa, "avx512", 6)) return rows_64::kRecurrence;
-  if (!strncmp(ops.isa, "avx", 3)) return rows_32::kRecurrence;
-#endif
-  return rows_16::kRecurrence;
-}
+#define ONEBIT_BODY "recurrence.inl"
+#include "widths.inl"
 
 // A block is as wide as threads allow: rows are read in long pieces, which the CPU fetches ahead, and those
 // of the token before stay in the first cache.
@@ -61,19 +28,15 @@ constexpr size_t kLeast = 64, kMost = 1024;
 
 // f(sequence, first channel, channels) for blocks of channels of every sequence.
 template <class F>
-void each_block(size_t B, size_t d, size_t threads_wanted, F&& f) {
+void each_channels(size_t B, size_t d, size_t threads_wanted, F&& f) {
   const size_t most = std::max<size_t>(1, std::min(threads_wanted, threads()));
   const size_t parts = std::max<size_t>(1, 4 * most / B);  // of each sequence; a few for each thread
   const size_t even = ((d + parts - 1) / parts + 15) / 16 * 16;
   const size_t width = most == 1 ? kMost : std::clamp(even, kLeast, kMost);
   const size_t across = (d + width - 1) / width, blocks = B * across;
-  std::atomic<size_t> next{0};
-  parallel_for(std::min(blocks, most), 1, [&](size_t begin, size_t end) {
-    for (size_t worker = begin; worker < end; ++worker)
-      for (size_t block; (block = next.fetch_add(1)) < blocks;) {
-        const size_t c = block % across * width;
-        f(block / across, c, std::min(width, d - c));
-      }
+  each_block(blocks, workers_of(blocks, most), [&](size_t block, size_t) {
+    const size_t c = block % across * width;
+    f(block / across, c, std::min(width, d - c));
   });
 }
 
@@ -86,8 +49,8 @@ T* moved(T* x, size_t n) {
 
 void recurrence(const Ops& ops, size_t B, size_t T, size_t d, const float* f, const float* i,
                 const float* before, float* h, float* last, size_t threads_wanted) {
-  const RecurrenceOps& rows = recurrence_of(ops);
-  each_block(B, d, threads_wanted, [&](size_t b, size_t c, size_t channels) {
+  const RecurrenceOps& rows = table_of(ops);
+  each_channels(B, d, threads_wanted, [&](size_t b, size_t c, size_t channels) {
     const size_t row = b * T * d + c, state = b * d + c;
     rows.forward(T, channels, d, f + row, i + row, moved(before, state), h + row, moved(last, state));
   });
@@ -96,8 +59,8 @@ void recurrence(const Ops& ops, size_t B, size_t T, size_t d, const float* f, co
 void recurrence_backward(const Ops& ops, size_t B, size_t T, size_t d, const float* f, const float* h,
                          const float* before, const float* dh, const float* dlast, float* df, float* di,
                          float* dbefore, size_t threads_wanted) {
-  const RecurrenceOps& rows = recurrence_of(ops);
-  each_block(B, d, threads_wanted, [&](size_t b, size_t c, size_t channels) {
+  const RecurrenceOps& rows = table_of(ops);
+  each_channels(B, d, threads_wanted, [&](size_t b, size_t c, size_t channels) {
     const size_t row = b * T * d + c, state = b * d + c;
     rows.backward(T, channels, d, f + row, h + row, moved(before, state), moved(dh, row),
                   moved(dlast, state), df + row, di + row, moved(dbefore, state));

@@ -52,4 +52,4 @@ void backward_rows(size_t T, size_t d, size_t stride, const float* f, const floa
   });
 }
 
-constexpr RecurrenceOps kRecurrence = {forward_rows, backward_rows};
+constexpr RecurrenceOps kTable = {forward_rows, backward_rows};

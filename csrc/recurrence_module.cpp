@@ -1,14 +1,13 @@
 // The Python side of recurrence.h; see cpu.pyi for the contract.
 #include "recurrence_module.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include "dispatch.h"
+#include "ndarrays.h"
 #include "recurrence.h"
 
 namespace nb = nanobind;
@@ -17,16 +16,16 @@ using namespace nb::literals;
 namespace onebit {
 namespace {
 
-using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Into = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Given = In<float>;
+using Results = Into<float>;
 
 struct Sizes {
   size_t B, T, d;
 };
 
-Sizes sizes_of(const In& f) {
+Sizes sizes_of(const Given& f) {
   if (f.ndim() != 3 || !f.shape(0) || !f.shape(1) || !f.shape(2))
-    throw std::invalid_argument("f_BTD must have three dimensions, none of them empty.");
+    fail("f_BTD must have three dimensions, none of them empty.");
   return {f.shape(0), f.shape(1), f.shape(2)};
 }
 
@@ -36,8 +35,8 @@ auto* floats(const char* what, const Array& x, const Sizes& n, bool tokens = tru
   const bool fits = tokens ? x.ndim() == 3 && x.shape(0) == n.B && x.shape(1) == n.T && x.shape(2) == n.d
                            : x.ndim() == 2 && x.shape(0) == n.B && x.shape(1) == n.d;
   if (!fits)
-    throw std::invalid_argument(std::string(what) + " must be (" + std::to_string(n.B) + ", " +
-                                (tokens ? std::to_string(n.T) + ", " : "") + std::to_string(n.d) + ").");
+    fail(std::string(what) + " must be (" + std::to_string(n.B) + ", " +
+         (tokens ? std::to_string(n.T) + ", " : "") + std::to_string(n.d) + ").");
   return x.data();
 }
 template <class Array>
@@ -46,7 +45,7 @@ auto floats(const char* what, const std::optional<Array>& x, const Sizes& n, boo
   return x ? floats(what, *x, n, tokens) : nullptr;
 }
 
-void forward(In f, In i, std::optional<In> h0, Into h, Into last, size_t threads) {
+void forward(Given f, Given i, std::optional<Given> h0, Results h, Results last, size_t threads) {
   const Sizes n = sizes_of(f);
   const float* from = floats("i_BTD", i, n);
   const float* before = floats("h0_BD", h0, n, false);
@@ -57,8 +56,9 @@ void forward(In f, In i, std::optional<In> h0, Into h, Into last, size_t threads
   recurrence(ops, n.B, n.T, n.d, f.data(), from, before, to, end, threads);
 }
 
-void backward(In f, In h, std::optional<In> h0, std::optional<In> dh, std::optional<In> dlast, Into df,
-              Into di, std::optional<Into> dh0, size_t threads) {
+void backward(Given f, Given h, std::optional<Given> h0, std::optional<Given> dh,
+              std::optional<Given> dlast, Results df, Results di, std::optional<Results> dh0,
+              size_t threads) {
   const Sizes n = sizes_of(f);
   const float* states = floats("h_BTD", h, n);
   const float* before = floats("h0_BD", h0, n, false);

@@ -28,9 +28,9 @@ FORMS = {"code": {}, "unbounded": {"lower_bounds": False}, "paper": {"mlgru": "p
 TEXT = [5, 6, 7, 8, 9, 5, 6, 7, 8, 30, 5, 6, 7, 8, 9, 5, 6]
 
 
-def saved(folder, **changes):
-    """Save a float model whose every parameter matters; return it."""
-    model = models.build(Architecture(**SHAPE | changes), SCHEMES["fp"], seed=3).eval()
+def saved(folder, scheme="fp", **changes):
+    """Save a model whose every parameter matters; return it."""
+    model = models.build(Architecture(**SHAPE | changes), SCHEMES[scheme], seed=3).eval()
     random = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -90,6 +90,42 @@ def test_logits_are_those_of_torch(tmp_path, form):
         wanted_TV = model(torch.tensor([tokens]))[0].numpy()
     np.testing.assert_allclose(logits_TV, wanted_TV, rtol=0, atol=2e-4 * np.abs(wanted_TV).max())
     np.testing.assert_array_equal(logits_TV.argmax(1), wanted_TV.argmax(1))
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("scheme", ["fp", "matmulfree"])
+@pytest.mark.parametrize("form", FORMS)
+def test_tokens_are_those_of_torch(tmp_path, form, scheme):
+    """Alone and in batches, with drafts and without, from scratch and behind what is held."""
+    model = saved(tmp_path / "model", scheme, **FORMS[form])
+    path = tmp_path / "model"
+    if scheme != "fp":
+        path = tmp_path / "packed"
+        models.export(tmp_path / "model", path, "t1_6", embed="f32")
+
+    def greedy(tokens, count):
+        tokens = list(tokens)
+        for _ in range(count):
+            with torch.no_grad():
+                tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+        return tuple(tokens[-count:])
+
+    prompts = [TEXT, TEXT[:5], [*TEXT[:5], 40, 41], [1]]
+    wanted = [greedy(prompt, 8) for prompt in prompts]
+    longer = [*prompts[-1], *wanted[-1], 11]
+    after = greedy(longer, 6)
+    with LLM(path, threads=1) as llm:
+        for draft in (0, 4):
+            answers = [llm.generate(prompt, max_tokens=8, draft=draft) for prompt in prompts]
+            assert [answer.token_ids for answer in answers] == wanted
+            answer = llm.generate(longer, max_tokens=6, draft=draft)
+            assert answer.timing.reused_tokens > 0
+            assert answer.token_ids == after
+            with Batch(llm, sequences=3, prompt_tokens=20) as batch:
+                answers = batch.generate(prompts, max_tokens=8, draft=draft)
+                assert [answer.token_ids for answer in answers] == wanted
+                [answer] = batch.generate([longer], max_tokens=6, draft=draft)
+                assert answer.token_ids == after
 
 
 def test_an_answer_is_that_of_the_model_computed_from_scratch(llm, naive):

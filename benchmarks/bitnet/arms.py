@@ -1,11 +1,12 @@
-"""The arms of the comparison: what is trained, as data.
+"""The arms of the comparison: what is trained, as data. Other comparisons have a `Setup` of theirs.
 
 Every arm is the same small model on the same tokens of the same text; a `Family` of arms shares a
 learning rate, which is tuned on one of them. `config` makes the recipe that `onebit.train` runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from onebit.scheme import SCHEMES, LinearScheme, Scheme
 from onebit.train.config import (
@@ -64,6 +65,8 @@ class Arm:
     progressive: ProgressiveConfig | None = None
     model: dict[str, Any] = field(default_factory=dict)
     """Changes to MODEL."""
+    schedule: str = "two_stage"
+    """How the learning rate falls."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +351,10 @@ ARMS = {arm.name: arm for arm in (*_MAIN, *_ATTENTION, *_PROGRESSIVE, *_INTEGERS
 class Setup:
     """What all runs share; the page is made with the defaults."""
 
+    known: ClassVar[Mapping[str, Arm]] = ARMS
+    families: ClassVar[Mapping[str, str]] = FAMILIES
+    groups: ClassVar[Mapping[str, str]] = GROUPS
+
     tokens: int = TOKENS
     """Trained on by each run."""
     data: DataConfig = DATA
@@ -364,7 +371,7 @@ class Setup:
         return TrainConfig(
             model=replace(self.model, **arm.model),
             data=self.data,
-            schedule=ScheduleConfig(lr=run.lr, warmup=WARMUP),
+            schedule=ScheduleConfig(lr=run.lr, kind=arm.schedule, warmup=WARMUP),
             budget=BudgetConfig(tokens=self.tokens),
             optim=self.optim,
             scheme=arm.scheme,
@@ -376,3 +383,9 @@ class Setup:
             held_out_windows=32,
             checkpoint_every=250,
         )
+
+    def kinds(self) -> Mapping[str, Any]:
+        """Return what is measured on trained models: see `measure.KINDS`."""
+        from benchmarks.bitnet import measure  # which imports this module
+
+        return measure.KINDS

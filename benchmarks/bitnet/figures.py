@@ -30,9 +30,9 @@ def draw(numbers: Numbers, folder: Path) -> list[str]:
     ]
 
 
-def losses(numbers: Numbers, path: Path) -> bool:
-    """Training loss against tokens: the whole run, and its last quarter."""
-    arms = [arm for arm in CURVES if numbers["arms"].get(arm, {}).get("curve")]
+def losses(numbers: Numbers, path: Path, names: Sequence[str] = CURVES) -> bool:
+    """Training loss against tokens, of these arms: the whole run, and its last quarter."""
+    arms = [arm for arm in names if numbers["arms"].get(arm, {}).get("curve")]
     if not arms:
         return False
     figure, (left, right) = _figure(2)

@@ -7,6 +7,7 @@ whoever started it is killed. `run.py` starts two of them.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -80,15 +81,15 @@ def _train(config: TrainConfig, folder: Path) -> None:
 
 def to_line(out: Path, setup: Setup, run: Run, measures: bool) -> str:
     """Write a job as a line."""
-    job = {"out": str(out), "setup": asdict(setup), "run": run.name, "measures": measures}
-    return json.dumps(job)
+    job = {"of": type(setup).__module__, "out": str(out), "setup": asdict(setup)}
+    return json.dumps(job | {"run": run.name, "measures": measures})
 
 
 def from_line(line: str) -> tuple[Path, Setup, Run, bool]:
     """Read what `to_line` wrote."""
     job: dict[str, Any] = json.loads(line)
     given = job["setup"]
-    setup = Setup(
+    setup: Setup = importlib.import_module(job["of"]).Setup(
         tokens=given["tokens"],
         data=DataConfig(**given["data"]),
         model=ModelConfig(**given["model"]),
@@ -97,7 +98,7 @@ def from_line(line: str) -> tuple[Path, Setup, Run, bool]:
         seeds=tuple(given["seeds"]),
         rates=tuple(given["rates"]),
     )
-    run = store.parse(job["run"])
+    run = store.parse(job["run"], setup.known)
     assert run is not None  # `to_line` had it from the same arms
     return Path(job["out"]), setup, run, job["measures"]
 

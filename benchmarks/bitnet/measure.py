@@ -228,7 +228,7 @@ def all_of(out: Path, setup: Setup, run: Run) -> None:
     if not (folder / "result.json").exists():
         return
     subject = Subject(run, folder, setup, store.text(out, setup), run.seed == setup.seeds[0])
-    for kind, (measure, wanted) in KINDS.items():
+    for kind, (measure, wanted) in setup.kinds().items():
         path = folder / "measures" / f"{kind}.json"
         if wanted(subject) and not (path.exists() and store.read(path)["version"] == VERSION):
             with trainer.threads(1):

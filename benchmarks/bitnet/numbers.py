@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bitnet import measure, plan, store
-from benchmarks.bitnet.arms import ARMS, FAMILIES, GROUPS, Run, Setup
+from benchmarks.bitnet.arms import Run, Setup
 
 from onebit.train import metrics
 
@@ -37,10 +37,10 @@ def collect(out: Path, setup: Setup) -> Numbers:
             "held_out_bytes": held_out.size_bytes,
             "bytes_per_token": held_out.size_bytes / len(held_out),
         },
-        "groups": GROUPS,
+        "groups": dict(setup.groups),
         "tuning": {family: _tuned(family, setup, scores) for family in plan.families(setup)},
         "arms": {
-            name: _arm(out, [run for run in finals if run.arm.name == name], scores)
+            name: _arm(out, setup, [run for run in finals if run.arm.name == name], scores)
             for name in setup.arms
             if any(run.arm.name == name for run in finals)
         },
@@ -50,10 +50,10 @@ def collect(out: Path, setup: Setup) -> Numbers:
 def _tuned(family: str, setup: Setup, scores: plan.Scores) -> dict[str, Any]:
     runs, best = plan.tuning(family, setup, scores)
     tried = {f"{run.lr:g}": _finite(scores[run.name]) for run in runs if run.name in scores}
-    return {"arm": FAMILIES[family], "tried": tried, "best": best}
+    return {"arm": setup.families[family], "tried": tried, "best": best}
 
 
-def _arm(out: Path, runs: list[Run], scores: plan.Scores) -> dict[str, Any]:
+def _arm(out: Path, setup: Setup, runs: list[Run], scores: plan.Scores) -> dict[str, Any]:
     arm = runs[0].arm
     bits = {str(run.seed): _finite(scores[run.name]) for run in runs}
     there = [value for value in bits.values() if value is not None]
@@ -73,7 +73,7 @@ def _arm(out: Path, runs: list[Run], scores: plan.Scores) -> dict[str, Any]:
         "curve": _curve(out / runs[0].name),
         "measures": {
             kind: {str(run.seed): found for run in runs if (found := _measure(out, run, kind))}
-            for kind in measure.KINDS
+            for kind in setup.kinds()
         },
     }
 
@@ -105,6 +105,3 @@ def _curve(folder: Path) -> list[list[float]]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-assert set(FAMILIES.values()) <= set(ARMS)  # a family is tuned on an arm that there is

@@ -77,7 +77,7 @@ def markdown(found: Numbers, drawn: Sequence[str]) -> str:
             parts += [f"## {title}", _arm_table(found, names, base)]
         if group == "main" and "loss.png" in drawn:
             parts.append("![Training loss against tokens](bitnet/loss.png)")
-    parts += ["## Learning rates", _tuning(found)]
+    parts += ["## Learning rates", tuning_table(found)]
     for title, table, figure in (
         ("Inputs of the layers", _inputs(found), "activations.png"),
         ("Zeros, as in table 2 of a4.8", _zeros(found), None),
@@ -102,10 +102,19 @@ def _protocol(found: Numbers) -> str:
     return (
         f"Each arm is the same model ({weights}{m['num_hidden_layers']} layers, width "
         f"{m['hidden_size']}, {m['intermediate_size']} inside a squared-ReLU GLU, "
-        f"{m['num_attention_heads']} heads), trained on {s['tokens'] / 1e6:.2f} M tokens of "
+        f"{m['num_attention_heads']} heads), "
+        + training_in_words(found, "the two-stage schedule of BitNet b1.58")
+    )
+
+
+def training_in_words(found: Numbers, schedule: str) -> str:
+    """Say how all arms were trained, measured and compared; `schedule` in words."""
+    s = found["setup"]
+    return (
+        f"trained on {s['tokens'] / 1e6:.2f} M tokens of "
         f"`{s['text']}` ({s['train_tokens'] / 1e6:.2f} M in all, vocabulary {s['vocab_size']}, "
-        f"{s['bytes_per_token']:.2f} bytes each) in steps of {s['batch']} x {s['context']}, by the "
-        "two-stage schedule of BitNet b1.58 with its peak rate tuned for each family on the first "
+        f"{s['bytes_per_token']:.2f} bytes each) in steps of {s['batch']} x {s['context']}, by "
+        f"{schedule} with its peak rate tuned for each family on the first "
         f"seed. Measured on all of the held-out text (`{s['held_out']}`, "
         f"{s['held_out_bytes'] / 1e6:.2f} MB) in bits per byte, in float32; a nat per token is "
         f"{1 / nats(found, 1):.3f} bits per byte. {len(s['seeds'])} seeds; equal seeds have equal "
@@ -140,7 +149,7 @@ def _arm_table(found: Numbers, names: Sequence[str], base: str) -> str:
             )
         )
     header = ("arm", "what", "bits per byte", "max - min", f"nats per token over `{base}`", "lr")
-    return _table(header, rows)
+    return make_table(header, rows)
 
 
 def _method_table(found: Numbers, wanted: str) -> str:
@@ -153,7 +162,7 @@ def _method_table(found: Numbers, wanted: str) -> str:
     )
 
 
-def _tuning(found: Numbers) -> str:
+def tuning_table(found: Numbers) -> str:
     rates = sorted({float(lr) for f in found["tuning"].values() for lr in f["tried"]})
     rows = []
     for family, tuned in found["tuning"].items():
@@ -169,7 +178,7 @@ def _tuning(found: Numbers) -> str:
     words = (
         "Bits per byte of one seed after the whole run; the best, in bold, is the family's rate."
     )
-    return f"{words}\n\n{_table(('family', 'tuned on', *(f'{lr:g}' for lr in rates)), rows)}"
+    return f"{words}\n\n{make_table(('family', 'tuned on', *(f'{lr:g}' for lr in rates)), rows)}"
 
 
 def _inputs(found: Numbers) -> str:
@@ -192,7 +201,7 @@ def _inputs(found: Numbers) -> str:
         "and turned by a Hadamard matrix (the layer's own, or a plain one to see what it would "
         "do). A bell has 3. Last, the scores that the softmax got. One seed."
     )
-    return f"{words}\n\n{_table(('arm', *header, 'softmax'), rows)}"
+    return f"{words}\n\n{make_table(('arm', *header, 'softmax'), rows)}"
 
 
 def _zeros(found: Numbers) -> str:
@@ -208,7 +217,7 @@ def _zeros(found: Numbers) -> str:
         "Percent of the weights that a token does not touch, because an input's code is zero or, "
         "for up, the gate is closed. The paper's a4.8 at 700 M: 12.1, 50, 66.2, 12.1, 80.9, 42.5."
     )
-    return f"{words}\n\n{_table(('arm', *columns), rows)}"
+    return f"{words}\n\n{make_table(('arm', *columns), rows)}"
 
 
 def _key_values(found: Numbers) -> str:
@@ -231,7 +240,7 @@ def _key_values(found: Numbers) -> str:
         "64 windows."
     )
     header = ("arm", *(f"{b} bits" for b in bits), "queries and KV 4", "queries 4, KV 3")
-    return f"{words}\n\n{_table(header, rows)}"
+    return f"{words}\n\n{make_table(header, rows)}"
 
 
 def _untrained(found: Numbers) -> str:
@@ -240,7 +249,7 @@ def _untrained(found: Numbers) -> str:
         for name in found["arms"]
         if (seen := measured(found, name, "untrained_a4"))
     ]
-    return _table(("arm", "8 bits, as trained", "4 bits"), rows) if rows else ""
+    return make_table(("arm", "8 bits, as trained", "4 bits"), rows) if rows else ""
 
 
 def _engine(found: Numbers) -> str:
@@ -262,7 +271,7 @@ def _engine(found: Numbers) -> str:
         "float sums in another order now and then fall to the other side of a rounding, and the "
         "engine also rounds queries (8 bits) and probabilities, which torch does not."
     )
-    return f"{words}\n\n{_table(('arm', 'KV bits', 'engine', 'torch', 'apart'), rows)}"
+    return f"{words}\n\n{make_table(('arm', 'KV bits', 'engine', 'torch', 'apart'), rows)}"
 
 
 def _flatness(found: Numbers) -> str:
@@ -285,7 +294,7 @@ def _flatness(found: Numbers) -> str:
         "masters, which are then rounded again. What costs less than the figure shows is drawn at "
         "its lower edge."
     )
-    table = _table(("arm", "moved", *(f"{size:g}" for size in sizes)), rows)
+    table = make_table(("arm", "moved", *(f"{size:g}" for size in sizes)), rows)
     rounded = measured(found, "float", "flatness")
     if not rounded:
         return f"{words}\n\n{table}"
@@ -314,13 +323,13 @@ def _dynamic(found: Numbers) -> str:
     if not rows:
         return ""
     words = "Bits per byte (mean bits of an input) of trained models under other ratios R."
-    return f"{words}\n\n{_table(('arm', *rules), rows)}"
+    return f"{words}\n\n{make_table(('arm', *rules), rows)}"
 
 
 def _number(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def make_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

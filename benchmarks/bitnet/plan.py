@@ -8,7 +8,7 @@ family are wanted with it, with every seed.
 import math
 from collections.abc import Mapping
 
-from benchmarks.bitnet.arms import ARMS, FAMILIES, FARTHEST, Run, Setup
+from benchmarks.bitnet.arms import FARTHEST, Run, Setup
 
 Scores = Mapping[str, float]
 """Name of a finished run to its held-out bits per byte; infinite where training diverged."""
@@ -16,13 +16,13 @@ Scores = Mapping[str, float]
 
 def families(setup: Setup) -> list[str]:
     """Return the families that the wanted arms belong to."""
-    used = {ARMS[name].family for name in setup.arms}
-    return [family for family in FAMILIES if family in used]
+    used = {setup.known[name].family for name in setup.arms}
+    return [family for family in setup.families if family in used]
 
 
 def tuning(family: str, setup: Setup, scores: Scores) -> tuple[list[Run], float | None]:
     """Return the runs that tune a family's learning rate, and the best rate once it is known."""
-    arm, seed = ARMS[FAMILIES[family]], setup.seeds[0]
+    arm, seed = setup.known[setup.families[family]], setup.seeds[0]
     rates = sorted(setup.rates)
     lowest, highest = rates[0], rates[-1]
     while True:
@@ -55,9 +55,10 @@ def final_runs(setup: Setup, scores: Scores) -> list[Run]:
     found = []
     for seed in setup.seeds:
         for name in setup.arms:
-            lr = rate[ARMS[name].family]
+            arm = setup.known[name]
+            lr = rate[arm.family]
             if lr is not None:
-                found.append(Run(ARMS[name], lr, seed))
+                found.append(Run(arm, lr, seed))
     return found
 
 
@@ -66,6 +67,6 @@ def count(setup: Setup, scores: Scores) -> int:
     tuned = {run.name for run in tuning_runs(setup, scores)}
     final = {run.name for run in final_runs(setup, scores)}
     unknown = [f for f in families(setup) if tuning(f, setup, scores)[1] is None]
-    waiting = sum(ARMS[name].family in unknown for name in setup.arms) * len(setup.seeds)
+    waiting = sum(setup.known[name].family in unknown for name in setup.arms) * len(setup.seeds)
     # one of them is the tuning run with the best rate
-    return len(tuned | final) + waiting - sum(FAMILIES[f] in setup.arms for f in unknown)
+    return len(tuned | final) + waiting - sum(setup.families[f] in setup.arms for f in unknown)

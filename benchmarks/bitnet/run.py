@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from benchmarks.bitnet import job, page, plan, store
-from benchmarks.bitnet.arms import ARMS, SEEDS, TOKENS, Run, Setup
+from benchmarks.bitnet.arms import Run, Setup
 from benchmarks.bitnet.progress import Line
 
 from onebit.errors import OnebitError, OptionError
@@ -33,25 +34,45 @@ PAGE = Path("docs/results")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="results-bitnet", description=__doc__)
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each run")
-    parser.add_argument("--arms", default=",".join(ARMS), help="names, with commas")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    return command(arguments, Setup(), page.write, OUT, str(__doc__))
+
+
+def command(
+    arguments: Sequence[str] | None,
+    whole: Setup,
+    write: Callable[[Path, Setup, Path], str],
+    out: Path,
+    words: str,
+) -> int:
+    """Run the command of a comparison; return its exit code.
+
+    Args:
+        arguments: of the command line; None for this process's.
+        whole: what the page is made with.
+        write: writes the page of the runs in a folder, of a setup, into a folder; returns a line.
+        out: folder of the runs, where the command line names none.
+        words: what the command does, its first line a summary.
+    """
+    parser = argparse.ArgumentParser(prog=out.name, description=words)
+    parser.add_argument("--tokens", type=int, default=whole.tokens, help="of each run")
+    parser.add_argument("--arms", default=",".join(whole.arms), help="names, with commas")
+    parser.add_argument("--seeds", default=",".join(map(str, whole.seeds)))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=out, help="folder of the runs")
     parser.add_argument("--page", type=Path, help="folder of the page")
     parser.add_argument("--page-only", action="store_true", help="of what is finished; train none")
     given = parser.parse_args(arguments)
     try:
-        setup = Setup(
+        setup = replace(
+            whole,
             tokens=given.tokens,
             arms=tuple(given.arms.split(",")),
             seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         )
         if not given.page_only:
             everything(given.out, setup, given.workers)
-        whole = setup == Setup()
-        written = page.write(given.out, setup, given.page or (PAGE if whole else given.out))
+        folder = given.page or (PAGE if setup == whole else given.out)
+        written = write(given.out, setup, folder)
     except (OnebitError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -74,9 +95,9 @@ def everything(out: Path, setup: Setup, workers: int, stream: TextIO = sys.stder
     Raises:
         OptionError: an arm is unknown, another process works in the folder, or a job failed.
     """
-    unknown = [name for name in setup.arms if name not in ARMS]
+    unknown = [name for name in setup.arms if name not in setup.known]
     if unknown:
-        raise OptionError(f"{unknown[0]!r} is not an arm. Known: {', '.join(ARMS)}.")
+        raise OptionError(f"{unknown[0]!r} is not an arm. Known: {', '.join(setup.known)}.")
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as lock:
         try:

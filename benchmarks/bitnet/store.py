@@ -15,11 +15,12 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bitnet.arms import ARMS, Run, Setup
+from benchmarks.bitnet.arms import ARMS, Arm, Run, Setup
 
 from onebit.errors import OnebitError
 from onebit.io.atomic import write_bytes
@@ -72,19 +73,19 @@ def scores(out: Path, setup: Setup) -> dict[str, float]:
     """Return the scores of all finished runs in the folder, by name."""
     found = {}
     for folder in sorted(out.glob("*-lr*-seed*")):
-        run = parse(folder.name)
+        run = parse(folder.name, setup.known)
         if run is not None and finished(out, setup, run):
             found[run.name] = score(out, run)
     return found
 
 
-def parse(name: str) -> Run | None:
+def parse(name: str, known: Mapping[str, Arm] = ARMS) -> Run | None:
     """Return the run that a folder's name stands for; None if it is no arm's (any more)."""
     arm, _, rest = name.rpartition("-lr")
     lr, _, seed = rest.rpartition("-seed")
-    if arm not in ARMS:
+    if arm not in known:
         return None
-    run = Run(ARMS[arm], float(lr), int(seed))
+    run = Run(known[arm], float(lr), int(seed))
     return run if run.name == name else None
 
 

@@ -6,7 +6,7 @@ from onebit import models
 from onebit.analyze.verify import verify
 from onebit.errors import OptionError
 from onebit.scheme import SCHEMES
-from onebit.train import recipe
+from onebit.train import metrics, recipe
 from onebit.train.loop import train
 
 CHANGES = ("scheme=matmulfree", "tie_word_embeddings=false", "rms_norm_eps=1e-6")
@@ -32,6 +32,17 @@ def test_a_recipe_trains_a_recurrent_model(tiny_recipe, tmp_path, told):
     begun = models.build(model.architecture, model.scheme, config.seed).state_dict()
     moved = model.state_dict()
     assert all((moved[name] != weight).any() for name, weight in begun.items())
+
+
+def test_a_recurrent_run_is_measured_without_scores(tiny_recipe, tmp_path, told):
+    """It has no softmax whose range there would be."""
+    config = recurrent(tiny_recipe, "measure=true", "kind=cosine_halved")
+    train(config, tmp_path / "run", told)
+    lines = list(metrics.read(tmp_path / "run" / "metrics.jsonl"))
+    found = [line for line in lines if "zeros" in line]
+    assert found
+    assert set(found[0]["zeros"]) == {"i", "f", "g", "o", "gate", "down", "head"}
+    assert not any("softmax_range" in line for line in lines)
 
 
 def test_what_a_recurrent_recipe_says_reaches_the_model(tiny_recipe):

@@ -30,12 +30,20 @@ def test_cosine():
     assert rates(0.99, schedule).weight_decay == 0.1
 
 
+def test_cosine_halved():
+    """MatMul-free LM: the cosine's rates, from half-way on half of them; decay throughout."""
+    whole, halved = (ScheduleConfig(lr=4e-3, kind=k) for k in ("cosine", "cosine_halved"))
+    assert rates(0.49, halved) == rates(0.49, whole)
+    for p in (0.5, 0.7, 1.0):
+        assert rates(p, halved) == (rates(p, whole).lr / 2, 0.1)
+
+
 def test_constant():
     schedule = ScheduleConfig(lr=0.01, kind="constant", weight_decay=0.2, warmup=0.0)
     assert {rates(p / 10, schedule) for p in range(11)} == {(0.01, 0.2)}
 
 
-@pytest.mark.parametrize("kind", ["two_stage", "cosine", "constant"])
+@pytest.mark.parametrize("kind", ["two_stage", "cosine", "cosine_halved", "constant"])
 def test_warm_up_rises_in_a_straight_line_and_meets_the_schedule(kind):
     warm, plain = (ScheduleConfig(lr=0.01, kind=kind, warmup=w) for w in (0.1, 0.0))
     assert rates(0.0, warm).lr == 0

@@ -16,7 +16,7 @@ from onebit.train.progressive import ProgressiveConfig
 from onebit.train.setting import check, setting
 from onebit.train.stages import StageConfig
 
-SCHEDULES = ("two_stage", "cosine", "constant")
+SCHEDULES = ("two_stage", "cosine", "cosine_halved", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -146,7 +146,7 @@ class ScheduleConfig:
     lr: float = setting(low=1e-9, high=1.0)
     """Peak learning rate."""
     kind: str = setting("two_stage", choices=SCHEDULES)
-    """How it falls. "two_stage" is BitNet b1.58's."""
+    """How it falls. "two_stage" is BitNet b1.58's, "cosine_halved" that of MatMul-free models."""
     lr_second: float | None = setting(None, low=1e-9, high=1.0)
     """two_stage: peak of the second stage; by default two thirds of `lr`, as in BitNet b1.58."""
     weight_decay: float = setting(0.1, low=0.0, high=10.0)

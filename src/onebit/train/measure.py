@@ -1,7 +1,8 @@
 """What the layers of a model see, measured on a little held-out text: for `measure = true`.
 
     "zeros": {"q": 0.01, "k": ...}   share of a projection's input codes that are 0, mean of layers
-    "softmax_range": [-9.1, 12.4]    smallest and largest score before a softmax, of all layers
+    "softmax_range": [-9.1, 12.4]    smallest and largest score before a softmax, of all layers; not
+                                     in a model without attention
     "activation_bits": 4.6           mean over tokens and layers, where "dynamic:R" decides
 
 An input that a layer does not round counts the zeros that it has. Compare BitNet a4.8, table 2,
@@ -45,12 +46,11 @@ def measure(model: nn.Module, file: TokenFile, context: int) -> dict[str, Any]:
     bits, ranges = mean_bits(model), score_ranges(model)
     record(model, on=False)
     found: dict[str, Any] = {
-        "zeros": {role: sum(shares) / len(shares) for role, shares in zeros.items()},
-        "softmax_range": [
-            min(low for low, _ in ranges.values()),
-            max(h for _, h in ranges.values()),
-        ],
+        "zeros": {role: sum(shares) / len(shares) for role, shares in zeros.items()}
     }
+    if ranges:
+        lows, highs = zip(*ranges.values(), strict=True)
+        found["softmax_range"] = [min(lows), max(highs)]
     return found | ({"activation_bits": sum(bits.values()) / len(bits)} if bits else {})
 
 
@@ -58,9 +58,8 @@ def in_words(found: dict[str, Any]) -> str:
     """Return what `measure` has found for a line of progress, but the zeros; "" of nothing."""
     if not found:
         return ""
-    low, high = found["softmax_range"]
-    bits = found.get("activation_bits")
-    return f", scores {low:.1f} to {high:.1f}" + (
+    scores, bits = found.get("softmax_range"), found.get("activation_bits")
+    return ("" if scores is None else f", scores {scores[0]:.1f} to {scores[1]:.1f}") + (
         "" if bits is None else f", inputs {bits:.2f} bits"
     )
 

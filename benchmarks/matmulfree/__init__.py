@@ -1,0 +1,1 @@
+"""MatMul-free language models beside transformers: `python -m benchmarks.matmulfree.run`."""

@@ -132,7 +132,8 @@ def kept_bytes(model: nn.Module, text_BT: Tensor) -> tuple[int, int]:
     inside = False
 
     def keep(tensor: Tensor) -> Held:
-        held.add(found := Held(tensor, inside))
+        # without its history: of what an operation has given, that would hold the operation
+        held.add(found := Held(tensor.detach(), inside))
         return found
 
     def enter(*_: object) -> None:

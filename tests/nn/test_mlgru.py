@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from onebit.errors import OptionError
 from onebit.nn import MLGRU
-from onebit.nn.mlgru import gated
+from onebit.nn.gates import gated
 from onebit.nn.recurrence import recurrence
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onebit.errors import OptionError
 from onebit.nn.bitlinear import of_one_input
+from onebit.nn.gates import silu_times
 from onebit.nn.rms_norm import RMSNorm
 
 
@@ -87,5 +88,5 @@ class FusedGLU(nn.Module):
 
     def forward(self, x_TC: Tensor) -> Tensor:
         gate_TF, up_TF = self.gate_proj(x_TC).chunk(2, dim=-1)
-        y: Tensor = self.down_proj(F.silu(gate_TF) * up_TF)
+        y: Tensor = self.down_proj(silu_times(gate_TF, up_TF))
         return y

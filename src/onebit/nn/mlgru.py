@@ -4,12 +4,12 @@ Shape letters: B sequences, T tokens, C model width.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.architecture import MLGRU_FORMS
 from onebit.errors import OptionError
 from onebit.nn.bitlinear import of_one_input
+from onebit.nn.gates import gated, silu_times
 from onebit.nn.recurrence import recurrence
 from onebit.nn.rms_norm import RMSNorm
 
@@ -75,17 +75,4 @@ class MLGRU(nn.Module):
         """Return what goes into `o_proj`, from what `g_proj` gave and the states."""
         if self.g_norm is None:
             return g_BTC * torch.sigmoid(h_BTC).to(g_BTC.dtype)
-        normal_BTC: Tensor = self.g_norm(g_BTC)
-        return normal_BTC * F.silu(h_BTC).to(g_BTC.dtype)
-
-
-def gated(f_BTC: Tensor, i_BTC: Tensor, bound_C: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the recurrence's factors, float32: what stays of the state, and what is added.
-
-    In bfloat16 a gate near 1 would be 1, and its state would never fade.
-    """
-    f_BTC = torch.sigmoid(f_BTC.float())
-    if bound_C is not None:
-        bound_C = bound_C.float()
-        f_BTC = bound_C + (1 - bound_C) * f_BTC
-    return f_BTC, F.silu(i_BTC.float()) * (1 - f_BTC)
+        return silu_times(h_BTC, self.g_norm(g_BTC))

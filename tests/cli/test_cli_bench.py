@@ -47,6 +47,15 @@ def test_a_kept_file_is_used_again(file):
     assert "is another model than tiny tq2_0 q8_0. Name another file" in other.stderr
 
 
+def test_a_model_with_a_state_is_timed_whole():
+    only = ("--only", "prefill,decode,batch,start")
+    result = onebit("bench", "--shape", "matmulfree-tiny", *QUICK, *only)
+    assert result.exit_code == 0, result.stderr
+    for word in ("matmulfree-tiny tq2_0 q6_k, scheme matmulfree", "batch of 8", "peak memory"):
+        assert word in result.stdout
+    assert "a state in place of keys and values" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

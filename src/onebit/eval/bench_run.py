@@ -239,17 +239,11 @@ class Run:
         ]
 
     def _start(self, threads: int) -> list[Measured]:
-        against = self._options.against
-        ours = first_token(
-            "onebit",
-            self._path,
-            threads,
-            {
-                "kv_bits": self._llm.kv_bits,
-                "input_bits": self._llm.input_bits,
-                "body": self._options.body,
-            },
-        )
+        against, kv_bits = self._options.against, self._options.kv_bits
+        options = {"input_bits": self._llm.input_bits, "body": self._options.body}
+        if kv_bits is not None:  # which a model without keys and values refuses
+            options["kv_bits"] = kv_bits
+        ours = first_token("onebit", self._path, threads, options)
         theirs = first_token(against, self._path, threads, {}) if against else None
         return [
             Measured(

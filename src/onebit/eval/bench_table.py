@@ -20,9 +20,11 @@ def tables(bench: Bench) -> list[Table]:
 def facts(bench: Bench) -> list[str]:
     """Return what the tables do not say, a sentence or so each."""
     m, options = bench.machine, bench.options
+    kept = "a state in place of keys and values"
+    if bench.kv_token_bytes:
+        kept = f"keys and values {bench.kv_token_bytes / 1e3:.1f} kB a token"
     found = [
-        f"{bench.model}, scheme {bench.scheme}: file {bench.file_bytes / 1e6:.0f} MB, keys and "
-        f"values {bench.kv_token_bytes / 1e3:.1f} kB a token.",
+        f"{bench.model}, scheme {bench.scheme}: file {bench.file_bytes / 1e6:.0f} MB, {kept}.",
         *(
             f"{_title(x.threads)}: {f'ternary weights as {x.body}, ' if x.body else ''}matrices in "
             f"memory {x.memory_bytes / 1e6:.0f} MB, of which a token reads "

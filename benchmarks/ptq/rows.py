@@ -176,7 +176,7 @@ _LOW = tuple(
             (
                 ("rtn", "RTN", "rtn", False),
                 ("smoothquant", "SmoothQuant, then RTN", "smoothquant+rtn", False),
-                ("gptq", "GPTQ", "gptq", True),
+                ("gptq", "GPTQ", "gptq", False),
             ),
         ),
     )
@@ -193,13 +193,12 @@ _TERNARY = (
         "w1.58a16-g64", models=ONE),
     Row("ternary-propagate", "ternary", "activation-aware, half made up for", "ternary",
         "w1.58a16-g64", {"propagate": 0.5}, models=ONE),
-    Row("ternary-planes", "ternary", "two trit planes", "ternary", "w2x1.58a16-g64", torch=True),
+    Row("ternary-planes", "ternary", "two trit planes", "ternary", "w2x1.58a16-g64"),
 )  # fmt: skip
 
 _MIXED = (
     *(
-        Row(f"mixed-{bits:g}", "mixed", f"{bits:g} bits in the mean, GPTQ", "gptq", bits=bits,
-            torch=bits == 3)
+        Row(f"mixed-{bits:g}", "mixed", f"{bits:g} bits in the mean, GPTQ", "gptq", bits=bits)
         for bits in (4.0, 3.5, 3.0, 2.5)
     ),
     *(
@@ -221,8 +220,8 @@ class Setup:
 
     models: tuple[str, ...] = tuple(MODELS)
     rows: tuple[str, ...] = tuple(ROWS)
-    items: int | None = None
-    """Questions of each task; None asks all."""
+    items: int | None = 500
+    """Questions of each task, from the first; None asks all."""
     limit_chars: int | None = None
     """Of each text; None takes 40,000."""
     threads: int = 2

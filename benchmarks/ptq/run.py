@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="results-ptq", description=__doc__)
     parser.add_argument("--models", default=",".join(MODELS), help="names, with commas")
     parser.add_argument("--rows", default=",".join(ROWS), help="names, with commas")
-    parser.add_argument("--items", type=int, help="questions of each task; default: all")
+    parser.add_argument("--items", type=int, default=Setup.items, help="questions of each task")
     parser.add_argument("--limit-chars", type=int, help="of each text; default: 40000")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", action="store_true", help="other projects' methods too")

@@ -201,8 +201,8 @@ def fresh(way: str, what: str, arguments: argparse.Namespace) -> dict[str, float
     command = [sys.executable, __file__, "--way", way, "--what", what]
     for word in ("shape", "tokens", "vocabulary", "threads"):
         command += [f"--{word}", str(getattr(arguments, word))]
-    # what is as large as a page or more goes back to the system when it is freed
-    gives_back = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0"}
+    # what is larger than 64 KB goes back to the system when it is freed
+    gives_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment = os.environ | (gives_back if what == "memory" else {})
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:

@@ -69,11 +69,7 @@ B1 = SCHEMES["bitnet-b1"]
 V2 = SCHEMES["bitnet-v2-a4"]
 RELU2 = {"hidden_act": "relu2"}
 CASES = {
-    **{
-        name: Case(scheme, {"tie_word_embeddings": name != "matmulfree"})  # its head is ternary
-        for name, scheme in SCHEMES.items()
-        if scheme.quantized
-    },
+    **{name: Case(scheme) for name, scheme in SCHEMES.items() if scheme.quantized},
     "b1 without outer norms": Case(B1, {"pre_norms": False}),
     "b1.58-norm without outer norms": Case(SCHEMES["bitnet-b1.58-norm"], {"pre_norms": False}),
     "a4.8, squared ReLU": Case(SCHEMES["bitnet-a4.8"], RELU2),

@@ -107,15 +107,23 @@ def _three_bits(x: Line) -> bool:
 
 
 def _engine_is_torch(rows: Rows) -> Verdict | None:
-    off = {
-        name: x["wiki_perplexity"] / x["wiki_torch_perplexity"] - 1
-        for name, x in rows.items()
-        if x.get("wiki_torch_perplexity") and name != "float"
-    }
-    if not off:
-        return None
-    words = ", ".join(f"`{name}` {100 * value:+.2f} %" for name, value in off.items())
-    return Verdict(all(abs(value) <= SAME_TEXT for value in off.values()), words)
+    """Whether they differ by SAME_TEXT at most, or by no more than torch from itself, nudged."""
+    good, words = True, []
+    for name, x in rows.items():
+        if not x.get("wiki_torch_perplexity") or name == "float":
+            continue
+        runs = [x["wiki_torch_perplexity"], *x.get("wiki_torch_nudged", ())]
+        mean = statistics.fmean(runs)
+        off, spread = x["wiki_perplexity"] / mean - 1, 0.0
+        said = f"`{name}` {100 * off:+.2f} %"
+        if len(runs) > 1:
+            spread = statistics.stdev(runs) / mean
+            said += (
+                f" of the mean of {len(runs)} runs of torch, which differ by {100 * spread:.2f} %"
+            )
+        good = good and abs(off) <= max(SAME_TEXT, 2.5 * spread)
+        words.append(said)
+    return Verdict(good, ", ".join(words)) if words else None
 
 
 _OF_A_SIZE = [name for name, row in ROWS.items() if row.bits_of]
@@ -230,7 +238,11 @@ CLAIMS = (
         _pairs([("ternary-planes", "ternary-absmean")], 0.33, "weight_error"),
     ),
     Claim("Mixed precision is above every uniform row of its size.", _mixed_above_uniform),
-    Claim("Engine and torch have the same perplexity, within 0.3 %.", _engine_is_torch),
+    Claim(
+        "Engine and torch have the same perplexity, within 0.3 %; with inputs of 4 bits, within "
+        "2.5 times what torch differs from itself with embeddings off by 1e-6.",
+        _engine_is_torch,
+    ),
     Claim(
         "GPTQ of others, same weights and tokens: our perplexity is not higher.",
         _peers_text("gptq"),

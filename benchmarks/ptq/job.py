@@ -30,6 +30,7 @@ from onebit.tensors import linears
 
 SENSITIVITY = "sensitivity.json"
 FILE = "model.gguf"
+NUDGES, NUDGE = 4, 1e-6
 QUANTIZED = "quantized.json"
 """What quantizing found: a row that is only measured anew takes it, and the file beside it."""
 
@@ -63,7 +64,10 @@ def do(out: Path, model: str, row: Row, setup: Setup) -> None:
     engine = "torch" if row.name == "float" else "native"
     found |= measured(subject, engine, setup)
     if row.torch:
-        found["torch"] = on_texts(*engines.open_model(subject, "torch", setup.threads), setup)
+        opened, tokenizer = engines.open_model(subject, "torch", setup.threads)
+        found["torch"] = on_texts(opened, tokenizer, setup)
+        if "a4" in row.scheme:
+            found["torch_nudged"] = nudged(opened, tokenizer, setup)
     store.write(folder / "result.json", found)
     shutil.rmtree(folder / "work", ignore_errors=True)
 
@@ -89,6 +93,22 @@ def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
     for name in TASKS:
         task = questions.read(name, setup.items)
         found["tasks"][name] = choices.accuracy(opened, task, tokenizer=tokenizer).to_dict()
+    return found
+
+
+def nudged(model: Any, tokenizer: Any, setup: Setup) -> list[float]:
+    """Return perplexities of a torch model on the first text, its embeddings off by 1e-6.
+
+    With inputs and keys of 4 bits the least difference makes some numbers another code, and those
+    others: it tells by how much two right programs may differ.
+    """
+    weight = model.model.embed_tokens.weight
+    text, kept = texts.read(TEXTS[0], setup.limit_chars).text, weight.detach().clone()
+    found = []
+    for seed in range(NUDGES):
+        noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(seed))
+        weight.data = kept * (1 + NUDGE * noise)
+        found.append(perplexity(model, text, None, tokenizer).perplexity)
     return found
 
 

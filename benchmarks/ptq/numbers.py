@@ -56,6 +56,8 @@ def line(row: Row, found: dict[str, Any]) -> Line:
         made |= {f"{name}_{key}": task[key] for key in _OF_TASKS}
     for name, text in found.get("torch", {}).items():
         made[f"{name}_torch_perplexity"] = text["perplexity"]
+    if "torch_nudged" in found:
+        made["wiki_torch_nudged"] = found["torch_nudged"]
     return made
 
 

@@ -81,7 +81,7 @@ def test_the_window_and_the_global_layer_matter(tmp_path, tokens):
     ours = models.load(tmp_path)
     assert ours.model.local == [True] * 5 + [False, True]
     attention = ours.model.layers[0].self_attn
-    rotation = ours.model.rotations(20)[0]
+    rotation = ours.model.beside(20)[0]
     x = torch.randn(1, 20, 32, generator=torch.Generator().manual_seed(1))
     before = attention(x, rotation)
     x[0, 4] += 1

@@ -150,7 +150,7 @@ def test_a_norm_is_not_dropped_silently():
 def test_a_name_that_no_layer_has_is_refused():
     model = Model()
     with pytest.raises(
-        OptionError, match=r"no layer is called 'dwon'\. .*a role: q, k, v, qkv, o, up"
+        OptionError, match=r"no layer is called 'dwon'\. .*a role: q, k, v, qkv, i, f, g, o, up"
     ):
         convert(model, Scheme("slip", {"dwon": LinearScheme("ternary")}))
     assert not list(bit_linears(model))

@@ -57,3 +57,10 @@ def test_a_recipe_with_attention_says_its_heads(tiny_recipe):
     config = recurrent(tiny_recipe, "model_type=llama")
     with pytest.raises(OptionError, match="num_attention_heads is missing"):
         config.model.architecture(300, 16, None, (), config.scheme)
+
+
+def test_one_layer_trains_though_its_bounds_have_no_gradient(tiny_recipe, tmp_path, told):
+    """The first layer has no bounds, so with one layer what is learned of them is never used."""
+    config = recurrent(tiny_recipe, "num_hidden_layers=1", "budget.steps=5")
+    train(config, tmp_path / "run", told)
+    assert models.load(tmp_path / "run" / "model").model.lower_bounds.shape == (1, 32)

@@ -4,7 +4,7 @@ import pytest
 
 from onebit import models
 from onebit.analyze.verify import verify
-from onebit.errors import OptionError
+from onebit.errors import OnebitError, OptionError
 from onebit.scheme import SCHEMES
 from onebit.train import metrics, recipe
 from onebit.train.loop import train
@@ -51,6 +51,13 @@ def test_what_a_recurrent_recipe_says_reaches_the_model(tiny_recipe):
     assert (a.mlgru, a.lower_bounds, a.pre_norms) == ("paper", False, True)
     with pytest.raises(OptionError, match="mlgru"):
         recurrent(tiny_recipe, "mlgru=book")
+
+
+def test_a_recurrent_recipe_has_nothing_of_attention(tiny_recipe):
+    for said in ("rope_theta=5e5", "num_attention_heads=2", "softmax_temperature=2.0"):
+        config = recurrent(tiny_recipe, said)
+        with pytest.raises(OnebitError, match=said.partition("=")[0]):
+            config.model.architecture(300, 16, None, (), config.scheme)
 
 
 def test_a_recipe_with_attention_says_its_heads(tiny_recipe):

@@ -2,8 +2,8 @@
 
     checkpoints/step-00000200/
       model.safetensors       the float weights, by name
-      optimizer.safetensors   AdamW's two moments of each weight, empty where it never had a gradient,
-                              and torch's random state
+      optimizer.safetensors   AdamW's two moments of each weight, empty where it never had a
+                              gradient, and torch's random state
       state.json              step, time, place in the text, length of metrics.jsonl
 
 A checkpoint is written under a temporary name, brought to the disk and renamed, so a folder named

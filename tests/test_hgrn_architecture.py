@@ -91,6 +91,15 @@ def test_a_state_has_no_length_of_its_own():
         ("hidden_size", None),
         ("hidden_size", 0),
         ("hidden_size", [1]),
+        ("hidden_size", 10**400),
+        ("hidden_size", True),
+        ("hidden_ratio", 10**400),
+        ("hidden_ratio", 1 << 26),
+        ("hidden_ratio", True),
+        ("num_heads", 10**400),
+        ("num_heads", True),
+        ("rope_theta", 5e5),
+        ("rope_theta", "10000"),
         ("intermediate_size", -1),
         ("num_hidden_layers", 1 << 30),
         ("num_attention_heads", 4),
@@ -140,3 +149,26 @@ def test_a_published_models_inner_norms_have_their_epsilon():
     with pytest.raises(UnsupportedError, match="rms_norm_eps is 1e-05; supported"):
         of_config(PUBLISHED | {"rms_norm_eps": 1e-5})
     assert of_config({"model_type": "hgrn_bit"}) == SCHEMES["matmulfree"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("hidden_act", "gelu", "hidden_act is 'gelu'; a hgrn_bit model has it 'silu' or 'swish'"),
+        ("attention_bias", True, "attention_bias is True; a hgrn_bit model has it False"),
+        ("attention_bias", "no", "attention_bias is 'no'; it must be true or false"),
+        ("use_lower_bound", 1, "use_lower_bound is 1; it must be true or false"),
+        ("hidden_ratio", 10**400, "hidden_ratio is 10*; it must be a whole number from 1 to "),
+        ("hidden_ratio", 1 << 20, "intermediate_size is 715827968; it must be a whole number"),
+        ("hidden_size", True, "hidden_size is True; it must be a whole number from 1 to 131072"),
+    ],
+)
+def test_a_refusal_has_the_words_of_the_config(field, value, says):
+    with pytest.raises(OnebitError, match=f"^config: {says}"):
+        Architecture.from_config(PUBLISHED | {field: value})
+
+
+def test_an_epsilon_that_is_null_is_the_usual_one():
+    config = PUBLISHED | {"rms_norm_eps": None}
+    assert of_config(config) == SCHEMES["matmulfree"]
+    assert Architecture.from_config(config).rms_norm_eps == 1e-6

@@ -32,6 +32,8 @@ LIMITS = {
     "head_dim": 1024,
     "max_position_embeddings": 1 << 26,
 }
+_LARGEST = max(LIMITS.values())
+"""Of any other whole number, before something is computed with it."""
 _OF_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim")
 MAX_TOKEN = (1 << 31) - 1
 _OURS = {
@@ -52,6 +54,13 @@ FLAGS = (
     "learned_temperature",
     "lower_bounds",
 )
+_KEY_OF = {
+    "qkv_bias": "attention_bias",
+    "out_bias": "attention_bias",
+    "lower_bounds": "use_lower_bound",
+}
+"""What a config calls a field that has another name here: messages say that."""
+_USUAL_THETA = 10000.0
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """Hugging Face's words in `layer_types` and in Gemma 3's `rope_parameters`."""
 
@@ -74,7 +83,7 @@ class Architecture:
     """Of the gate: "silu", "relu2" for the squared ReLU, or "gelu_pytorch_tanh" for GELU with its
     tanh approximation."""
     rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    rope_theta: float = _USUAL_THETA
     """Of every layer; of the global ones where there are local ones."""
     rope_scaling: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "default"})
     max_position_embeddings: int = 2048
@@ -110,7 +119,7 @@ class Architecture:
     eos_token_id: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, limit in LIMITS.items():
+        for name in LIMITS:
             value = getattr(self, name)
             if self.recurrent and name in _OF_ATTENTION:
                 if type(value) is not int or value:
@@ -119,10 +128,7 @@ class Architecture:
                         "and has it 0."
                     )
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
-                raise OptionError(
-                    f"config: {name} is {value!r:.80}; it must be a whole number from 1 to {limit}."
-                )
+            _positive(name, value)
         _one_of("model_type", self.model_type, MODEL_TYPES)
         _one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _one_of("rope_type", self.rope_scaling.get("rope_type"), ROPE_TYPES)
@@ -134,7 +140,7 @@ class Architecture:
         _number("softmax_temperature", self.softmax_temperature, 1e-3, 1e3)
         _one_of("mlgru", self.mlgru, MLGRU_FORMS)
         for name in FLAGS:
-            _flag(name, getattr(self, name))
+            _flag(_KEY_OF.get(name, name), getattr(self, name))
         for token in (self.bos_token_id, *self.eos_token_id):
             if token is not None and (type(token) is not int or not 0 <= token <= MAX_TOKEN):
                 raise OptionError(f"config: {token!r:.80} is no id of a begin or end token.")
@@ -169,8 +175,8 @@ class Architecture:
         for name, usual in only.items():
             if getattr(self, name) != usual:
                 raise UnsupportedError(
-                    f"config: {name} is {getattr(self, name)!r:.80}; a {self.model_type} model "
-                    f"has it {usual!r}."
+                    f"config: {_KEY_OF.get(name, name)} is {getattr(self, name)!r:.80}; a "
+                    f"{self.model_type} model has it {usual!r}."
                 )
         if bool(self.sliding_window) != gemma3:
             raise OptionError(
@@ -414,6 +420,15 @@ def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
         _positive("hidden_ratio", ratio := 4 if ratio is None else ratio)
         width = 256 * -(-int(hidden * ratio * 2 / 3) // 256)
     act = config.get("hidden_act") or "swish"
+    if act not in ("silu", "swish"):  # two names of one function
+        raise UnsupportedError(
+            f"config: hidden_act is {act!r:.80}; a {RECURRENT} model has it 'silu' or 'swish'."
+        )
+    if config.get("rope_theta") not in (None, _USUAL_THETA):  # as a recipe says that sets none
+        raise UnsupportedError(
+            f"config: rope_theta is {config['rope_theta']!r:.80}; a {RECURRENT} model has no "
+            "attention and no RoPE. Leave it out."
+        )
     positions, eps = config.get("max_position_embeddings"), config.get("rms_norm_eps")
     ours = {name: config[name] for name in ("pre_norms", "learned_temperature") if name in config}
     return ours | {
@@ -423,7 +438,7 @@ def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": _need(config, "num_hidden_layers"),
         **{name: config.get(name) or 0 for name in _OF_ATTENTION},
         "model_type": RECURRENT,
-        "hidden_act": "silu" if act == "swish" else act,
+        "hidden_act": "silu",
         "rms_norm_eps": _number("rms_norm_eps", 1e-6 if eps is None else eps, 0, 1),
         # a state has no length: where nothing is claimed, nothing ends
         "max_position_embeddings": LIMITS["max_position_embeddings"]
@@ -564,12 +579,15 @@ def _need(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise OptionError(f"config: {name} is {value!r}; it must be a whole number from 1.")
+    limit = LIMITS.get(name, _LARGEST)
+    if type(value) is not int or not 0 < value <= limit:
+        raise OptionError(
+            f"config: {name} is {value!r:.80}; it must be a whole number from 1 to {limit}."
+        )
 
 
 def _whole(name: str, value: Any, low: int) -> None:
-    if type(value) is not int or not low <= value <= LIMITS["max_position_embeddings"]:
+    if type(value) is not int or not low <= value <= _LARGEST:
         raise OptionError(f"config: {name} is {value!r:.80}; it must be a whole number from {low}.")
 
 

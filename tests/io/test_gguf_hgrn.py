@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onebit.architecture import Architecture
-from onebit.errors import FormatError, MissingError, OnebitError, OptionError, UnsupportedError
+from onebit.errors import FormatError, MissingError, OnebitError, UnsupportedError
 from onebit.io import gguf_names
 from onebit.io.gguf_config import config_to_metadata, metadata_to_config, only_ours
 from onebit.scheme import SCHEMES
@@ -84,7 +84,19 @@ def test_names_of_ours_are_no_others():
         ("onebit.lower_bounds", 1, FormatError, "onebit.lower_bounds is 1; expected true"),
         ("onebit.mlgru", "other", UnsupportedError, "mlgru is 'other'; supported: code, paper"),
         ("onebit.mlgru", ["code"], UnsupportedError, "mlgru is"),
-        ("onebit.attention.head_count", 4, OptionError, "num_attention_heads is 4; a hgrn_bit"),
+        *(
+            (f"onebit.{key}", value, UnsupportedError, f"onebit.{key} is .*; a hgrn_bit model has")
+            for key, value in {
+                "attention.head_count": 4,
+                "attention.head_count_kv": [2, 2],
+                "attention.key_length": 16,
+                "attention.sliding_window": 512,
+                "rope.freq_base": 1e4,
+                "rope.scaling.type": "linear",
+                "softmax_temperature": 2.0,
+                "learned_temperature": True,
+            }.items()
+        ),
         ("onebit.hidden_act", "relu2", UnsupportedError, "hidden_act is 'relu2'; a hgrn_bit"),
         ("onebit.model_type", "hgrn", FormatError, "onebit.model_type is 'hgrn'; expected llama"),
         ("onebit.scheme", "{", FormatError, "onebit.scheme"),

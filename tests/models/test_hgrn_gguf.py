@@ -2,10 +2,12 @@
 torch to the engine and back with equal tokens; and every way to be broken is one line."""
 
 import json
+import shutil
 
 import gguf as reference
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,14 @@ from hypothesis import strategies as st
 from onebit import LLM, SCHEMES, Architecture, models, tensors
 from onebit.analyze.verify import verify
 from onebit.data import Tokenizer
-from onebit.errors import FormatError, MissingError, OnebitError, ShapeError, UnsupportedError
+from onebit.errors import (
+    FormatError,
+    InputError,
+    MissingError,
+    OnebitError,
+    ShapeError,
+    UnsupportedError,
+)
 from onebit.eval import shapes
 from onebit.io import gguf, open_checkpoint
 from onebit.models import stored_weight
@@ -341,6 +350,52 @@ def test_a_broken_file_is_one_line(packed, tmp_path, case):
     assert one_line(lambda: verify(path)) or not verify(path).ok
     if "finite" not in case:  # which torch does not look at
         assert one_line(lambda: models.load(path))
+
+
+def edited(model, folder, name=None, change=None, **config):
+    """Copy the masters with a tensor changed or with other words in their config."""
+    shutil.copytree(model[1], folder)
+    if name is not None:
+        stored = safetensors_numpy.load_file(folder / "model.safetensors")
+        stored[name] = change(stored[name])
+        safetensors_numpy.save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return folder
+
+
+UNLOADABLE = {
+    "bounds in bytes": ("model.lower_bounds", lambda w: w.astype(np.uint8), {}, "stored as u8"),
+    "a norm in bytes": ("model.norm.weight", lambda w: w.astype(np.int8), {}, "stored as int8"),
+    "no such form": (None, None, {"mlgru": "x"}, "mlgru is 'x'"),
+    "no such activation": (None, None, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+}
+
+
+@pytest.mark.parametrize("case", UNLOADABLE)
+def test_what_no_loader_takes_is_not_sound(model, tmp_path, case):
+    name, change, config, says = UNLOADABLE[case]
+    folder = edited(model, tmp_path / "m", name, change, **config)
+    assert one_line(lambda: models.load(folder))
+    assert one_line(lambda: LLM(folder))
+    report = verify(folder)
+    assert [f.level for f in report.findings if says in f.text] == ["error"]
+    assert not report.ok
+
+
+@pytest.mark.parametrize("name", ["model.lower_bounds", "model.norm.weight"])
+def test_what_is_not_finite_is_not_exported(model, tmp_path, name):
+    def spoil(w):
+        w = w.copy()
+        w.flat[3] = np.nan
+        return w
+
+    folder = edited(model, tmp_path / "m", name, spoil)
+    for out in ("m.gguf", "folder"):
+        with pytest.raises(InputError, match=f"^{name}: holds a number that is not fin") as caught:
+            models.export(folder, tmp_path / out)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / out).exists()
 
 
 def one_line(step):

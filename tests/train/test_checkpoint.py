@@ -170,3 +170,38 @@ def test_tensors_of_another_model_are_refused(saved, change, message):
     save_file(tensors, saved / "model.safetensors")
     with pytest.raises(FormatError, match=message):
         read_all(saved)
+
+
+def with_idle(steps, model=None, optimizer=None, used=False):
+    """As `trained`, with a weight that has no gradient unless it is used."""
+    if model is None:
+        model = Tiny()
+        model.idle = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = optimizer or optim.build(model, OptimConfig())
+    optim.set_rates(optimizer, Rates(0.1, 0.1))
+    for _ in range(steps):
+        loss = model(torch.tensor([0, 1, 2, 3])).square().sum()
+        (loss + model.idle.square().sum() if used else loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def test_a_weight_without_gradient_is_kept_and_begins_later_as_if_never_stopped(tmp_path):
+    path = checkpoint.save(tmp_path, *with_idle(3), at(3))
+    stored = load_file(path / "optimizer.safetensors")
+    assert stored["exp_avg.idle"].shape == stored["exp_avg_sq.idle"].shape == (0,)
+    other, optimizer = with_idle(1, used=True)  # moments that must not stay
+    checkpoint.load(path, other, optimizer, checkpoint.position(path))
+    assert other.idle not in optimizer.state
+    whole, _ = with_idle(4, *with_idle(3), used=True)
+    resumed, _ = with_idle(4, other, optimizer, used=True)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_one_moment_alone_is_damage(saved):
+    tensors = load_file(saved / "optimizer.safetensors")
+    tensors["exp_avg.norm.bias"] = torch.zeros(0)
+    save_file(tensors, saved / "optimizer.safetensors")
+    with pytest.raises(FormatError, match=r"exp_avg.norm.bias is torch.float32 \[0\]"):
+        read_all(saved)

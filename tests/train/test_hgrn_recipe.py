@@ -4,7 +4,7 @@ import pytest
 
 from onebit import models
 from onebit.analyze.verify import verify
-from onebit.errors import OptionError
+from onebit.errors import OnebitError, OptionError
 from onebit.scheme import SCHEMES
 from onebit.train import metrics, recipe
 from onebit.train.loop import train
@@ -53,7 +53,21 @@ def test_what_a_recurrent_recipe_says_reaches_the_model(tiny_recipe):
         recurrent(tiny_recipe, "mlgru=book")
 
 
+def test_a_recurrent_recipe_has_nothing_of_attention(tiny_recipe):
+    for said in ("rope_theta=5e5", "num_attention_heads=2", "softmax_temperature=2.0"):
+        config = recurrent(tiny_recipe, said)
+        with pytest.raises(OnebitError, match=said.partition("=")[0]):
+            config.model.architecture(300, 16, None, (), config.scheme)
+
+
 def test_a_recipe_with_attention_says_its_heads(tiny_recipe):
     config = recurrent(tiny_recipe, "model_type=llama")
     with pytest.raises(OptionError, match="num_attention_heads is missing"):
         config.model.architecture(300, 16, None, (), config.scheme)
+
+
+def test_one_layer_trains_though_its_bounds_have_no_gradient(tiny_recipe, tmp_path, told):
+    """The first layer has no bounds, so with one layer what is learned of them is never used."""
+    config = recurrent(tiny_recipe, "num_hidden_layers=1", "budget.steps=5")
+    train(config, tmp_path / "run", told)
+    assert models.load(tmp_path / "run" / "model").model.lower_bounds.shape == (1, 32)

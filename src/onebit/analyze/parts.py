@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from onebit import pack, tensors
 from onebit.analyze.claims import Finding
-from onebit.architecture import Architecture
+from onebit.architecture import MODEL_TYPES, Architecture
 from onebit.errors import OptionError, UnsupportedError
 from onebit.io import Checkpoint
 from onebit.scheme import SCHEMES, Scheme
@@ -28,6 +28,8 @@ def judge(
         architecture = Architecture.from_config(checkpoint.config)
     except UnsupportedError as error:
         said = str(error).rstrip(".")
+        if checkpoint.config.get("model_type") in MODEL_TYPES:
+            return [Finding("error", f"nothing loads it: {said}")]  # a model that we know
         return [Finding("note", f"names and shapes were not held against the config ({said})")]
     except OptionError as error:
         return [Finding("error", str(error).rstrip("."))]

@@ -189,7 +189,7 @@ def verify(
         tuple(tensors),
         (
             *parts.judge(checkpoint, shapes, scheme),
-            *_not_finite(checkpoint, [name for name in shapes if name not in matrices]),
+            *_unusable(checkpoint, [name for name in shapes if name not in matrices]),
             *_whole(tensors, storage),
         ),
         parameters,
@@ -262,14 +262,18 @@ def _range(grid: Grid) -> tuple[float, float] | None:
     return float(used.min()), float(used.max())
 
 
-def _not_finite(checkpoint: Checkpoint, names: list[str]) -> list[Finding]:
+def _unusable(checkpoint: Checkpoint, names: list[str]) -> list[Finding]:
     """Find norms, biases and bounds that nothing can be computed with."""
     found = []
     for name in names:
         tensor = checkpoint.tensor(name)
-        if tensor.format not in plain.SIZE_BYTES:
+        if tensor.format in pack.FORMATS:
             continue
-        if not np.isfinite(pack.decode(tensor.format, tensor.data, tensor.shape)).all():
+        if tensor.format not in plain.SIZE_BYTES:
+            floats = ", ".join(plain.SIZE_BYTES)
+            text = f"{name!r:.100} is stored as {tensor.format}; floats are read ({floats})"
+            found.append(Finding("error", text))
+        elif not np.isfinite(pack.decode(tensor.format, tensor.data, tensor.shape)).all():
             found.append(Finding("error", f"{name!r:.100} holds a number that is not finite"))
     return found
 

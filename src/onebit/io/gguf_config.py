@@ -43,6 +43,9 @@ which model type it is."""
 
 ROPE_FACTORS_NAME = "rope_freqs.weight"
 _HIDDEN_ACT_KEY = "onebit.hidden_act"
+_EPSILON_KEY = "attention.layer_norm_rms_epsilon"
+"""Of all norms, for all that it is called."""
+_ONLY_OF_ATTENTION = ("softmax_temperature", "learned_temperature")
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _GEMMA3_EVERY, _GEMMA3_LOCAL_THETA, _GEMMA3_27B_LAYERS = 6, 10000.0, 62
 """What readers of GGUF take for Gemma 3 where a file is silent: llama.cpp, `src/models/gemma3.cpp`.
@@ -112,7 +115,7 @@ def _same_in_all(
         "hidden_size": keys.whole("embedding_length"),
         "intermediate_size": keys.whole("feed_forward_length"),
         "num_hidden_layers": keys.whole("block_count"),
-        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": keys.real(_EPSILON_KEY),
         "max_position_embeddings": keys.whole("context_length"),
         "tie_word_embeddings": "output.weight" not in shapes,
         "bos_token_id": keys.token("bos_token_id"),
@@ -131,8 +134,14 @@ def _recurrent_config(
         raise _one_of_several()
     if SCHEME_KEY not in metadata:
         raise MissingError(f"GGUF: the key {SCHEME_KEY} is not there; {RECURRENT} models have it.")
+    for key, value in metadata.items():
+        own = key.removeprefix(f"{keys.arch}.")
+        of_attention = own.startswith(("attention.", "rope.")) and own != _EPSILON_KEY
+        if (of_attention or own in _ONLY_OF_ATTENTION) and value not in (None, 0):
+            raise UnsupportedError(
+                f"GGUF: {key} is {value!r:.40}; a {RECURRENT} model has no attention."
+            )
     return _same_in_all(keys, metadata, shapes) | {
-        "num_attention_heads": keys.get("attention.head_count"),  # which it must not have
         "hidden_act": _hidden_act(keys),
         "use_lower_bound": keys.flag("lower_bounds", True),
         "mlgru": keys.get("mlgru") or "code",
@@ -162,7 +171,7 @@ def config_to_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if model.recurrent:
         values |= {
-            "attention.layer_norm_rms_epsilon": model.rms_norm_eps,
+            _EPSILON_KEY: model.rms_norm_eps,
             "model_type": model.model_type,
             "lower_bounds": model.lower_bounds,
             "mlgru": model.mlgru,
@@ -194,7 +203,7 @@ def _of_attention(model: Architecture, arch: str) -> dict[str, Any]:
         "attention.head_count_kv": model.num_key_value_heads,
         "attention.key_length": model.head_dim,
         "attention.value_length": model.head_dim,
-        "attention.layer_norm_rms_epsilon": model.rms_norm_eps,
+        _EPSILON_KEY: model.rms_norm_eps,
         "rope.dimension_count": model.head_dim,
         "rope.freq_base": model.rope_theta,
     }

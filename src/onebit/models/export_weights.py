@@ -269,9 +269,14 @@ def scale_type(tensor: StoredTensor, scale_shape: tuple[int, ...]) -> str:
 
 def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.generic]:
     w = weights if isinstance(weights, np.ndarray) else weights.values()
+    if not np.isfinite(w).all():
+        raise InputError(
+            f"{name}: holds a number that is not finite, and no engine runs such a model. The run "
+            "that made it failed, or the file is damaged; take an earlier checkpoint."
+        )
     with np.errstate(over="ignore"):
         cast: NDArray[np.generic] = w.astype(FLOATS[format])
-    if format == "f16" and np.isinf(cast).any() and np.isfinite(w).all():
+    if format == "f16" and np.isinf(cast).any():
         raise InputError(
             f"{name}: holds {np.abs(w).max():g}, and f16 ends at 65504. Choose f32 or bf16."
         )

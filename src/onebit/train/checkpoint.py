@@ -2,7 +2,8 @@
 
     checkpoints/step-00000200/
       model.safetensors       the float weights, by name
-      optimizer.safetensors   AdamW's two moments of each weight, and torch's random state
+      optimizer.safetensors   AdamW's two moments of each weight, empty where it never had a
+                              gradient, and torch's random state
       state.json              step, time, place in the text, length of metrics.jsonl
 
 A checkpoint is written under a temporary name, brought to the disk and renamed, so a folder named
@@ -133,9 +134,11 @@ def load(
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(stored[name])
-            optimizer.state[weight] = {"step": torch.tensor(float(position.adam_steps))} | {
-                moment: moments[f"{moment}.{name}"] for moment in _MOMENTS
-            }
+            own = {moment: moments[f"{moment}.{name}"] for moment in _MOMENTS}
+            optimizer.state.pop(weight, None)
+            if any(moment.shape != weight.shape for moment in own.values()):
+                continue  # it never had a gradient: AdamW begins with its first
+            optimizer.state[weight] = {"step": torch.tensor(float(position.adam_steps))} | own
     torch.set_rng_state(moments[_RANDOM])
 
 
@@ -164,9 +167,9 @@ def _write(
     """Write the three files and force them to the disk."""
     weights = dict(model.named_parameters())  # a tied weight appears once
     moments = {
-        f"{moment}.{name}": optimizer.state[weight][moment]
+        f"{moment}.{name}": optimizer.state.get(weight, {}).get(moment, torch.empty(0))
         for name, weight in weights.items()
-        for moment in _MOMENTS
+        for moment in _MOMENTS  # AdamW has none where there was no gradient
     }
     tensors = {name: weight.detach() for name, weight in weights.items()}
     safetensors.torch.save_file(tensors, temporary / "model.safetensors")
@@ -206,7 +209,8 @@ def _type_of(annotation: Any) -> type:
 
 
 def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read a file that must hold exactly these tensors, float32 but for the random state."""
+    """Read a file that must hold exactly these tensors, float32 but for the random state. Both
+    moments of a weight may be empty."""
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
@@ -216,6 +220,15 @@ def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
         raise _damaged(path, f"{name} is in the file or in the model, but not in both")
     for name, shape in shapes.items():
         dtype = torch.uint8 if name == _RANDOM else torch.float32
-        if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtype:
+        fits = tuple(tensors[name].shape) == shape or _both_empty(tensors, name)
+        if not fits or tensors[name].dtype != dtype:
             raise _damaged(path, f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
     return tensors
+
+
+def _both_empty(tensors: dict[str, Tensor], name: str) -> bool:
+    """Whether this is a moment of a weight that has none."""
+    moment, _, weight = name.partition(".")
+    if moment not in _MOMENTS:
+        return False
+    return all(tuple(tensors[f"{other}.{weight}"].shape) == (0,) for other in _MOMENTS)

@@ -43,7 +43,7 @@ class ModelConfig:
     rms_norm_eps: float = setting(1e-5, low=1e-12, high=1e-2)
     """Added to the mean square inside RMSNorm."""
     rope_theta: float = setting(10000.0, low=1.0, high=1e9)
-    """Base of the rotary frequencies."""
+    """Base of the rotary frequencies; a model of type hgrn_bit has none, and refuses another."""
     max_position_embeddings: int | None = setting(None, low=1)
     """Longest context the model claims; by default data.context."""
     tie_word_embeddings: bool = setting(True)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from onebit import LLM, SCHEMES, Architecture, Batch, models
+from onebit.architecture import NO_LIMIT
 from onebit.errors import OnebitError, OptionError
-from onebit.eval import speed
+from onebit.eval import perplexity, speed
 from onebit.runtime.state import StateSequence
 
 SHAPE = {
@@ -217,7 +218,7 @@ def test_memory_does_not_grow_with_the_context(folder):
     sizes = set()
     for context in (2, 4096, 100_000, None):
         with LLM(folder, threads=1, context=context) as llm:
-            assert llm.context == (context or 1 << 20)
+            assert llm.context == (context or NO_LIMIT)
             sizes.add(llm.new_sequence().size_bytes)
             assert speed.kv_token_bytes(llm) == 0
     assert sizes == {2 * 2 * 64 * 4}  # the state and its copy, two layers of 64 floats
@@ -234,12 +235,37 @@ def test_a_context_of_one_token_and_a_long_one(llm, naive):
     np.testing.assert_array_equal(whole, rest)
 
 
-def test_the_models_own_maximum_is_kept(tmp_path):
-    saved(tmp_path / "model", max_position_embeddings=10)
+def test_what_training_saw_is_no_limit(tmp_path):
+    """A recipe writes its training context into the config; engine and torch go beyond it."""
+    model = saved(tmp_path / "model", max_position_embeddings=10)
     with LLM(tmp_path / "model", threads=1) as llm:
-        assert llm.context == 10
-        with pytest.raises(OnebitError, match="The prompt has 17 tokens and the context holds 10"):
+        answer = llm.generate(TEXT, max_tokens=12)
+        assert list(answer.token_ids) == models.generate(model, TEXT, 12)
+        assert answer.finish_reason == "length"
+        for scored in (llm, model):
+            assert perplexity(scored, TEXT * 2).window == 512
+            assert perplexity(scored, TEXT * 2, 1000).windows == 1
+            with pytest.raises(OptionError, match=r"window is 1; .* this model: 2 or more\."):
+                perplexity(scored, TEXT, 1)
+
+
+def test_a_context_that_is_given_is_kept(tmp_path):
+    saved(tmp_path / "model", max_position_embeddings=10)
+    with LLM(tmp_path / "model", threads=1, context=100_000) as llm:
+        assert llm.context == 100_000
+    with LLM(tmp_path / "model", threads=1, context=12) as llm:
+        with pytest.raises(OnebitError, match="The prompt has 17 tokens and the context holds 12"):
             llm.generate(TEXT)
+        assert llm.generate(TEXT[:9], max_tokens=9).finish_reason == "context"
+    with pytest.raises(OptionError, match="context is 1; accepted: a whole number from 2"):
+        LLM(tmp_path / "model", context=1)
+
+
+def test_too_few_bytes_for_a_state_are_refused(llm):
+    one = llm.new_sequence().size_bytes
+    wanted = rf"cache_bytes is {one - 1}; accepted: {one}, which the state of one .* or more\.$"
+    with pytest.raises(OptionError, match=wanted):
+        Batch(llm, cache_bytes=one - 1)
 
 
 def test_bits_of_keys_and_values_are_refused(folder):

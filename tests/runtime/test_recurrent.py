@@ -310,3 +310,18 @@ def test_too_few_bytes_for_a_state_are_refused(llm):
 def test_bits_of_keys_and_values_are_refused(folder):
     with pytest.raises(OptionError, match="kv_bits is 8; this model has a state in place of keys"):
         LLM(folder, kv_bits=8)
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_lower_bounds_are_taken_as_torch_takes_them(tmp_path):
+    """Their differences pass the largest float32, and say which layer has the whole share."""
+    model = models.build(Architecture(**SHAPE), SCHEMES["fp"], seed=3).eval()
+    with torch.no_grad():
+        model.model.lower_bounds[0] = 3e38
+        model.model.lower_bounds[1] = -3e38
+        model.model.lower_bounds[:, ::2] *= -1
+    models.save(model, tmp_path / "model")
+    with LLM(tmp_path / "model", threads=1) as llm, torch.no_grad():
+        wanted_TV = model(torch.tensor([TEXT]))[0].numpy()
+        logits_TV = llm.logits(TEXT)
+    np.testing.assert_allclose(logits_TV, wanted_TV, rtol=0, atol=2e-4 * np.abs(wanted_TV).max())

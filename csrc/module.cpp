@@ -491,8 +491,8 @@ std::unique_ptr<Memory> new_cache(Decoder& decoder, int64_t capacity, int kv_bit
     return decoder.new_memory(static_cast<size_t>(capacity), kv_bits);
   } catch (const std::bad_alloc&) {
     PyErr_Format(PyExc_MemoryError,
-                 "cache: no memory for %lld tokens of %d-bit keys and values. "
-                 "Choose a smaller capacity.",
+                 "cache: no memory for %lld tokens of %d-bit keys and values (choose a smaller "
+                 "capacity), or for the state that a recurrent model has in their place.",
                  static_cast<long long>(capacity), kv_bits);
     throw nb::python_error();
   }

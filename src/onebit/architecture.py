@@ -5,6 +5,7 @@ and a model that runs cannot disagree about their shape. Field names are Hugging
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ LIMITS = {
 }
 _LARGEST = max(LIMITS.values())
 """Of any other whole number, before something is computed with it."""
+NO_LIMIT = sys.maxsize
+"""Tokens that a recurrent model takes: its state has no length."""
 _OF_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim")
 MAX_TOKEN = (1 << 31) - 1
 _OURS = {
@@ -302,6 +305,12 @@ class Architecture:
     def recurrent(self) -> bool:
         """Whether layers have a state of `hidden_size` numbers in place of attention."""
         return self.model_type == RECURRENT
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence, NO_LIMIT where there is a state: of such a model
+        `max_position_embeddings` says what its training saw, and nothing ends there."""
+        return NO_LIMIT if self.recurrent else self.max_position_embeddings
 
     @property
     def embedding_scale(self) -> float:

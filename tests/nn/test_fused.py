@@ -157,3 +157,25 @@ def test_a_frozen_layer_and_one_in_between_are_not_fused():
     apart = layer(remakes=False)
     apart.blend = 0.5
     assert torch.equal(between(x), apart(x))
+
+
+@pytest.mark.parametrize("frozen", [("x", "norm"), ("x",), ("norm",), ("weight",)], ids=str)
+def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen, monkeypatch):
+    made, x = layer(bias=False), draw(T, K).requires_grad_()
+    operands = {"x": x, "norm": made.rms_norm.weight, "weight": made.weight}
+    upstream = draw(T, N, seed=4)
+    whole = dict(
+        zip(operands, torch.autograd.grad(made(x), list(operands.values()), upstream), strict=True)
+    )
+    asked = []
+    real = fused.rms_norm.gradients
+    monkeypatch.setattr(
+        fused.rms_norm, "gradients", lambda *a: asked.append(tuple(a[-1])) or real(*a)
+    )
+    for name in frozen:
+        operands.pop(name).requires_grad_(False)
+    found = torch.autograd.grad(made(x), list(operands.values()), upstream)
+    for name, gradient in zip(operands, found, strict=True):
+        assert torch.equal(gradient, whole[name])
+    both = "x" not in frozen, "norm" not in frozen
+    assert asked == ([both] if any(both) else [])

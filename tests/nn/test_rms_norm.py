@@ -5,6 +5,7 @@ import torch
 
 from onebit.kernels import ops
 from onebit.nn import RMSNorm
+from onebit.nn.rms_norm import gradients, normalized
 
 
 def draw(*shape, seed=0):
@@ -83,3 +84,19 @@ def test_no_instruction_set_or_thread_changes_a_bit(monkeypatch):
             found.append([y, *gradients])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("frozen", ["weight", "x"])
+def test_a_frozen_operand_gets_no_gradient_and_changes_no_other(isa, frozen):
+    upstream = draw(30, 24, seed=2)
+    x, norm = draw(30, 24).requires_grad_(), RMSNorm(24, 1e-5)
+    operands = {"x": x, "weight": norm.weight}
+    of_both = torch.autograd.grad(norm(x), list(operands.values()), upstream)
+    both = dict(zip(operands, of_both, strict=True))
+    operands.pop(frozen).requires_grad_(False)
+    y = norm(x)
+    needed = [name in operands for name in ("x", "weight")]
+    found = gradients(x, norm.weight, *normalized(x, norm.weight, 1e-5)[1:], upstream, needed)
+    assert [gradient is not None for gradient in found] == needed
+    ((name, operand),) = operands.items()
+    assert torch.equal(torch.autograd.grad(y, operand, upstream)[0], both[name])

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from onebit import LLM, SCHEMES, Architecture, Batch, models
+from onebit.architecture import NO_LIMIT
 from onebit.errors import OnebitError, OptionError
-from onebit.eval import speed
+from onebit.eval import perplexity, speed
 from onebit.runtime.state import StateSequence
 
 SHAPE = {
@@ -158,9 +159,9 @@ def test_a_text_that_goes_on_with_the_whole_state_is_not_computed_again(llm, nai
     longer = llm.generate([*whole, 11, 12], max_tokens=6)
     assert longer.timing.reused_tokens == len(whole) - 1
     assert longer.token_ids == naive([*whole, 11, 12], 6)
-    other = llm.generate([*whole, 13], max_tokens=6)  # goes on from the middle of what is held
+    other = llm.generate([*whole[:-3], 13], max_tokens=6)  # from the middle of what is held
     assert other.timing.reused_tokens == 0
-    assert other.token_ids == naive([*whole, 13], 6)
+    assert other.token_ids == naive([*whole[:-3], 13], 6)
 
 
 def test_the_pool_lends_whole_states_only(llm, naive):
@@ -177,21 +178,60 @@ def test_the_pool_lends_whole_states_only(llm, naive):
         assert answers[2].timing.reused_tokens == 0
 
 
-def test_continuations_of_one_text_compute_it_once(llm):
+@pytest.fixture
+def computed(monkeypatch):
+    """The number of tokens of each native call."""
     seen = []
     forward = StateSequence._forward
-    llm.logprobs_after(TEXT, [1, 2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            StateSequence,
-            "_forward",
-            lambda self, tokens, logits: seen.append(len(tokens)) or forward(self, tokens, logits),
-        )
-        for then in ([3, 4], [5, 6, 7]):
-            got = llm.logprobs_after(TEXT, then)
-            np.testing.assert_array_equal(got, llm.logprobs([*TEXT, *then])[-len(then) :])
-            llm.logprobs_after(TEXT, [1, 2])
-    assert seen[0] == 2  # the text's last token, and the first of the two
+    monkeypatch.setattr(
+        StateSequence,
+        "_forward",
+        lambda self, tokens, logits: seen.append(len(tokens)) or forward(self, tokens, logits),
+    )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    {
+        "of one token": ([[3], [4], [5], [4]], 17),
+        "of two": ([[3, 4], [5, 6], [5, 7], [3, 4]], 16 + 4 * 2),  # the text's last and the first
+        "one, then more": ([[3], [4, 5], [6, 7, 8], [9]], 17 + 0 + 1 + 2 + 0),
+        "more, then one": ([[4, 5], [3], [6, 7], [9]], 16 + 2 + 1 + 1 + 0),
+    }.values(),
+)
+def test_continuations_of_one_text_compute_it_once(folder, llm, computed, options, most):
+    with LLM(folder, threads=1) as other:
+        wanted = [other.logprobs([*TEXT, *then])[-len(then) :] for then in options]
+    computed.clear()
+    for then, logprobs in zip(options, wanted, strict=True):
+        np.testing.assert_array_equal(llm.logprobs_after(TEXT, then), logprobs)
+    assert len(TEXT) == 17
+    assert sum(computed) == most
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("draft", [0, 4])
+def test_the_same_prompt_again_is_not_computed(llm, naive, computed, draft):
+    first = llm.generate(TEXT, max_tokens=6, draft=draft)
+    count = sum(computed)
+    again = llm.generate(TEXT, max_tokens=6, draft=draft)
+    assert sum(computed) == 2 * count - len(TEXT)
+    assert (again.token_ids, first.token_ids) == (naive(TEXT, 6),) * 2
+    assert (first.timing.reused_tokens, again.timing.reused_tokens) == (0, len(TEXT))
+    other = llm.generate([*TEXT, 40], max_tokens=6, draft=draft)  # the prompt, and another turn
+    assert other.timing.reused_tokens == len(TEXT)
+    assert other.token_ids == naive([*TEXT, 40], 6)
+
+
+def test_logits_that_are_kept_are_nobody_elses(llm):
+    first, _ = llm.logits_after(TEXT)
+    wanted = first.copy()
+    for _ in range(2):
+        first[:] = 0
+        first, reused = llm.logits_after(TEXT)
+        assert reused == len(TEXT)
+        np.testing.assert_array_equal(first, wanted)
 
 
 @pytest.mark.parametrize("at", ["before", "after"])
@@ -217,10 +257,10 @@ def test_memory_does_not_grow_with_the_context(folder):
     sizes = set()
     for context in (2, 4096, 100_000, None):
         with LLM(folder, threads=1, context=context) as llm:
-            assert llm.context == (context or 1 << 20)
+            assert llm.context == (context or NO_LIMIT)
             sizes.add(llm.new_sequence().size_bytes)
             assert speed.kv_token_bytes(llm) == 0
-    assert sizes == {2 * 2 * 64 * 4}  # the state and its copy, two layers of 64 floats
+    assert sizes == {3 * 2 * 64 * 4}  # the state and its copies, two layers of 64 floats
 
 
 def test_a_context_of_one_token_and_a_long_one(llm, naive):
@@ -234,14 +274,54 @@ def test_a_context_of_one_token_and_a_long_one(llm, naive):
     np.testing.assert_array_equal(whole, rest)
 
 
-def test_the_models_own_maximum_is_kept(tmp_path):
-    saved(tmp_path / "model", max_position_embeddings=10)
+def test_what_training_saw_is_no_limit(tmp_path):
+    """A recipe writes its training context into the config; engine and torch go beyond it."""
+    model = saved(tmp_path / "model", max_position_embeddings=10)
     with LLM(tmp_path / "model", threads=1) as llm:
-        assert llm.context == 10
-        with pytest.raises(OnebitError, match="The prompt has 17 tokens and the context holds 10"):
+        answer = llm.generate(TEXT, max_tokens=12)
+        assert list(answer.token_ids) == models.generate(model, TEXT, 12)
+        assert answer.finish_reason == "length"
+        for scored in (llm, model):
+            assert perplexity(scored, TEXT * 2).window == 512
+            assert perplexity(scored, TEXT * 2, 1000).windows == 1
+            with pytest.raises(OptionError, match=r"window is 1; .* this model: 2 or more\."):
+                perplexity(scored, TEXT, 1)
+
+
+def test_a_context_that_is_given_is_kept(tmp_path):
+    saved(tmp_path / "model", max_position_embeddings=10)
+    with LLM(tmp_path / "model", threads=1, context=100_000) as llm:
+        assert llm.context == 100_000
+    with LLM(tmp_path / "model", threads=1, context=12) as llm:
+        with pytest.raises(OnebitError, match="The prompt has 17 tokens and the context holds 12"):
             llm.generate(TEXT)
+        assert llm.generate(TEXT[:9], max_tokens=9).finish_reason == "context"
+    with pytest.raises(OptionError, match="context is 1; accepted: a whole number from 2"):
+        LLM(tmp_path / "model", context=1)
+
+
+def test_too_few_bytes_for_a_state_are_refused(llm):
+    one = llm.new_sequence().size_bytes
+    wanted = rf"cache_bytes is {one - 1}; accepted: {one}, which the state of one .* or more\.$"
+    with pytest.raises(OptionError, match=wanted):
+        Batch(llm, cache_bytes=one - 1)
 
 
 def test_bits_of_keys_and_values_are_refused(folder):
     with pytest.raises(OptionError, match="kv_bits is 8; this model has a state in place of keys"):
         LLM(folder, kv_bits=8)
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_lower_bounds_are_taken_as_torch_takes_them(tmp_path):
+    """Their differences pass the largest float32, and say which layer has the whole share."""
+    model = models.build(Architecture(**SHAPE), SCHEMES["fp"], seed=3).eval()
+    with torch.no_grad():
+        model.model.lower_bounds[0] = 3e38
+        model.model.lower_bounds[1] = -3e38
+        model.model.lower_bounds[:, ::2] *= -1
+    models.save(model, tmp_path / "model")
+    with LLM(tmp_path / "model", threads=1) as llm, torch.no_grad():
+        wanted_TV = model(torch.tensor([TEXT]))[0].numpy()
+        logits_TV = llm.logits(TEXT)
+    np.testing.assert_allclose(logits_TV, wanted_TV, rtol=0, atol=2e-4 * np.abs(wanted_TV).max())

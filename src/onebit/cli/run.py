@@ -46,9 +46,16 @@ _GENERATE: tuple[Callable[[Any], Any], ...] = (
 )
 _ENGINE: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
-    click.option("--context", type=int, help="Tokens in all.  [default: the model's, up to 4096]"),
     click.option(
-        "--kv-bits", type=int, help="Of a cached key or value: 32, 16, 8, 4, 3.  [default: 16]"
+        "--context",
+        type=int,
+        help="Tokens in all.  [default: the model's, up to 4096; no limit for a MatMul-free one]",
+    ),
+    click.option(
+        "--kv-bits",
+        type=int,
+        help="Of a cached key or value: 32, 16, 8, 4, 3. A MatMul-free model has none.  [default: "
+        "the model's, most often 16]",
     ),
     click.option(
         "--input-bits",

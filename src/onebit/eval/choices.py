@@ -163,7 +163,7 @@ def _scorer(model: "LLM | LanguageModel") -> tuple[Score, int]:
         return lambda prompt, answer: float(model.logprobs_after(prompt, answer).sum()), (
             model.context
         )
-    return _torch_scorer(model), model.architecture.max_position_embeddings
+    return _torch_scorer(model), model.architecture.longest
 
 
 def _torch_scorer(model: "LanguageModel") -> Score:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onebit.architecture import NO_LIMIT
 from onebit.errors import InputError, OnebitError, OptionError
 from onebit.runtime.llm import LLM
 
@@ -99,7 +100,8 @@ def perplexity(
     if window is None:
         window = min(WINDOW, longest)
     if not 2 <= window <= longest:
-        raise OptionError(f"window is {window}; accepted for this model: 2 to {longest}.")
+        accepted = "2 or more" if longest == NO_LIMIT else f"2 to {longest}"
+        raise OptionError(f"window is {window}; accepted for this model: {accepted}.")
     if isinstance(text, str):
         if tokenizer is None and isinstance(model, LLM):
             tokenizer = model.tokenizer
@@ -154,7 +156,7 @@ def _scorer(model: "LLM | LanguageModel") -> tuple[Score, int]:
     """Return the function that scores a window, and the longest window it takes."""
     if isinstance(model, LLM):
         return model.logprobs, model.context
-    return _torch_scorer(model), model.architecture.max_position_embeddings
+    return _torch_scorer(model), model.architecture.longest
 
 
 def _torch_scorer(model: "LanguageModel") -> Score:

@@ -28,10 +28,10 @@ def generate(model: LanguageModel, tokens: Sequence[int], n: int) -> list[int]:
             f"generate: the prompt must be one or more ids from 0 to {a.vocab_size - 1}; "
             f"got {list(tokens)!r:.60}."
         )
-    if len(tokens) + n > a.max_position_embeddings:
+    if len(tokens) + n > a.longest:
         raise ShapeError(
             f"generate: {len(tokens)} tokens and {n} new ones pass the context of "
-            f"{a.max_position_embeddings}. Shorten the prompt or ask for less."
+            f"{a.longest}. Shorten the prompt or ask for less."
         )
     device = model.model.embed_tokens.weight.device
     text, training = list(tokens), model.training

@@ -80,10 +80,12 @@ def _gradients(ctx: Any, dy_TN: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[2]:
         dw_NK = (dy_TN.T @ _rounded_input(y_TK, scheme, exact)).to(w_NK.dtype)
     del y_TK
+    if not any(ctx.needs_input_grad[:2]):
+        return None, None, dw_NK
     d_TK = (dy_TN @ _rounded_weight(w_NK, scheme, exact)).to(x_TK.dtype).view(x_TK.shape)
     if scheme.hadamard != "none":
         d_TK = hadamard.turn(d_TK, scheme.signs, transpose=True)
-    return *rms_norm.gradients(x_TK, norm_K, r_T, d_TK), dw_NK
+    return *rms_norm.gradients(x_TK, norm_K, r_T, d_TK, ctx.needs_input_grad[:2]), dw_NK
 
 
 def _turned(

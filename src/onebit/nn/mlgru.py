@@ -39,8 +39,8 @@ class MLGRU(nn.Module):
     Module names are the code's: i_proj, f_proj, g_proj, g_norm, o_proj.
 
     Sources: MatMul-free LM, section 3.3.1, https://arxiv.org/abs/2406.02528; its code,
-    ridgerchu/matmulfreellm, `layers/hgrn_bit.py`; lower bounds: HGRN, section 3.2,
-    https://arxiv.org/abs/2311.04823
+    ridgerchu/matmulfreellm, `layers/hgrn_bit.py`; HGRN, on lower bounds of
+    forget gates, https://arxiv.org/abs/2311.04823
     """
 
     def __init__(self, width: int, *, eps: float, form: str = "code") -> None:

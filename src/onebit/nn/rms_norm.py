@@ -3,6 +3,7 @@
 Shape letters: T tokens (any leading shape), K features.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TK: Tensor) -> tuple[Tensor | None, ...]:
         x_TK, w_K, r_T = ctx.saved_tensors
-        return *gradients(x_TK, w_K, r_T, dy_TK), None
+        return *gradients(x_TK, w_K, r_T, dy_TK, ctx.needs_input_grad[:2]), None
 
 
 def normalized(x_TK: Tensor, w_K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -64,23 +65,36 @@ def normalized(x_TK: Tensor, w_K: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return y_Tk.view(x_TK.shape), r_T
 
 
-def gradients(x_TK: Tensor, w_K: Tensor, r_T: Tensor, dy_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x and w, each of its dtype, from that of y.
+def gradients(
+    x_TK: Tensor,
+    w_K: Tensor,
+    r_T: Tensor,
+    dy_TK: Tensor,
+    needed: Sequence[bool] = (True, True),
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of x and w, each of its dtype, from that of y; None for one not needed.
 
-    With h = x r and g = dy * w:  dx = (g - h mean(g h)) r,  dw = sum over tokens of dy * h.
+    With h = x r and g = dy * w:  dx = (g - h mean(g h)) r,  dw = sum over tokens of dy * h. The
+    kernels make both in one pass over x and dy, the same numbers whatever is needed.
     """
+    of_x, of_w = needed
+    if not (of_x or of_w):
+        return None, None
     x_Tk, dy_Tk, weight_K = _rows(x_TK), _rows(dy_TK), w_K.detach().float().contiguous()
     if not native_codes.serves(x_TK, x_TK.dtype):
         h_Tk, dy_Tk, r_T1 = x_Tk.float() * r_T[:, None], dy_Tk.float(), r_T[:, None]
         product_Tk = dy_Tk * h_Tk
+        dw_K = product_Tk.sum(dim=0).to(w_K.dtype) if of_w else None
+        if not of_x:
+            return None, dw_K
         slope_T1 = (product_Tk * weight_K).mean(dim=-1, keepdim=True)
         dx_Tk = (dy_Tk * weight_K).sub_(h_Tk.mul_(slope_T1)).mul_(r_T1).to(x_TK.dtype)
-        return dx_Tk.view(x_TK.shape), product_Tk.sum(dim=0).to(w_K.dtype)
+        return dx_Tk.view(x_TK.shape), dw_K
     dx_Tk, dw_K = torch.empty_like(x_Tk), torch.empty_like(weight_K)
     read = array(x_Tk), array(weight_K), array(r_T), array(dy_Tk)
     ops = native.need("RMSNorm")
     ops.rms_norm_backward(*read, array(dx_Tk), array(dw_K), torch.get_num_threads())
-    return dx_Tk.view(x_TK.shape), dw_K.to(w_K.dtype)
+    return dx_Tk.view(x_TK.shape) if of_x else None, dw_K.to(w_K.dtype) if of_w else None
 
 
 def _rows(x_TK: Tensor) -> Tensor:

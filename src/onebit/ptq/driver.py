@@ -182,7 +182,7 @@ def _calibration(
             "the model's tokenizer files beside it."
         )
     tokenizer = Tokenizer.load(source.checkpoint.tokenizer.source)
-    longest = source.architecture.max_position_embeddings
+    longest = source.architecture.longest
     found = calibration.read(
         text,
         tokenizer,

@@ -83,9 +83,14 @@ class Batch:
         if cache_bytes is not None:
             one = pool.sequence_bytes
             if whole_number("cache_bytes", cache_bytes, 1, None) < one:
+                if llm.architecture.recurrent:
+                    takes, advice = "the state of one sequence", ""
+                else:
+                    takes = f"one sequence of {llm.context} tokens"
+                    advice = " Or open the model with less context."
                 raise OptionError(
-                    f"cache_bytes is {cache_bytes}; accepted: {one}, which one sequence of "
-                    f"{llm.context} tokens takes, or more. Or open the model with less context."
+                    f"cache_bytes is {cache_bytes}; accepted: {one}, which {takes} takes, or "
+                    f"more.{advice}"
                 )
             pool.most = min(most, cache_bytes // one)
         self._pool: CachePool | None = pool

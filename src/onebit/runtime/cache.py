@@ -100,7 +100,7 @@ class CachedSequence:
 
         Returns:
             The logits after the last token and after each drafted one, (1 + drafted, V), and how
-            many tokens did not have to be computed.
+            many of the tokens did not have to be computed.
         """
         reused, newest = self.begin(tokens, owner), len(tokens) - 1
         parts = list(_even_parts(tokens[reused : newest if draft else newest + 1], CHUNK))

@@ -68,8 +68,8 @@ class LLM:
             model: a folder with config.json and safetensors, a .gguf file, or a catalog name.
             threads: CPU threads; None takes all that this process may run on.
             context: tokens that a prompt and its answer may have; None takes the model's own
-                maximum, but 4096 at most where each token takes memory, as it does unless the model
-                has a recurrent state.
+                maximum, but 4096 at most, as each token takes memory. A model with a recurrent
+                state, of which none does, takes any number; None is then no limit.
             kv_bits: bits of a cached key or value: 32, 16, 8, 4 or 3; None takes the
                 scheme's. A recurrent model has none.
             body: ternary weights in memory, "t2" (2 bits) or "t1_6" (1.6 bits); "auto" measures for
@@ -97,8 +97,8 @@ class LLM:
         self.token_bytes = loaded.token_bytes
         """Of these, read to compute one token."""
         recurrent = self.architecture.recurrent
-        longest = self.architecture.max_position_embeddings
-        self.context = context_size(context, longest, recurrent)
+        self.context = context_size(context, self.architecture.longest, recurrent)
+        """Most tokens of a prompt and its answer; `architecture.NO_LIMIT` for no limit."""
         self.kv_bits = kv_width(kv_bits, self.scheme.kv_bits, recurrent)
         self._tokenizer_source = checkpoint.tokenizer
         self._tokenizer: Tokenizer | None = None

@@ -268,11 +268,13 @@ class _Body:
 def _lower_bounds(checkpoint: Checkpoint, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return what the forget gates of each layer stay above, (L, d); 0 in the first.
 
-    Source: https://arxiv.org/abs/2311.04823, section 2.3; the published MatMul-free code has no row
-        of zeros before the softmax and takes the first layer's share off.
+    Source: HGRN, on lower bounds of forget gates, https://arxiv.org/abs/2311.04823; the published
+        MatMul-free code has no row of zeros before the softmax and takes the first layer's share
+        off.
     """
     learned_Ld = _floats(checkpoint, LOWER_BOUNDS, shape)
-    share_Ld = np.exp(learned_Ld - learned_Ld.max(axis=0))
+    with np.errstate(over="ignore"):  # of large ones, of opposite signs: -inf, whose share is 0
+        share_Ld = np.exp(learned_Ld - learned_Ld.max(axis=0))
     bound_Ld: NDArray[np.float32] = np.cumsum(share_Ld / share_Ld.sum(axis=0), axis=0)
     bound_Ld -= bound_Ld[0].copy()
     return bound_Ld

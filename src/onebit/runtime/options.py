@@ -85,7 +85,7 @@ def context_size(context: int | None, longest: int, recurrent: bool = False) -> 
     each takes memory."""
     if context is None:
         return longest if recurrent else min(longest, DEFAULT_CONTEXT)
-    return whole_number("context", context, 2, longest)
+    return whole_number("context", context, 2, None if recurrent else longest)
 
 
 def kv_width(kv_bits: int | None, of_scheme: int, recurrent: bool = False) -> int:

@@ -45,7 +45,8 @@ class ModelConfig:
     rope_theta: float = setting(10000.0, low=1.0, high=1e9)
     """Base of the rotary frequencies; a model of type hgrn_bit has none, and refuses another."""
     max_position_embeddings: int | None = setting(None, low=1)
-    """Longest context the model claims; by default data.context."""
+    """Longest context the model claims; by default data.context. A model with a recurrent state
+    says by it what its training saw, and runs beyond it."""
     tie_word_embeddings: bool = setting(True)
     """Whether the output head is the embedding table."""
     attention_bias: bool = setting(False)

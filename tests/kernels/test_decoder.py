@@ -267,7 +267,7 @@ def test_a_cache_larger_than_memory_is_refused_before_it_is_used():
     with open("/proc/meminfo") as file:
         total = 1024 * int(file.readline().split()[1])
     position = 2 * 2 * (10 + 16) * 4  # bytes: layers, heads, k + v
-    with pytest.raises(MemoryError, match="Choose a smaller capacity"):
+    with pytest.raises(MemoryError, match="choose a smaller capacity"):
         decoder.new_cache(int(1.1 * total / position), 32)
     decoder.forward(TOKENS, decoder.new_cache(len(TOKENS), 32), "last")
 

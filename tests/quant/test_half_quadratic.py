@@ -19,24 +19,29 @@ def sums(q, w):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_below_the_plain_range_and_the_least_squared_error(bits, symmetric):
+def test_below_the_plain_range(bits, symmetric):
     w = heavy()
     found = half_quadratic.quantize(w, bits, 64, symmetric=symmetric)
-    for rule in ("none", "mse"):
-        assert sums(found, w) < sums(clip.quantize(w, bits, 64, symmetric=symmetric, rule=rule), w)
+    assert sums(found, w) < sums(clip.quantize(w, bits, 64, symmetric=symmetric), w)
     most = 2 ** (bits - 1) - 1
     assert found.codes_NK.int().abs().max() <= most + (not symmetric)
     assert torch.equal(found.scale_NG, found.scale_NG.half().float())
 
 
-def test_one_weight_far_out_is_let_be():
-    w = torch.linspace(-1, 1, 64)[None].clone()
-    w[0, 7] = 3.5
-    q = half_quadratic.quantize(w, 4, 64, symmetric=True)
-    others = torch.arange(64) != 7
-    miss = (quant.dequantize(q) - w)[0, others].abs().mean()
-    plain = (quant.dequantize(clip.quantize(w, 4, 64, symmetric=True)) - w)[0, others].abs().mean()
-    assert miss < plain / 2
+def test_one_weight_off_the_grid_of_the_others_is_let_be():
+    w = torch.cat([torch.linspace(-1, 1, 15), torch.tensor([1.1])])[None]
+    plain, ours = (
+        (quant.dequantize(rule.quantize(w, 4, symmetric=True)) - w).abs()[0, :15].mean()
+        for rule in (clip, half_quadratic)
+    )
+    assert ours < plain / 20
+
+
+def test_a_weight_far_out_keeps_its_size():
+    w = heavy()
+    w[:, 7] = 0.3
+    q = half_quadratic.quantize(w, 3, 64)
+    assert quant.dequantize(q)[:, 7].mean() > 0.2
 
 
 def test_what_is_shrunk():

@@ -29,7 +29,7 @@ def hqq(w_NK: Tensor, scheme: LinearScheme, stats: Stats | None, options: Option
         w_NK: float weights; under hadamard "both" they are turned here.
         scheme: integers by "absmax" or "zero_point".
         stats: not used.
-        options: `iterations`, from each of five starts; 0 is 20.
+        options: `iterations`, rounds of fitting; 0 is 20.
 
     Raises:
         OptionError: the scheme's weights are not such integers.

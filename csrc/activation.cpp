@@ -89,9 +89,10 @@ void quantize_fixed(const Ops& ops, const Activation& a, const float* x, size_t 
 }  // namespace
 
 bool Activation::operator==(const Activation& other) const {
-  return rule == other.rule && terms == other.terms && ratio == other.ratio && range.steps == other.range.steps &&
-         range.low == other.range.low && range.high == other.range.high && scale == other.scale &&
-         minimum == other.minimum && zero_point == other.zero_point;
+  return rule == other.rule && terms == other.terms && ratio == other.ratio &&
+         range.steps == other.range.steps && range.low == other.range.low &&
+         range.high == other.range.high && scale == other.scale && minimum == other.minimum &&
+         zero_point == other.zero_point;
 }
 
 Range range_of(int bits) {

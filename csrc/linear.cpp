@@ -212,7 +212,8 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
   const size_t terms = two_terms_ ? 2 : 1;
   width_ = K;
   planes_ = codes ? linear.planes : 1;
-  set_size(terms * T, planes_ * K, many ? planes_ * ((K + kBlock - 1) / kBlock) : 1, *linear.matrix);
+  const size_t blocks = many ? planes_ * ((K + kBlock - 1) / kBlock) : 1;
+  set_size(terms * T, planes_ * K, blocks, *linear.matrix);
   parts_ = fine ? 1 : linear.parts;
   has_minimum_ = activation.has_minimum();
   values_ = changed || !fine ? floats_.data() : x;
@@ -229,11 +230,11 @@ void Input::prepare(const Ops& ops, const float* x, size_t T, size_t K, const Li
       }
       if (!fine)
         quantize_row(ops, linear, row, t, largest);
-      else if (two_terms_)
-        ops.quantize_i8_pairs(row, K, codes_of(2 * t), scale_of(2 * t), codes_of(2 * t + 1),
-                              scale_of(2 * t + 1));
       else if (codes)
-        ops.quantize_i8_blocks(row, K, codes_of(t), scale_of(t));
+        ops.quantize_i8_blocks(row, K, codes_of(terms * t), scale_of(terms * t));
+      if (two_terms_)
+        ops.remainder_i8_blocks(row, K, codes_of(2 * t), scale_of(2 * t), codes_of(2 * t + 1),
+                                scale_of(2 * t + 1));
       if (codes) {
         for (size_t i = terms * t; i < terms * (t + 1); ++i) {
           repeat_row(i);

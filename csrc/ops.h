@@ -166,10 +166,10 @@ struct Ops {
   float (*quantize)(const float* x, size_t n, float size, const Range& range, int8_t* codes);
   // `quantize` to kInt8 for each kBlock columns, with a scale of their own.
   void (*quantize_i8_blocks)(const float* x, size_t n, int8_t* codes, float* scale);
-  // The same, and what is left over is rounded to `rest` with 1/254 of the scale:
+  // What these codes leave of x, rounded with 1/254 of their scales:
   // x = (codes + rest / 254) * scale, but for scale / 508.
-  void (*quantize_i8_pairs)(const float* x, size_t n, int8_t* codes, float* scale, int8_t* rest,
-                            float* rest_scale);
+  void (*remainder_i8_blocks)(const float* x, size_t n, const int8_t* codes, const float* scale,
+                              int8_t* rest, float* rest_scale);
   // low = min x; m = max(max x - low, 1e-5); codes = round_half_even((x - low) * (128 / m)) within
   // 0..127; returns m / 128. x = codes * that + low.
   float (*quantize_positive)(const float* x, size_t n, int8_t* codes, float* low);

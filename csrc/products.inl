@@ -426,7 +426,7 @@ constexpr Ops make_ops(const char* isa) {
           absmean,
           quantize,
           quantize_i8_blocks,
-          quantize_i8_pairs,
+          remainder_i8_blocks,
           quantize_positive,
           quantize_fp4,
           quantize_half,

@@ -40,23 +40,22 @@ void quantize_i8_blocks(const float* x, size_t n, int8_t* codes, float* scale) {
   }
 }
 
-void quantize_i8_pairs(const float* x, size_t n, int8_t* codes, float* scale, int8_t* rest,
-                       float* rest_scale) {
+ONEBIT_INLINE Lanes load_i8_up_to(const int8_t* x, size_t count) {
+  if (count == 16) return load_i8(x);
+  int8_t part[16] = {};
+  memcpy(part, x, count);
+  return load_i8(part);
+}
+
+void remainder_i8_blocks(const float* x, size_t n, const int8_t* codes, const float* scale,
+                         int8_t* rest, float* rest_scale) {
   constexpr float kSteps = 254.0f;  // what rounding leaves is within half a step
-  for (size_t i = 0; i < n; i += kBlock) {
-    const size_t count = n - i < kBlock ? n - i : kBlock;
-    const float size = absmax(x + i, count), m = divisor_of(size);
-    const float step = m / kInt8.steps + unless_finite(size);
-    const Lanes factor = splat(kInt8.steps / m), less = splat(-step), finer = splat(kSteps / step);
-    for (size_t j = i; j < i + count; j += 16) {
-      const size_t few = i + count - j < 16 ? i + count - j : 16;
-      const Lanes a = load_up_to(x + j, few);
-      const IntLanes code = round_within(a * factor, kInt8.low, kInt8.high);
-      store_i8_up_to(codes + j, code, few);
-      const Lanes left = fma(to_float(code), less, a);
-      store_i8_up_to(rest + j, round_within(left * finer, kInt8.low, kInt8.high), few);
-    }
-    scale[i / kBlock] = step;
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t count = n - i < 16 ? n - i : 16;
+    const float step = scale[i / kBlock];
+    const Lanes left = fma(load_i8_up_to(codes + i, count), splat(-step), load_up_to(x + i, count));
+    const IntLanes code = round_within(left * splat(kSteps / step), kInt8.low, kInt8.high);
+    store_i8_up_to(rest + i, code, count);
     rest_scale[i / kBlock] = step / kSteps;
   }
 }

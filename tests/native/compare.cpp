@@ -325,13 +325,19 @@ void quantizers() {
         std::vector<float> scale(blocks);
         ops.quantize_i8_blocks(x.data(), n, code, scale.data());
       });
-      each<float>("scales of quantize_i8_pairs" + at, 2 * blocks, [&](const Ops& ops, float* y) {
-        std::vector<int8_t> code(2 * n);
-        ops.quantize_i8_pairs(x.data(), n, code.data(), y, code.data() + n, y + blocks);
+      const auto remainder = [&](const Ops& ops, int8_t* rest, float* rest_scale) {
+        std::vector<int8_t> code(n);
+        std::vector<float> scale(blocks);
+        ops.quantize_i8_blocks(x.data(), n, code.data(), scale.data());
+        ops.remainder_i8_blocks(x.data(), n, code.data(), scale.data(), rest, rest_scale);
+      };
+      each<float>("scales of remainder_i8_blocks" + at, blocks, [&](const Ops& ops, float* y) {
+        std::vector<int8_t> rest(n);
+        remainder(ops, rest.data(), y);
       });
-      each<int8_t>("quantize_i8_pairs" + at, 2 * n, [&](const Ops& ops, int8_t* code) {
-        std::vector<float> scale(2 * blocks);
-        ops.quantize_i8_pairs(x.data(), n, code, scale.data(), code + n, scale.data() + blocks);
+      each<int8_t>("remainder_i8_blocks" + at, n, [&](const Ops& ops, int8_t* rest) {
+        std::vector<float> scale(blocks);
+        remainder(ops, rest, scale.data());
       });
       const std::vector<int8_t> code = codes(random, 16 * n, -128, 127);
       each<float>("dequantize" + at, n, [&](const Ops& ops, float* y) {

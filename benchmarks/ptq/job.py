@@ -88,7 +88,8 @@ def _quantized(out: Path, model: str, row: Row, folder: Path, setup: Setup) -> d
 
 def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
     """Return perplexities and accuracies of a model."""
-    opened, tokenizer = engines.open_model(subject, engine, setup.threads)
+    bits = store.INPUT_BITS if engine == "native" else None
+    opened, tokenizer = engines.open_model(subject, engine, setup.threads, input_bits=bits)
     found: dict[str, Any] = {"texts": on_texts(opened, tokenizer, setup), "tasks": {}}
     for name in TASKS:
         task = questions.read(name, setup.items)

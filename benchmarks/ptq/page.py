@@ -73,7 +73,9 @@ def _protocol(found: Mapping[str, Any]) -> str:
             "address, later than both models), in windows of 512 that do not overlap. Less is "
             "better. Perplexities of the two models do not compare, their tokens differ; bits per "
             "byte do.",
-            "- **PIQA, OpenBookQA**: percent of questions, zero-shot, whose right answer is the "
+            "- **PIQA, OpenBookQA**: percent of "
+            + (f"the first {found['setup']['items']} " if found["setup"]["items"] else "")
+            + "questions, zero-shot, whose right answer is the "
             "likeliest, and whose right answer is the likeliest *per byte* of its text; ± the "
             "standard error. Two rows have to be some errors apart to differ.",
             "- **bits**: a weight in the layers that are quantized takes, scales and zero-points "

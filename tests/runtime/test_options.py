@@ -2,7 +2,9 @@
 
 import pytest
 
+from onebit import LLM
 from onebit.errors import OptionError
+from onebit.eval import engines
 from onebit.kernels import ops
 from onebit.runtime import options
 from onebit.runtime.options import GenerateOptions
@@ -70,3 +72,12 @@ def test_threads_and_kv_bits():
     for bits in (5, 8.0):
         with pytest.raises(OptionError, match=f"kv_bits is {bits}; accepted: 32, 16, 8, 4, 3"):
             options.kv_width(bits, 16)
+
+
+@pytest.mark.parametrize("bits", [0, 4, 12, True, "8"])
+def test_bits_of_float_inputs_are_16_or_8(tiny, bits):
+    for opened in (LLM, engines.open_model):
+        with pytest.raises(OptionError, match=f"input_bits is {bits!r}; accepted: 16, 8"):
+            opened(tiny, input_bits=bits)
+    with pytest.raises(OptionError, match="input_bits is 8; engine torch multiplies floats"):
+        engines.open_model(tiny, "torch", input_bits=8)

@@ -37,7 +37,8 @@ def open_model(
         OnebitError: it cannot be opened.
     """
     if engine == "native":
-        llm = LLM(path, threads, context, kv_bits, input_bits=input_bits or 16)
+        given = {} if input_bits is None else {"input_bits": input_bits}
+        llm = LLM(path, threads, context, kv_bits, **given)
         return llm, llm.tokenizer
     if engine != "torch":
         raise OptionError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.")

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from onebit import pack, ptq
-from onebit.architecture import RECURRENT
 from onebit.data import Tokenizer
 from onebit.errors import MissingError, OptionError
 from onebit.io import Checkpoint, StoredTensor, open_checkpoint
@@ -198,10 +197,7 @@ def calibration_of(
             "model's tokenizer files beside it."
         )
     tokenizer = Tokenizer.load(checkpoint.tokenizer.source)
-    config = checkpoint.config
-    longest = int(config.get("max_position_embeddings", window))
-    if config.get("model_type") == RECURRENT:
-        longest = window
+    longest = int(checkpoint.config.get("max_position_embeddings", window))
     bos = tokenizer.bos_id if tokenizer.add_bos else None
     length = min(window, longest)
     return calibration.read(text, tokenizer, windows=windows, length=length, seed=seed, bos=bos)

@@ -164,10 +164,10 @@ def check_tokens(text: Calibration, source: Source) -> Calibration:
         InputError: the model has not these tokens.
     """
     a, ids_WT = source.architecture, text.tokens_WT
-    if ids_WT.ndim != 2 or 0 in ids_WT.shape or ids_WT.shape[1] > a.longest:
+    if ids_WT.ndim != 2 or 0 in ids_WT.shape or ids_WT.shape[1] > a.max_position_embeddings:
         raise OptionError(
             f"calibration: tokens of shape {ids_WT.shape}; accepted: (windows, tokens), at most "
-            f"{a.longest} tokens, the model's context."
+            f"{a.max_position_embeddings} tokens, the model's context."
         )
     low, high = int(ids_WT.min()), int(ids_WT.max())
     if low < 0 or high >= a.vocab_size:

@@ -182,7 +182,7 @@ def _calibration(
             "the model's tokenizer files beside it."
         )
     tokenizer = Tokenizer.load(source.checkpoint.tokenizer.source)
-    longest = source.architecture.longest
+    longest = source.architecture.max_position_embeddings
     found = calibration.read(
         text,
         tokenizer,

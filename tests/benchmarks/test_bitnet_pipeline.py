@@ -1,7 +1,6 @@
 """`make results-bitnet` from end to end: two arms of a tiny model, to the page, and again."""
 
 import json
-import random
 from dataclasses import replace
 
 import pytest
@@ -11,22 +10,13 @@ from benchmarks.bitnet.arms import Setup
 from onebit.errors import OptionError
 from onebit.train.config import DataConfig, ModelConfig, OptimConfig
 
-TEXT = "the people of this union ask the congress for peace and a good year of work"
-
 
 @pytest.fixture
-def setup(tmp_path):
+def setup(text_folder):
     """Two arms on a text of a few kilobytes, twenty steps each, one learning rate."""
-    chance = random.Random(0)
-    (tmp_path / "text").mkdir()
-    for number in range(8):
-        words = " ".join(chance.choices(TEXT.split(), k=120))
-        (tmp_path / "text" / f"{number}.txt").write_text(f"{words}.")
     return Setup(
         tokens=20 * 32,
-        data=DataConfig(
-            source=str(tmp_path / "text"), held_out="every:4", vocab_size=300, context=16
-        ),
+        data=DataConfig(source=text_folder, held_out="every:4", vocab_size=300, context=16),
         model=ModelConfig(
             hidden_size=32,
             intermediate_size=64,

@@ -1,7 +1,6 @@
 """`make results-matmulfree` from end to end: two arms of a tiny model, to the page, and again."""
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +16,15 @@ from onebit.scheme import role_of
 from onebit.train import recipe
 from onebit.train.config import DataConfig, OptimConfig
 
-TEXT = "the people of this union ask the congress for peace and a good year of work"
-
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(text_folder):
     """Two arms on a text of a few kilobytes, ten steps each, one learning rate."""
-    chance = random.Random(0)
-    (tmp_path / "text").mkdir()
-    for number in range(8):
-        words = " ".join(chance.choices(TEXT.split(), k=120))
-        (tmp_path / "text" / f"{number}.txt").write_text(f"{words}.")
-    text = str(tmp_path / "text")
     whole = Setup()
     return replace(
         whole,
         tokens=10 * 32,
-        data=DataConfig(source=text, held_out="every:4", vocab_size=300, context=16),
+        data=DataConfig(source=text_folder, held_out="every:4", vocab_size=300, context=16),
         model=replace(
             whole.model,
             hidden_size=32,

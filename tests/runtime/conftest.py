@@ -9,6 +9,32 @@ TEMPLATE = (
 )
 
 
+RECURRENT = {
+    "model_type": "hgrn_bit",
+    "num_attention_heads": 0,
+    "num_key_value_heads": 0,
+    "head_dim": 0,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 1 << 20,
+}
+
+
+def stir(model, seed, factor):
+    """Give a recurrent model's parameters sizes at which each matters."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 1.5, generator=random)
+            elif name == "model.lower_bounds":
+                parameter.normal_(generator=random)
+            else:
+                parameter *= factor
+    return model
+
+
 @pytest.fixture(scope="session")
 def architecture():
     from onebit import Architecture

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.runtime.conftest import RECURRENT, stir
 
 from onebit import LLM, SCHEMES, Architecture, Batch, models
 from onebit.architecture import NO_LIMIT
@@ -13,17 +14,11 @@ from onebit.errors import OnebitError, OptionError
 from onebit.eval import perplexity, speed
 from onebit.runtime.state import StateSequence
 
-SHAPE = {
-    "model_type": "hgrn_bit",
+SHAPE = RECURRENT | {
     "vocab_size": 90,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
-    "num_attention_heads": 0,
-    "num_key_value_heads": 0,
-    "head_dim": 0,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 1 << 20,
 }
 FORMS = {"code": {}, "unbounded": {"lower_bounds": False}, "paper": {"mlgru": "paper"}}
 TEXT = [5, 6, 7, 8, 9, 5, 6, 7, 8, 30, 5, 6, 7, 8, 9, 5, 6]
@@ -32,16 +27,7 @@ TEXT = [5, 6, 7, 8, 9, 5, 6, 7, 8, 30, 5, 6, 7, 8, 9, 5, 6]
 def saved(folder, scheme="fp", **changes):
     """Save a model whose every parameter matters; return it."""
     model = models.build(Architecture(**SHAPE | changes), SCHEMES[scheme], seed=3).eval()
-    random = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(0.5, 1.5, generator=random)
-            elif name == "model.lower_bounds":
-                parameter.normal_(generator=random)
-            else:
-                parameter *= 6
-    models.save(model, folder)
+    models.save(stir(model, seed=4, factor=6), folder)
     return model
 
 

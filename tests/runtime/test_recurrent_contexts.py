@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.runtime.conftest import RECURRENT, stir
 
 from onebit import LLM, SCHEMES, Architecture, models
 from onebit.nn import mlgru
@@ -16,33 +17,14 @@ from onebit.nn.recurrence import recurrence
 
 LONG = 100_000
 FORMS = {"code": {"num_hidden_layers": 2}, "paper": {"mlgru": "paper", "num_hidden_layers": 1}}
-SHAPE = {
-    "model_type": "hgrn_bit",
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_attention_heads": 0,
-    "num_key_value_heads": 0,
-    "head_dim": 0,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 1 << 20,
-}
+SHAPE = RECURRENT | {"vocab_size": 24, "hidden_size": 16, "intermediate_size": 16}
 
 
 @pytest.fixture(params=FORMS)
 def model(request, tmp_path, monkeypatch):
     """A float model in torch, with the recurrence by its definition; and its folder."""
     a = Architecture(**SHAPE | FORMS[request.param])
-    model = models.build(a, SCHEMES["fp"], seed=1).eval()
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(0.5, 1.5, generator=random)
-            elif name == "model.lower_bounds":
-                parameter.normal_(generator=random)
-            else:
-                parameter *= 8
+    model = stir(models.build(a, SCHEMES["fp"], seed=1).eval(), seed=2, factor=8)
     models.save(model, tmp_path / "model")
     monkeypatch.setattr(mlgru, "recurrence", partial(recurrence, form="sequential"))
     return model, tmp_path / "model"

@@ -98,18 +98,24 @@ def measured(subject: str | Path, engine: str, setup: Setup) -> dict[str, Any]:
 
 
 def nudged(model: Any, tokenizer: Any, setup: Setup) -> list[float]:
-    """Return perplexities of a torch model on the first text, its embeddings off by 1e-6.
+    """Return perplexities of a torch model on the first text, every layer's inputs off by 1e-6.
 
-    With inputs and keys of 4 bits the least difference makes some numbers another code, and those
-    others: it tells by how much two right programs may differ.
+    That is what another order of the same sums does. With inputs and keys of 4 bits it gives some
+    numbers another code, and those others: it tells by how much two right programs may differ.
     """
-    weight = model.model.embed_tokens.weight
-    text, kept = texts.read(TEXTS[0], setup.limit_chars).text, weight.detach().clone()
+    text = texts.read(TEXTS[0], setup.limit_chars).text
+    layers = [module for name, module in model.named_modules() if name.endswith("_proj")]
     found = []
     for seed in range(NUDGES):
-        noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(seed))
-        weight.data = kept * (1 + NUDGE * noise)
+        random = torch.Generator().manual_seed(seed)
+
+        def nudge(_, given, random=random):
+            return (given[0] * (1 + NUDGE * torch.randn(given[0].shape, generator=random)),)
+
+        hooks = [layer.register_forward_pre_hook(nudge) for layer in layers]
         found.append(perplexity(model, text, None, tokenizer).perplexity)
+        for hook in hooks:
+            hook.remove()
     return found
 
 

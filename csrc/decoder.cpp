@@ -36,7 +36,9 @@ std::unique_ptr<Memory> Decoder::new_memory(size_t capacity, int kv_bits) {
 void Decoder::check_append(const Append& append) const {
   if (!append.memory) fail("decoder: None is no cache.");
   const Memory& memory = *append.memory;
-  if (&memory.owner_ != this) fail("decoder: the cache belongs to another decoder.");
+  if (&memory.owner_ != this)
+    fail(std::string("decoder: the ") + (shape_.recurrent ? "state" : "cache") +
+         " belongs to another decoder.");
   if (!append.T) fail("decoder: no tokens.");
   if (append.T > memory.capacity_ - memory.length_)
     fail("cache: " + std::to_string(append.T) + " more tokens do not fit; it holds " +

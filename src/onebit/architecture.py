@@ -400,6 +400,17 @@ _ONLY_RECURRENT = {
 }
 # Of the published `HGRNBitConfig`: what onebit builds in one form only.
 _HGRN_FIXED = {"expand_ratio": 1, "use_short_conv": False}
+# Of other models' configs: what an MLGRU layer cannot have. Where it says nothing, it is let be.
+_NOT_HGRN = (
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
+_NOTHING: tuple[Any, ...] = (None, False, {}, {"rope_type": "default"})
 _USUAL_ACT = {"bitnet": "relu2", "gemma3_text": "gelu_pytorch_tanh"}
 # What transformers takes where a config of Gemma 3 is silent: `configuration_gemma3.py`.
 _GEMMA3 = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096, "every": 6}
@@ -417,6 +428,11 @@ def _recurrent(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, fixed in _HGRN_FIXED.items():
         if config.get(name, fixed) not in (fixed, None):
             raise UnsupportedError(f"config: {name} is {config[name]!r:.80}; supported: {fixed!r}.")
+    for name in _NOT_HGRN:
+        if config.get(name) not in _NOTHING:
+            raise UnsupportedError(
+                f"config: {name} is {config[name]!r:.80}; a {RECURRENT} model has none."
+            )
     hidden = _need(config, "hidden_size")
     _positive("hidden_size", hidden)
     heads = config.get("num_heads")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onebit.architecture import Architecture
-from onebit.errors import UnsupportedError
-from onebit.scheme import LinearScheme, Scheme
+from onebit.errors import OptionError, UnsupportedError
+from onebit.scheme import FP, LinearScheme, Scheme
 
 LOWER_BOUNDS = "model.lower_bounds"
 """Of a MatMul-free model's forget gates, (layers, width): a matrix that nothing multiplies with."""
@@ -94,8 +94,33 @@ def mlp_norm(a: Architecture) -> str:
     return "pre_feedforward_layernorm" if a.post_norms else "post_attention_layernorm"
 
 
+def check(a: Architecture, scheme: Scheme) -> None:
+    """Hold a scheme against the model whose layers it describes.
+
+    Raises:
+        OptionError: it rounds a head that the model does not have, or keys, values or queries of a
+            model without any.
+    """
+    if a.tie_word_embeddings and scheme.linear("lm_head") != FP:
+        raise OptionError(
+            f"scheme {scheme.name}: the head shares the embedding's weights, which stay float. "
+            'Take "head" out of the scheme, or untie the embeddings; a file that should have a '
+            "head of its own lacks it."
+        )
+    if a.recurrent and (scheme.kv_bits < 16 or scheme.q_bits < 16):
+        raise OptionError(
+            f"scheme {scheme.name}: kv_bits is {scheme.kv_bits} and q_bits {scheme.q_bits}; a "
+            f"{a.model_type} model has no keys, values or queries. Leave both at 16."
+        )
+
+
 def shapes(a: Architecture, scheme: Scheme) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that a model has, by its Hugging Face name."""
+    """Return the shape of every tensor that a model has, by its Hugging Face name.
+
+    Raises:
+        OptionError: the scheme is not one of such a model: see `check`.
+    """
+    check(a, scheme)
     found: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,) for name, size in norms(a)}
     for linear in linears(a):
         found[f"{linear.name}.weight"] = (linear.N, linear.K)

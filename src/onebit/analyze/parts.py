@@ -26,6 +26,7 @@ def judge(
     """
     try:
         architecture = Architecture.from_config(checkpoint.config)
+        wanted = tensors.shapes(architecture, scheme or SCHEMES["fp"])
     except UnsupportedError as error:
         said = str(error).rstrip(".")
         if checkpoint.config.get("model_type") in MODEL_TYPES:
@@ -33,7 +34,6 @@ def judge(
         return [Finding("note", f"names and shapes were not held against the config ({said})")]
     except OptionError as error:
         return [Finding("error", str(error).rstrip("."))]
-    wanted = tensors.shapes(architecture, scheme or SCHEMES["fp"])
     idle = _idle_steps(checkpoint, wanted)
     wanted = {name: shape for name, shape in wanted.items() if name not in idle}
     found = {name: shape for name, shape in found.items() if name not in idle}

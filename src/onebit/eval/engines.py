@@ -37,8 +37,8 @@ def open_model(
         OnebitError: it cannot be opened.
     """
     if engine == "native":
-        given = {} if input_bits is None else {"input_bits": input_bits}
-        llm = LLM(path, threads, context, kv_bits, **given)
+        width = 16 if input_bits is None else input_bits
+        llm = LLM(path, threads, context, kv_bits, input_bits=width)
         return llm, llm.tokenizer
     if engine != "torch":
         raise OptionError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.")

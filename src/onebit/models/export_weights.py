@@ -269,11 +269,7 @@ def scale_type(tensor: StoredTensor, scale_shape: tuple[int, ...]) -> str:
 
 def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.generic]:
     w = weights if isinstance(weights, np.ndarray) else weights.values()
-    if not np.isfinite(w).all():
-        raise InputError(
-            f"{name}: holds a number that is not finite, and no engine runs such a model. The run "
-            "that made it failed, or the file is damaged; take an earlier checkpoint."
-        )
+    _check_finite(name, w)
     with np.errstate(over="ignore"):
         cast: NDArray[np.generic] = w.astype(FLOATS[format])
     if format == "f16" and np.isinf(cast).any():
@@ -283,7 +279,16 @@ def _cast(name: str, weights: Unpacked | Floats, format: str) -> NDArray[np.gene
     return cast
 
 
+def _check_finite(name: str, w: Floats) -> None:
+    if not np.isfinite(w).all():
+        raise InputError(
+            f"{name}: holds a number that is not finite, and no engine runs such a model. The run "
+            "that made it failed, or the file is damaged; take an earlier checkpoint."
+        )
+
+
 def _rounded(name: str, w_NK: Floats, format: str) -> Unpacked:
+    _check_finite(name, w_NK)
     quantize, part = native_blocks.FORMATS[format], max(1, _PART // w_NK.shape[1])
     parts = [
         _unpacked(quantize(torch.from_numpy(w_NK[first : first + part])))
@@ -293,7 +298,7 @@ def _rounded(name: str, w_NK: Floats, format: str) -> Unpacked:
     minimum_NG = None if minima[0] is None else np.concatenate(minima)
     weights = Unpacked(np.concatenate(codes), np.concatenate(scales), minimum_NG)
     factors = [f for f in weights[1:] if f is not None]
-    if not np.isfinite(w_NK).all() or not all(np.isfinite(f).all() for f in factors):
+    if not all(np.isfinite(f).all() for f in factors):
         raise InputError(
             f"{name}: holds {np.abs(w_NK).max():g}, and {format}, whose scales are float16, does "
             "not reach that far. Choose f32 or bf16."

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onebit import tensors
 from onebit.architecture import Architecture
-from onebit.errors import OptionError
 from onebit.models import bitnet, gemma3, hgrn_bit, llama
 from onebit.models.hgrn_bit import HgrnBitLayer
 from onebit.models.layer import Layer
 from onebit.nn import RMSNorm, Rope, Rotation, convert
-from onebit.scheme import FP, Scheme
+from onebit.scheme import Scheme
 
 # model_type of config.json -> the function that builds a layer, by its number from 0
 FAMILIES: dict[str, Callable[[Architecture, int], Layer | HgrnBitLayer]] = {
@@ -96,16 +96,7 @@ class LanguageModel(nn.Module):
         """
         super().__init__()
         self.architecture = a = architecture
-        if a.tie_word_embeddings and scheme.linear("lm_head") != FP:
-            raise OptionError(
-                f"scheme {scheme.name}: the head shares the embedding's weights, which stay float. "
-                'Take "head" out of the scheme, or untie the embeddings.'
-            )
-        if a.recurrent and (scheme.kv_bits < 16 or scheme.q_bits < 16):
-            raise OptionError(
-                f"scheme {scheme.name}: kv_bits is {scheme.kv_bits} and q_bits {scheme.q_bits}; a "
-                f"{a.model_type} model has no keys, values or queries. Leave both at 16."
-            )
+        tensors.check(a, scheme)
         self.model = Body(a)
         self.lm_head = (
             None if a.tie_word_embeddings else nn.Linear(a.hidden_size, a.vocab_size, bias=False)

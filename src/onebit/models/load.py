@@ -85,6 +85,11 @@ def _put(model: LanguageModel, checkpoint: Checkpoint, name: str, dtype: torch.d
             module.freeze(codes)
             return
     values = torch.from_numpy(stored_weight.values(stored))
+    if not bool(torch.isfinite(values).all()):
+        raise FormatError(
+            f"{checkpoint.path}: {name} holds a value that nothing can be computed with. The "
+            "run that made it failed, or the file is damaged."
+        )
     if leaf in ("input_scale", "input_zero"):  # of a static activation: what the engine has
         setattr(module, leaf, nn.Parameter(values, requires_grad=False))
     else:

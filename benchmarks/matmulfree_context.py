@@ -13,7 +13,8 @@ shortest the text read again in other pieces must lead to the same bits. Only th
 turns, each model writes some tokens after each context. Medians over the rounds are reported.
 
 Memory is all matrices, as the kernels hold them, and what is remembered of one sequence of that
-context. The transformer reads 65,536 tokens in minutes to an hour, so that is done once.
+context; of a state `LLM` and `Batch` keep two copies more, to go on from. The transformer reads
+65,536 tokens in minutes to an hour, so that is done once.
 
 With --save, FOLDER gets matmulfree-context-<shape>.json and .png.
 """

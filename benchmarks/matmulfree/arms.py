@@ -112,7 +112,14 @@ _ALL = (
         _ternary_in("both", *MIXER, *CHANNEL),
     ),
     _recurrent("no-bounds", "forms", "ternary", "no lower bounds", use_lower_bound=False),
-    _recurrent("paper", "forms", "ternary", "MLGRU by the paper's equations", mlgru="paper"),
+    _recurrent(
+        "paper",
+        "forms",
+        "ternary",
+        "MLGRU by the paper's equations, which have no bounds",
+        mlgru="paper",
+        use_lower_bound=False,
+    ),
     _recurrent("not-halved", "forms", "ternary", "the cosine not halved", schedule="cosine"),
 )
 ARMS = {arm.name: arm for arm in _ALL}

@@ -15,20 +15,20 @@ from benchmarks.bitnet.page import make_table, training_in_words, tuning_table
 from benchmarks.matmulfree.arms import Setup
 
 NOTES = Path(__file__).with_name("notes.md")
-PAPER = "https://arxiv.org/abs/2406.02528"
+_SAYS = "[the paper](https://arxiv.org/abs/2406.02528)"
 CURVES = ("transformer", "transformer-b1.58", "matmulfree", "float", "mixer", "channel")
 QUESTIONS = (
-    ("A MatMul-free model is near a transformer of its size, and nearer as both grow",
+    (f"A MatMul-free model is near a transformer of its size, and nearer as both grow ({_SAYS})",
      (("matmulfree", "transformer"), ("matmulfree", "transformer-b1.58"),
       ("float", "transformer"))),
-    ("Ternary layers cost little", (("matmulfree", "float"), ("transformer-b1.58", "transformer"))),
-    ("Where they cost", (("mixer", "float"), ("channel", "float"), ("both", "float"),
+    ("What ternary layers cost", (("matmulfree", "float"), ("transformer-b1.58", "transformer"))),
+    ("Where they cost it", (("mixer", "float"), ("channel", "float"), ("both", "float"),
                          ("matmulfree", "both"))),
     ("Lower bounds of the forget gates help", (("matmulfree", "no-bounds"),)),
     ("The code's form of MLGRU or the paper's", (("paper", "matmulfree"),)),
-    ("The rate is halved half-way", (("matmulfree", "not-halved"),)),
+    (f"To halve the rate half-way helps ({_SAYS})", (("matmulfree", "not-halved"),)),
 )  # fmt: skip
-"""What is asked, the first and the last of the paper, and the pairs of arms that answer it."""
+"""What is asked, and the pairs of arms that answer it."""
 
 
 def write(out: Path, setup: Setup, folder: Path) -> str:

@@ -397,7 +397,8 @@ def test_a_float_beyond_the_format_is_refused(tokenizer, tmp_path, embed, value)
     with torch.no_grad():
         model.model.embed_tokens.weight[3, 5] = value
     source = saved(model, tmp_path / "source", tokenizer)
-    match = re.escape(f"embed_tokens.weight: holds {value:g}, and {embed}")
+    what = "a number that is not finite" if math.isnan(value) else f"{value:g}, and {embed}"
+    match = re.escape(f"embed_tokens.weight: holds {what}")
     refused(InputError, match, source, tmp_path / "m.gguf", "t2", embed=embed)
 
 
